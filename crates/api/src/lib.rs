@@ -1,0 +1,14 @@
+//! Kinds' schemas, quantities, selectors, patches and Status errors of the Kubernetes API. This crate knows what API
+//! objects look like and how they are read, compared, merged and refused; it must never know where they are kept, who
+//! asks for them or when: no I/O, no async, no clock (callers pass the time), no policy of a single kind (that is
+//! `kinds`).
+
+pub mod field;
+pub mod meta;
+pub mod names;
+pub mod quantity;
+pub mod status;
+
+pub use field::{ErrorList, ErrorType, FieldError, Path};
+pub use quantity::Quantity;
+pub use status::{ApiError, Status, StatusCause, StatusDetails};

@@ -1,0 +1,152 @@
+//! One object as the cache holds it: its encoded bytes and the few facts that selectors ask about.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+/// Labels, sorted by key.
+pub type Labels = Box<[(Box<str>, Box<str>)]>;
+/// Selectable fields in the order of the kind's field labels.
+pub type Fields = Box<[(Arc<str>, Box<str>)]>;
+
+/// An object at one revision. `bytes` are what GET, LIST and WATCH send.
+#[derive(Debug)]
+pub struct Entry {
+    /// `namespace/name`, or `name` at cluster scope: the end of the storage key.
+    pub key: Arc<str>,
+    /// The revision that wrote it: its `metadata.resourceVersion`.
+    pub revision: u64,
+    /// The JSON encoding with `metadata.resourceVersion` in it.
+    pub bytes: Bytes,
+    /// `metadata.labels`.
+    pub labels: Labels,
+    /// Selectable fields.
+    pub fields: Fields,
+    /// The position behind which the resource version's digits stand in `bytes`.
+    version_at: usize,
+}
+
+/// Length of the digits of a revision.
+fn digits(revision: u64) -> usize {
+    revision.checked_ilog10().map_or(1, |log| log as usize + 1)
+}
+
+/// Where `"resourceVersion":"…",` belongs: behind the uid, as upstream orders metadata, else first.
+fn splice_position(stored: &[u8]) -> Option<usize> {
+    const METADATA: &[u8] = b"\"metadata\":{";
+    const UID: &[u8] = b"\"uid\":\"";
+    let start = find(stored, METADATA)? + METADATA.len();
+    // Only name, generateName and namespace may precede the uid, and none of them can hold a quote or a brace.
+    let window = &stored[start..stored.len().min(start + 2048)];
+    if let Some(uid) = find(window, UID)
+        && !window[..uid].contains(&b'{')
+        && !window[..uid].contains(&b'[')
+        && let Some(end) = window[uid + UID.len()..].iter().position(|b| *b == b'"')
+    {
+        let at = start + uid + UID.len() + end + 1;
+        if stored.get(at) == Some(&b',') {
+            return Some(at + 1);
+        }
+    }
+    Some(start)
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack.windows(needle.len()).position(|window| window == needle)
+}
+
+impl Entry {
+    /// Makes an entry from stored bytes (an encoding whose top level begins with kind, apiVersion, metadata and
+    /// whose metadata has no resource version); `None` when the bytes are not of that form.
+    pub fn from_stored(key: Arc<str>, revision: u64, stored: &[u8], labels: Labels, fields: Fields) -> Option<Entry> {
+        const NAME: &[u8] = b"\"resourceVersion\":\"";
+        let at = splice_position(stored)?;
+        let mut bytes = BytesMut::with_capacity(stored.len() + NAME.len() + digits(revision) + 2);
+        bytes.extend_from_slice(&stored[..at]);
+        bytes.extend_from_slice(NAME);
+        let version_at = bytes.len();
+        bytes.extend_from_slice(revision.to_string().as_bytes());
+        bytes.extend_from_slice(b"\"");
+        if stored.get(at) != Some(&b'}') {
+            bytes.extend_from_slice(b",");
+        }
+        bytes.extend_from_slice(&stored[at..]);
+        Some(Entry { key, revision, bytes: bytes.freeze(), labels, fields, version_at })
+    }
+
+    /// The same object under another resource version (what a DELETED event carries).
+    pub fn with_revision(&self, revision: u64) -> Entry {
+        let end = self.version_at + digits(self.revision);
+        let mut bytes = BytesMut::with_capacity(self.bytes.len() + 4);
+        bytes.extend_from_slice(&self.bytes[..self.version_at]);
+        bytes.extend_from_slice(revision.to_string().as_bytes());
+        bytes.extend_from_slice(&self.bytes[end..]);
+        Entry {
+            key: self.key.clone(),
+            revision,
+            bytes: bytes.freeze(),
+            labels: self.labels.clone(),
+            fields: self.fields.clone(),
+            version_at: self.version_at,
+        }
+    }
+
+    /// Namespace; empty at cluster scope.
+    pub fn namespace(&self) -> &str {
+        self.key.split_once('/').map_or("", |(namespace, _)| namespace)
+    }
+
+    /// Name.
+    pub fn name(&self) -> &str {
+        self.key.split_once('/').map_or(&self.key, |(_, name)| name)
+    }
+
+    /// The value of a label.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.labels.binary_search_by(|(k, _)| k.as_ref().cmp(key)).ok().map(|at| self.labels[at].1.as_ref())
+    }
+
+    /// The value of a selectable field; `None` when the kind has no such field.
+    pub fn field(&self, label: &str) -> Option<&str> {
+        match label {
+            "metadata.name" => Some(self.name()),
+            "metadata.namespace" => Some(self.namespace()),
+            _ => self.fields.iter().find(|(k, _)| k.as_ref() == label).map(|(_, v)| v.as_ref()),
+        }
+    }
+
+    /// Parses the object.
+    pub fn value(&self) -> serde_json::Value {
+        // The bytes were encoded by this server or refused when they were loaded.
+        serde_json::from_slice(&self.bytes).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[track_caller]
+    fn check(stored: &str, expected: &str) {
+        let entry =
+            Entry::from_stored("n/x".into(), 42, stored.as_bytes(), Labels::default(), Fields::default()).unwrap();
+        assert_eq!(std::str::from_utf8(&entry.bytes).unwrap(), expected);
+        let later = entry.with_revision(1234);
+        assert_eq!(std::str::from_utf8(&later.bytes).unwrap(), expected.replace("\"42\"", "\"1234\""));
+        assert_eq!((entry.namespace(), entry.name()), ("n", "x"));
+    }
+
+    #[test]
+    fn resource_version_is_spliced() {
+        check(
+            r#"{"kind":"A","apiVersion":"v1","metadata":{"name":"x","uid":"u","labels":{"uid":"z"}}}"#,
+            r#"{"kind":"A","apiVersion":"v1","metadata":{"name":"x","uid":"u","resourceVersion":"42","labels":{"uid":"z"}}}"#,
+        );
+        check(
+            r#"{"kind":"A","metadata":{"labels":{"uid":"z","a":"b"}}}"#,
+            r#"{"kind":"A","metadata":{"resourceVersion":"42","labels":{"uid":"z","a":"b"}}}"#,
+        );
+        check(r#"{"metadata":{}}"#, r#"{"metadata":{"resourceVersion":"42"}}"#);
+    }
+}

@@ -1,0 +1,467 @@
+//! The live state of every kind in memory: an ordered persistent map and a ring of recent events per kind.
+//!
+//! Reads take a snapshot (a pointer copy) and never wait for writers or the engine. Committed events of the store
+//! enter here in revision order through [`Caches::run`]; a writer waits for its own revision before it answers, so
+//! everything it reads afterwards includes its write. The upstream counterpart is the watch cache (`Cacher`).
+
+mod entry;
+mod hub;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use imbl::OrdMap;
+use parking_lot::{Mutex, RwLock};
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+pub use entry::{Entry, Fields, Labels};
+pub use hub::{Change, ChangeKind, Interest, Subscription};
+use hub::Hub;
+
+/// A snapshot of one kind: objects by `namespace/name`.
+pub type Snapshot = OrdMap<Arc<str>, Arc<Entry>>;
+
+/// Finds the selectable fields of an object.
+pub type FieldsOf = Box<dyn Fn(&Value) -> Fields + Send + Sync>;
+
+/// The revision asked for is no longer (or never was) known here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooOld {
+    /// What was asked for.
+    pub requested: u64,
+    /// The oldest revision that can still be answered.
+    pub oldest: u64,
+}
+
+struct State {
+    map: Snapshot,
+    /// Revision of the last event of this kind.
+    last: u64,
+    /// Every event of this kind with a revision above `floor`, oldest first.
+    ring: VecDeque<Arc<Change>>,
+    floor: u64,
+    hub: Hub,
+}
+
+/// The cache of one stored kind.
+pub struct Cache {
+    prefix: String,
+    capacity: usize,
+    state: RwLock<State>,
+    fields_of: FieldsOf,
+    applied: Arc<Applied>,
+}
+
+/// How far the event stream has been taken in, and who waits for it.
+#[derive(Default)]
+struct Applied {
+    revision: AtomicU64,
+    waiters: Mutex<BTreeMap<u64, Vec<oneshot::Sender<()>>>>,
+}
+
+impl Applied {
+    fn advance(&self, revision: u64) {
+        let mut waiters = self.waiters.lock();
+        self.revision.fetch_max(revision, Ordering::Release);
+        let later = waiters.split_off(&(revision + 1));
+        let ready = std::mem::replace(&mut *waiters, later);
+        drop(waiters);
+        for waiter in ready.into_values().flatten() {
+            let _ = waiter.send(());
+        }
+    }
+
+    async fn wait(&self, revision: u64) {
+        if self.revision.load(Ordering::Acquire) >= revision {
+            return;
+        }
+        let receiver = {
+            let mut waiters = self.waiters.lock();
+            if self.revision.load(Ordering::Acquire) >= revision {
+                return;
+            }
+            let (sender, receiver) = oneshot::channel();
+            waiters.entry(revision).or_default().push(sender);
+            receiver
+        };
+        let _ = receiver.await;
+    }
+}
+
+/// Sorted labels of an object.
+pub fn labels_of(object: &Value) -> Labels {
+    let Some(labels) = object.pointer("/metadata/labels").and_then(Value::as_object) else {
+        return Labels::default();
+    };
+    let mut sorted: Vec<(Box<str>, Box<str>)> =
+        labels.iter().filter_map(|(k, v)| Some((k.as_str().into(), v.as_str()?.into()))).collect();
+    sorted.sort();
+    sorted.into_boxed_slice()
+}
+
+impl Cache {
+    /// The prefix of this kind's storage keys, with a slash at the end.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Selectable fields of an object of this kind.
+    pub fn fields_of(&self, object: &Value) -> Fields {
+        (self.fields_of)(object)
+    }
+
+    /// The current snapshot and the revision it is current at: a watch from that revision neither misses nor
+    /// repeats a change.
+    pub fn snapshot(&self) -> (Snapshot, u64) {
+        let state = self.state.read();
+        // Under the lock: everything up to `applied` is in the map, and nothing of this kind beyond `last`.
+        (state.map.clone(), state.last.max(self.applied.revision.load(Ordering::Acquire)))
+    }
+
+    /// The object with this `namespace/name`.
+    pub fn get(&self, key: &str) -> Option<Arc<Entry>> {
+        self.state.read().map.get(key).cloned()
+    }
+
+    /// Revision of the last change of this kind: a cheap "has anything changed".
+    pub fn last_change(&self) -> u64 {
+        self.state.read().last
+    }
+
+    /// The state as it was at `revision`, by undoing the ring's later events.
+    pub fn snapshot_at(&self, revision: u64) -> Result<Snapshot, TooOld> {
+        let state = self.state.read();
+        if revision < state.floor {
+            return Err(TooOld { requested: revision, oldest: state.floor });
+        }
+        let mut map = state.map.clone();
+        let start = state.ring.partition_point(|change| change.revision <= revision);
+        let undo: Vec<Arc<Change>> = state.ring.range(start..).rev().cloned().collect();
+        drop(state);
+        for change in undo {
+            match &change.previous {
+                Some(previous) => map.insert(previous.key.clone(), previous.clone()),
+                None => map.remove(&change.entry.key),
+            };
+        }
+        Ok(map)
+    }
+
+    /// Starts a watch of the changes after `from` (exclusive), or with the whole current state when `None`.
+    pub fn subscribe(&self, from: Option<u64>, interest: Interest) -> Result<Subscription, TooOld> {
+        let mut state = self.state.write();
+        let current = state.last.max(self.applied.revision.load(Ordering::Acquire));
+        let mut subscription = Subscription { initial: None, backlog: Vec::new(), revision: current, receiver: None };
+        match from {
+            None => subscription.initial = Some(state.map.clone()),
+            Some(from) => {
+                if from < state.floor {
+                    return Err(TooOld { requested: from, oldest: state.floor });
+                }
+                let start = state.ring.partition_point(|change| change.revision <= from);
+                subscription.backlog = state.ring.range(start..).cloned().collect();
+                subscription.revision = from.max(current);
+            }
+        }
+        subscription.receiver = Some(state.hub.register(interest));
+        Ok(subscription)
+    }
+
+    /// Revision up to which every event of every kind has been taken in.
+    pub fn applied(&self) -> u64 {
+        self.applied.revision.load(Ordering::Acquire)
+    }
+
+    /// How many watchers are registered.
+    pub fn watchers(&self) -> usize {
+        self.state.read().hub.len()
+    }
+
+    fn load(&self, entries: Vec<Entry>, revision: u64) {
+        let mut state = self.state.write();
+        state.map = entries.into_iter().map(|entry| (entry.key.clone(), Arc::new(entry))).collect();
+        state.last = revision;
+        state.floor = revision;
+        state.ring.clear();
+    }
+
+    fn entry(&self, key: &[u8], value: &[u8], revision: u64, facts: Option<(Labels, Fields)>) -> Option<Entry> {
+        let key: Arc<str> = std::str::from_utf8(key.get(self.prefix.len()..)?).ok()?.into();
+        let (labels, fields) = match facts {
+            Some(facts) => facts,
+            None => {
+                let object: Value = serde_json::from_slice(value).ok()?;
+                (labels_of(&object), (self.fields_of)(&object))
+            }
+        };
+        Entry::from_stored(key, revision, value, labels, fields)
+    }
+
+    /// Takes in the changes of one revision.
+    fn apply(&self, revision: u64, changes: Vec<(Arc<str>, Option<Entry>)>) {
+        let mut state = self.state.write();
+        let state = &mut *state;
+        for (key, entry) in changes {
+            let change = match entry {
+                Some(entry) => {
+                    let entry = Arc::new(entry);
+                    let previous = state.map.insert(key, entry.clone());
+                    let kind = if previous.is_some() { ChangeKind::Modified } else { ChangeKind::Added };
+                    Change::new(revision, kind, entry, previous)
+                }
+                None => {
+                    let Some(previous) = state.map.remove(&key) else { continue };
+                    let last = Arc::new(previous.with_revision(revision));
+                    Change::new(revision, ChangeKind::Deleted, last, Some(previous))
+                }
+            };
+            let change = Arc::new(change);
+            state.hub.dispatch(&change);
+            state.ring.push_back(change);
+        }
+        state.last = revision;
+        while state.ring.len() > self.capacity {
+            if let Some(oldest) = state.ring.pop_front() {
+                state.floor = oldest.revision;
+            }
+        }
+        // Changes of one revision leave together, or a list at that revision would undo only half of them.
+        while state.ring.front().is_some_and(|change| change.revision <= state.floor) {
+            state.ring.pop_front();
+        }
+    }
+}
+
+/// Facts about a value that is about to be committed, so that taking it in need not parse it again.
+struct Prepared {
+    value: Bytes,
+    labels: Labels,
+    fields: Fields,
+}
+
+/// All caches, fed by one event stream.
+pub struct Caches {
+    by_prefix: BTreeMap<String, Arc<Cache>>,
+    applied: Arc<Applied>,
+    prepared: Mutex<HashMap<Bytes, Vec<Arc<Prepared>>>>,
+}
+
+/// Withdraws the facts when the transaction is over, whatever came of it.
+pub struct PreparedGuard<'a> {
+    caches: &'a Caches,
+    key: Bytes,
+    prepared: Arc<Prepared>,
+}
+
+impl Drop for PreparedGuard<'_> {
+    fn drop(&mut self) {
+        let mut all = self.caches.prepared.lock();
+        if let Some(list) = all.get_mut(&self.key) {
+            list.retain(|other| !Arc::ptr_eq(other, &self.prepared));
+            if list.is_empty() {
+                all.remove(&self.key);
+            }
+        }
+    }
+}
+
+impl Caches {
+    /// No kinds yet.
+    pub fn new() -> Caches {
+        Caches { by_prefix: BTreeMap::new(), applied: Arc::default(), prepared: Mutex::default() }
+    }
+
+    /// Adds a kind whose storage keys begin with `prefix` (with a slash at the end), or finds it.
+    pub fn add(&mut self, prefix: &str, capacity: usize, fields_of: FieldsOf) -> Arc<Cache> {
+        self.by_prefix
+            .entry(prefix.to_string())
+            .or_insert_with(|| {
+                Arc::new(Cache {
+                    prefix: prefix.to_string(),
+                    capacity,
+                    state: RwLock::new(State {
+                        map: OrdMap::new(),
+                        last: 0,
+                        ring: VecDeque::new(),
+                        floor: 0,
+                        hub: Hub::default(),
+                    }),
+                    fields_of,
+                    applied: self.applied.clone(),
+                })
+            })
+            .clone()
+    }
+
+    /// Revision up to which every event has been taken in.
+    pub fn applied(&self) -> u64 {
+        self.applied.revision.load(Ordering::Acquire)
+    }
+
+    /// Waits until the event of `revision` has been taken in.
+    pub async fn wait(&self, revision: u64) {
+        self.applied.wait(revision).await;
+    }
+
+    /// Announces the facts of a value that is about to be written under `key`.
+    pub fn prepare(&self, key: Bytes, value: Bytes, labels: Labels, fields: Fields) -> PreparedGuard<'_> {
+        let prepared = Arc::new(Prepared { value, labels, fields });
+        self.prepared.lock().entry(key.clone()).or_default().push(prepared.clone());
+        PreparedGuard { caches: self, key, prepared }
+    }
+
+    fn facts(&self, key: &Bytes, value: &Bytes) -> Option<(Labels, Fields)> {
+        let all = self.prepared.lock();
+        let found = all.get(key)?.iter().find(|prepared| prepared.value == *value)?;
+        Some((found.labels.clone(), found.fields.clone()))
+    }
+
+    fn cache_of(&self, key: &[u8]) -> Option<&Arc<Cache>> {
+        let key = std::str::from_utf8(key).ok()?;
+        let (prefix, cache) = self.by_prefix.range::<str, _>(..=key).next_back()?;
+        key.starts_with(prefix.as_str()).then_some(cache)
+    }
+
+    /// Fills every cache from the store and follows its events until `stop`; returns when the caches are filled.
+    pub async fn start(
+        self: &Arc<Self>,
+        store: Arc<dyn orlop_store::Store>,
+        stop: tokio_util::sync::CancellationToken,
+    ) -> Result<(), orlop_store::StoreError> {
+        let revision = store.revision();
+        for cache in self.by_prefix.values() {
+            let kvs = read_all(store.as_ref(), cache.prefix(), revision).await?;
+            let entries = kvs
+                .iter()
+                .filter_map(|kv| {
+                    let entry = cache.entry(&kv.key, &kv.value, kv.mod_revision.0, None);
+                    if entry.is_none() {
+                        tracing::error!(key = %String::from_utf8_lossy(&kv.key), "stored object cannot be decoded; it is left out until it is overwritten or deleted");
+                    }
+                    entry
+                })
+                .collect();
+            cache.load(entries, revision.0);
+        }
+        self.applied.advance(revision.0);
+        let stream = store.watch(Bytes::from_static(b"/registry/"), orlop_store::Revision(revision.0 + 1)).await?;
+        let caches = self.clone();
+        tokio::spawn(async move { caches.follow(store, stream, stop).await });
+        Ok(())
+    }
+
+    async fn follow(
+        self: Arc<Self>,
+        store: Arc<dyn orlop_store::Store>,
+        mut stream: orlop_store::WatchStream,
+        stop: tokio_util::sync::CancellationToken,
+    ) {
+        use futures::StreamExt as _;
+        loop {
+            let batch = tokio::select! {
+                () = stop.cancelled() => return,
+                batch = stream.next() => batch,
+            };
+            match batch {
+                Some(Ok(events)) => self.take_in(events),
+                other => {
+                    // The stream broke (a slow reader was cut, or the engine closed): follow again from where it stopped.
+                    if let Some(Err(error)) = other {
+                        tracing::warn!(%error, "store watch broke; starting it again");
+                    }
+                    let from = orlop_store::Revision(self.applied() + 1);
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    match store.watch(Bytes::from_static(b"/registry/"), from).await {
+                        Ok(again) => stream = again,
+                        Err(error) => tracing::error!(%error, "store watch cannot be started; retrying"),
+                    }
+                }
+            }
+        }
+    }
+
+    fn take_in(&self, events: Vec<orlop_store::Event>) {
+        let mut at = 0;
+        while at < events.len() {
+            let revision = events[at].revision.0;
+            let end = at + events[at..].iter().take_while(|event| event.revision.0 == revision).count();
+            if revision > self.applied() {
+                self.take_in_revision(revision, &events[at..end]);
+                self.applied.advance(revision);
+            }
+            at = end;
+        }
+    }
+
+    fn take_in_revision(&self, revision: u64, events: &[orlop_store::Event]) {
+        type Changes = Vec<(Arc<str>, Option<Entry>)>;
+        let mut by_cache: Vec<(Arc<Cache>, Changes)> = Vec::new();
+        for event in events {
+            let Some(cache) = self.cache_of(&event.kv.key) else { continue };
+            let Ok(key) = std::str::from_utf8(&event.kv.key[cache.prefix.len()..]) else { continue };
+            let entry = match event.kind {
+                orlop_store::EventKind::Delete => None,
+                orlop_store::EventKind::Put => {
+                    let facts = self.facts(&event.kv.key, &event.kv.value);
+                    let entry = cache.entry(&event.kv.key, &event.kv.value, revision, facts);
+                    if entry.is_none() {
+                        tracing::error!(key, "committed object cannot be decoded; ignored");
+                        continue;
+                    }
+                    entry
+                }
+            };
+            match by_cache.iter_mut().find(|(known, _)| Arc::ptr_eq(known, cache)) {
+                Some((_, changes)) => changes.push((key.into(), entry)),
+                None => by_cache.push((cache.clone(), vec![(key.into(), entry)])),
+            }
+        }
+        for (cache, changes) in by_cache {
+            cache.apply(revision, changes);
+        }
+    }
+}
+
+impl Default for Caches {
+    fn default() -> Caches {
+        Caches::new()
+    }
+}
+
+/// Reads everything under a prefix at one revision, in pages.
+async fn read_all(
+    store: &dyn orlop_store::Store,
+    prefix: &str,
+    at: orlop_store::Revision,
+) -> Result<Vec<orlop_store::KeyValue>, orlop_store::StoreError> {
+    let mut start = Bytes::copy_from_slice(prefix.as_bytes());
+    let mut end = prefix.as_bytes().to_vec();
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    let end = Bytes::from(end);
+    let mut all = Vec::new();
+    loop {
+        let page = store
+            .range(orlop_store::Range {
+                start: start.clone(),
+                end: end.clone(),
+                limit: 10_000,
+                at: (at.0 > 0).then_some(at),
+            })
+            .await?;
+        let more = page.more;
+        if let Some(last) = page.kvs.last() {
+            let mut next = last.key.to_vec();
+            next.push(0);
+            start = Bytes::from(next);
+        }
+        all.extend(page.kvs);
+        if !more {
+            return Ok(all);
+        }
+    }
+}

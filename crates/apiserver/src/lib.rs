@@ -1,0 +1,1 @@
+//! The API server: HTTP, authentication, authorisation, admission, registry, watch cache, discovery, OpenAPI.

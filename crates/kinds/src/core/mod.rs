@@ -1,0 +1,14 @@
+//! The core group (`v1`).
+
+pub mod configmap;
+pub mod namespace;
+pub mod secret;
+
+/// The most bytes a ConfigMap's or Secret's values may have together (1 MiB).
+const MAX_DATA_SIZE: usize = 1024 * 1024;
+
+/// The number of bytes a base64 text stands for.
+fn decoded_len(base64: &str) -> usize {
+    let digits = base64.trim_end_matches('=').len();
+    digits * 3 / 4
+}

@@ -1,0 +1,138 @@
+//! The kinds Orlop serves: for each one its defaults, its validation, what a client may change, which fields it may be
+//! selected by and how `kubectl get` prints it. The tree mirrors upstream's `pkg/apis` and `pkg/registry`.
+//!
+//! Everything here is a pure function over JSON values in normalised form (what upstream's Go types would encode).
+//! This crate must never know of HTTP, storage, allocation (cluster IPs, node ports), admission, clocks or identities.
+
+mod cursor;
+mod duration;
+mod metadata;
+mod printer;
+#[cfg(test)]
+mod testing;
+
+pub mod apps;
+pub mod coordination;
+pub mod core;
+
+pub use duration::{age, human_duration};
+pub use metadata::{
+    validate_annotations, validate_labels, validate_object_meta, validate_object_meta_update,
+};
+
+use orlop_api::field::ErrorList;
+use serde_json::Value;
+
+/// What a kind's `metadata.name` may look like; decides the messages a bad name gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameRule {
+    /// Lower case RFC 1123 subdomain, at most 253 characters: most kinds.
+    DnsSubdomain,
+    /// Lower case RFC 1123 label, at most 63 characters: namespaces.
+    DnsLabel,
+    /// RFC 1035 label, at most 63 characters, starting with a letter: kinds whose name must be a DNS name of the strictest sort.
+    Dns1035Label,
+    /// Anything that can stand between two slashes of a URL: the RBAC kinds.
+    PathSegment,
+}
+
+impl NameRule {
+    /// Upstream's messages about `name`; empty when it is allowed. `prefix` says that a generated suffix will follow
+    /// (`metadata.generateName`), which makes one trailing dash legal.
+    pub fn check(self, name: &str, prefix: bool) -> Vec<String> {
+        metadata::check_name(self, name, prefix)
+    }
+}
+
+/// How one kind behaves in the registry: upstream's `RESTCreateStrategy`, `RESTUpdateStrategy`, defaulting functions,
+/// `SelectableFields` and printer handler in one place.
+pub trait Strategy: Send + Sync + 'static {
+    /// What `metadata.name` may look like.
+    fn name_rule(&self) -> NameRule {
+        NameRule::DnsSubdomain
+    }
+
+    /// Whether objects live in a namespace.
+    fn namespaced(&self) -> bool {
+        true
+    }
+
+    /// Fills in what upstream's versioned defaulting (`SetDefaults_*`) fills in, on a normalised object.
+    fn defaults(&self, _obj: &mut Value) {}
+
+    /// Clears what a creator may not set (status) and sets what the system owns (generation 1, initial phase).
+    fn prepare_create(&self, _obj: &mut Value) {}
+
+    /// Keeps what an update of the main resource may not change (status) and bumps `metadata.generation` when the
+    /// desired state changed.
+    fn prepare_update(&self, _obj: &mut Value, _old: &Value) {}
+
+    /// All that is wrong with a new object, `metadata` included, in upstream's order.
+    fn validate_create(&self, obj: &Value) -> ErrorList;
+
+    /// All that is wrong with replacing `old` by `obj`, `metadata` included, in upstream's order.
+    fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList;
+
+    /// Texts for `Warning` headers on create (`old` is `None`) and update.
+    fn warnings(&self, _obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Whether the kind has a `/status` subresource.
+    fn has_status(&self) -> bool {
+        false
+    }
+
+    /// Keeps everything but status (and what upstream lets a status writer change in `metadata`).
+    fn prepare_status_update(&self, obj: &mut Value, old: &Value) {
+        cursor::keep(obj, old, &["spec"]);
+    }
+
+    /// All that is wrong with a write of `/status`.
+    fn validate_status_update(&self, obj: &Value, old: &Value) -> ErrorList {
+        metadata::validate_object_meta_update(obj, old)
+    }
+
+    /// The value of the selectable field `label`, `None` when this kind cannot be selected by it. `metadata.name` and
+    /// `metadata.namespace` answer for every kind that supports them.
+    fn selectable_field(&self, obj: &Value, label: &str) -> Option<String> {
+        metadata_field(self.namespaced(), obj, label)
+    }
+
+    /// The cells of the object's row in a `Table`, one per column of the kind.
+    fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Vec<Value>;
+
+    /// Whether a PUT of a name that does not exist creates it.
+    fn allow_create_on_update(&self) -> bool {
+        false
+    }
+
+    /// Whether a PUT without `metadata.resourceVersion` overwrites whatever is there.
+    fn allow_unconditional_update(&self) -> bool {
+        true
+    }
+}
+
+/// The two fields by which every kind can be selected. Upstream also accepts `metadata.namespace` for cluster-scoped
+/// kinds without field label conversion of their own, where it is always empty.
+pub(crate) fn metadata_field(_namespaced: bool, obj: &Value, label: &str) -> Option<String> {
+    use cursor::Cursor as _;
+    match label {
+        "metadata.name" => Some(obj["metadata"]["name"].text().to_owned()),
+        "metadata.namespace" => Some(obj["metadata"]["namespace"].text().to_owned()),
+        _ => None,
+    }
+}
+
+/// The strategy of a kind, by API group (`""` is the core group) and kind name; `None` when the kind is not built, and
+/// then the API server does not serve it.
+pub fn strategy(group: &str, kind: &str) -> Option<&'static dyn Strategy> {
+    Some(match (group, kind) {
+        ("", "ConfigMap") => &core::configmap::ConfigMap,
+        ("", "Namespace") => &core::namespace::Namespace,
+        ("", "Secret") => &core::secret::Secret,
+        ("apps", "ControllerRevision") => &apps::controllerrevision::ControllerRevision,
+        ("coordination.k8s.io", "Lease") => &coordination::lease::Lease,
+        _ => return None,
+    })
+}

@@ -1,0 +1,2 @@
+//! The binary: subcommands, wiring, signals. No logic.
+fn main() {}
