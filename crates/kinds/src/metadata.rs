@@ -130,7 +130,7 @@ pub fn validate_object_meta_update(obj: &Value, old: &Value) -> ErrorList {
             let list: Vec<String> = extra.iter().map(|f| format!("{f:?}")).collect();
             errs.push(field::forbidden(
                 &path.child("finalizers"),
-                &format!(
+                format!(
                     "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
                     list.join(", ")
                 ),
