@@ -42,7 +42,8 @@ pub async fn from_kubeconfig(path: &Path, user_agent: &'static str) -> Result<ku
     config.headers.push((USER_AGENT, HeaderValue::from_static(user_agent)));
     // A watch is quiet for minutes on an idle cluster; the server ends it, not a read timeout.
     config.read_timeout = None;
-    kube::Client::try_from(config).map_err(|source| ConnectError::Client { path: shown, source: Box::new(source) })
+    kube::Client::try_from(config)
+        .map_err(|source| ConnectError::Client { path: shown, source: Box::new(source) })
 }
 
 /// A client whose requests go straight into an API server of the same process. `service` is that server's request

@@ -47,7 +47,12 @@ pub async fn run_workers<T, E, F, Fut>(
                     queue.add_rate_limited(key.clone());
                 }
                 Err(panic) => {
-                    error!(controller, ?key, reason = panic_text(&*panic), "reconcile panicked; retrying with back-off");
+                    error!(
+                        controller,
+                        ?key,
+                        reason = panic_text(&*panic),
+                        "reconcile panicked; retrying with back-off"
+                    );
                     queue.add_rate_limited(key.clone());
                 }
             }

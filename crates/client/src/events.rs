@@ -78,7 +78,13 @@ impl EventRecorder {
     }
 
     /// Records an event about what `object` refers to; set `field_path` to point at a container.
-    pub fn event_for(&self, object: ObjectReference, kind: EventType, reason: &str, message: impl Into<String>) {
+    pub fn event_for(
+        &self,
+        object: ObjectReference,
+        kind: EventType,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
         let record =
             Record { object, kind, reason: reason.to_owned(), message: message.into(), at: Timestamp::now() };
         if self.queue.try_send(record).is_err() {
@@ -217,7 +223,10 @@ impl Writer {
 }
 
 /// Keeps a memory bounded: when it is full, everything older than ten minutes goes, or else the oldest entry.
-fn forget_oldest<K: Clone + Eq + std::hash::Hash, V>(memory: &mut HashMap<K, V>, last: impl Fn(&V) -> Instant) {
+fn forget_oldest<K: Clone + Eq + std::hash::Hash, V>(
+    memory: &mut HashMap<K, V>,
+    last: impl Fn(&V) -> Instant,
+) {
     if memory.len() < REMEMBERED {
         return;
     }

@@ -66,8 +66,12 @@ impl SharedInformerFactory {
     pub fn metadata(&self, resource: &ApiResource) -> Informer<PartialObjectMeta<DynamicObject>> {
         let name = format!("{} {}", resource.api_version, resource.plural);
         self.shared(id::<PartialObjectMeta<DynamicObject>>(name.clone(), "", ""), || {
-            let api = Api::<DynamicObject>::all_with(self.client.clone(), resource);
-            Informer::spawn(name, watcher::metadata_watcher(api, config("", "")).default_backoff(), self.shutdown.clone())
+            let api = Api::<PartialObjectMeta<DynamicObject>>::all_with(self.client.clone(), resource);
+            Informer::spawn(
+                name,
+                watcher::watcher(api, config("", "")).default_backoff(),
+                self.shutdown.clone(),
+            )
         })
     }
 

@@ -40,7 +40,11 @@ impl ObjectKey {
 
 impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
     }
 }
 
@@ -143,7 +147,12 @@ impl<K> Clone for Informer<K> {
 
 impl<K> Debug for Informer<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Informer<{}>({} objects)", std::any::type_name::<K>(), self.shared.cache.read().objects.len())
+        write!(
+            f,
+            "Informer<{}>({} objects)",
+            std::any::type_name::<K>(),
+            self.shared.cache.read().objects.len()
+        )
     }
 }
 
@@ -209,8 +218,15 @@ impl<K: Object> Informer<K> {
             }
             Event::InitDone => {
                 if let Some(seen) = relist.take() {
-                    let gone: Vec<_> =
-                        self.shared.cache.read().objects.keys().filter(|key| !seen.contains(key)).cloned().collect();
+                    let gone: Vec<_> = self
+                        .shared
+                        .cache
+                        .read()
+                        .objects
+                        .keys()
+                        .filter(|key| !seen.contains(key))
+                        .cloned()
+                        .collect();
                     for key in gone {
                         self.remove(&key);
                     }

@@ -113,7 +113,8 @@ impl LeaderElection {
         self.observed = Some((seen.clone(), since));
         let holder = seen.holder_identity.unwrap_or_default();
         let mine = holder == self.options.identity;
-        let held_for = Duration::from_secs(seen.lease_duration_seconds.unwrap_or(0).max(0).unsigned_abs().into());
+        let held_for =
+            Duration::from_secs(seen.lease_duration_seconds.unwrap_or(0).max(0).unsigned_abs().into());
         if !mine && !holder.is_empty() && since.elapsed() < held_for {
             return Ok(false);
         }

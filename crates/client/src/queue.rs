@@ -95,7 +95,8 @@ impl<T: Clone + Eq + Hash + Send + 'static> WorkQueue<T> {
             *count += 1;
             *count
         };
-        let delay = BASE_DELAY.saturating_mul(1_u32.checked_shl(failures - 1).unwrap_or(u32::MAX)).min(MAX_DELAY);
+        let delay =
+            BASE_DELAY.saturating_mul(1_u32.checked_shl(failures - 1).unwrap_or(u32::MAX)).min(MAX_DELAY);
         self.add_after(key, delay);
     }
 
@@ -248,9 +249,18 @@ mod tests {
     async fn a_closed_queue_drains_and_releases_every_worker() {
         let queue = WorkQueue::new();
         queue.add(1);
-        let workers: Vec<_> = (0..3).map(|_| tokio::spawn({ let queue = queue.clone(); async move {
-            while let Some(key) = queue.get().await { queue.done(&key); }
-        }})).collect();
+        let workers: Vec<_> = (0..3)
+            .map(|_| {
+                tokio::spawn({
+                    let queue = queue.clone();
+                    async move {
+                        while let Some(key) = queue.get().await {
+                            queue.done(&key);
+                        }
+                    }
+                })
+            })
+            .collect();
         queue.close();
         for worker in workers {
             tokio::time::timeout(Duration::from_secs(5), worker).await.unwrap().unwrap();

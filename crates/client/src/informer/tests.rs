@@ -46,7 +46,8 @@ fn a_late_handler_sees_what_is_there_and_then_each_change_once() {
 
 #[test]
 fn a_relist_reports_what_vanished_meanwhile() {
-    let informer = Informer::fixed([config_map("a", "stays", "1", "red"), config_map("a", "goes", "1", "red")]);
+    let informer =
+        Informer::fixed([config_map("a", "stays", "1", "red"), config_map("a", "goes", "1", "red")]);
     let seen = log(&informer);
     let mut relist = None;
     for event in [
