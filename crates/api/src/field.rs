@@ -57,10 +57,7 @@ impl Path {
     }
 
     fn step(&self, step: Step) -> Path {
-        Path(Some(Arc::new(Node {
-            parent: self.clone(),
-            step,
-        })))
+        Path(Some(Arc::new(Node { parent: self.clone(), step })))
     }
 
     fn write(&self, out: &mut String) {
@@ -195,18 +192,8 @@ impl FieldError {
         out
     }
 
-    fn new(
-        kind: ErrorType,
-        path: &Path,
-        bad_value: Option<Value>,
-        detail: impl Into<String>,
-    ) -> FieldError {
-        FieldError {
-            kind,
-            field: path.to_string(),
-            bad_value,
-            detail: detail.into(),
-        }
+    fn new(kind: ErrorType, path: &Path, bad_value: Option<Value>, detail: impl Into<String>) -> FieldError {
+        FieldError { kind, field: path.to_string(), bad_value, detail: detail.into() }
     }
 }
 
@@ -220,12 +207,7 @@ impl std::error::Error for FieldError {}
 
 /// A value that must be given is missing.
 pub fn required(path: &Path, detail: &str) -> FieldError {
-    FieldError::new(
-        ErrorType::Required,
-        path,
-        Some(Value::String(String::new())),
-        detail,
-    )
+    FieldError::new(ErrorType::Required, path, Some(Value::String(String::new())), detail)
 }
 
 /// A malformed value.
@@ -256,23 +238,13 @@ pub fn duplicate(path: &Path, value: impl Into<Value>) -> FieldError {
 
 /// Something that is not allowed here.
 pub fn forbidden(path: &Path, detail: impl Into<String>) -> FieldError {
-    FieldError::new(
-        ErrorType::Forbidden,
-        path,
-        Some(Value::String(String::new())),
-        detail,
-    )
+    FieldError::new(ErrorType::Forbidden, path, Some(Value::String(String::new())), detail)
 }
 
 /// A value of more than `max` bytes.
 pub fn too_long(path: &Path, max: usize) -> FieldError {
     let unit = if max == 1 { "byte" } else { "bytes" };
-    FieldError::new(
-        ErrorType::TooLong,
-        path,
-        None,
-        format!("may not be more than {max} {unit}"),
-    )
+    FieldError::new(ErrorType::TooLong, path, None, format!("may not be more than {max} {unit}"))
 }
 
 /// A list or map of more than `max` items.
@@ -306,9 +278,7 @@ pub fn go_json(value: &Value) -> String {
     let mut out = String::with_capacity(plain.len() + 16);
     for c in plain.chars() {
         match c {
-            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
-                out.push_str(&format!("\\u{:04x}", c as u32))
-            }
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => out.push_str(&format!("\\u{:04x}", c as u32)),
             other => out.push(other),
         }
     }
@@ -330,9 +300,7 @@ pub fn go_quote(text: &str) -> String {
             '\u{8}' => out.push_str("\\b"),
             '\u{b}' => out.push_str("\\v"),
             '\u{c}' => out.push_str("\\f"),
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => {
-                out.push_str(&format!("\\x{:02x}", c as u32))
-            }
+            c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
             c if unprintable(c) => out.push_str(&format!("\\u{:04x}", c as u32)),
             c => out.push(c),
         }
@@ -358,14 +326,8 @@ mod tests {
         let spec = Path::new("spec");
         let cases = [
             (Path::root().to_string(), "<nil>"),
-            (
-                spec.child("containers").index(0).child("name").to_string(),
-                "spec.containers[0].name",
-            ),
-            (
-                Path::new("metadata").child("labels").key("a/b").to_string(),
-                "metadata.labels[a/b]",
-            ),
+            (spec.child("containers").index(0).child("name").to_string(), "spec.containers[0].name"),
+            (Path::new("metadata").child("labels").key("a/b").to_string(), "metadata.labels[a/b]"),
         ];
         for (got, want) in cases {
             assert_eq!(got, want);
@@ -380,14 +342,8 @@ mod tests {
             (required(&p, "why"), "f: Required value: why"),
             (invalid(&p, -1, "low"), "f: Invalid value: -1: low"),
             (invalid(&p, "a\"b", ""), "f: Invalid value: \"a\\\"b\""),
-            (
-                invalid(&p, Value::Null, "x"),
-                "f: Invalid value: \"null\": x",
-            ),
-            (
-                invalid(&p, json!({"a": [1]}), "x"),
-                "f: Invalid value: {\"a\":[1]}: x",
-            ),
+            (invalid(&p, Value::Null, "x"), "f: Invalid value: \"null\": x"),
+            (invalid(&p, json!({"a": [1]}), "x"), "f: Invalid value: {\"a\":[1]}: x"),
             (invalid_omitted(&p, "x"), "f: Invalid value: x"),
             (
                 not_supported(&p, "z", &["a", "b"]),
@@ -395,14 +351,8 @@ mod tests {
             ),
             (duplicate(&p, "a"), "f: Duplicate value: \"a\""),
             (forbidden(&p, "no"), "f: Forbidden: no"),
-            (
-                too_long(&p, 63),
-                "f: Too long: may not be more than 63 bytes",
-            ),
-            (
-                too_many(&p, 5, 3),
-                "f: Too many: 5: must have at most 3 items",
-            ),
+            (too_long(&p, 63), "f: Too long: may not be more than 63 bytes"),
+            (too_many(&p, 5, 3), "f: Too many: 5: must have at most 3 items"),
             (not_found(&p, "a"), "f: Not found: \"a\""),
             (internal(&p, "oops"), "f: Internal error: oops"),
         ];

@@ -7,6 +7,8 @@ pub mod field;
 pub mod meta;
 pub mod names;
 pub mod quantity;
+pub mod resources;
+pub mod schema;
 pub mod status;
 
 pub use field::{ErrorList, ErrorType, FieldError, Path};

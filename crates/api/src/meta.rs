@@ -10,10 +10,7 @@ fn metadata(obj: &Value) -> Option<&Map<String, Value>> {
 }
 
 fn text<'a>(obj: &'a Value, field: &str) -> &'a str {
-    metadata(obj)
-        .and_then(|meta| meta.get(field))
-        .and_then(Value::as_str)
-        .unwrap_or("")
+    metadata(obj).and_then(|meta| meta.get(field)).and_then(Value::as_str).unwrap_or("")
 }
 
 /// `metadata`, made when it is missing.
@@ -30,9 +27,7 @@ pub fn child_mut<'a>(obj: &'a mut Value, field: &str) -> &'a mut Map<String, Val
         Value::Object(map) => map,
         _ => unreachable!("made an object just above"),
     };
-    let child = map
-        .entry(field)
-        .or_insert_with(|| Value::Object(Map::new()));
+    let child = map.entry(field).or_insert_with(|| Value::Object(Map::new()));
     if !child.is_object() {
         *child = Value::Object(Map::new());
     }
@@ -113,10 +108,7 @@ pub fn deletion_grace_period_seconds(obj: &Value) -> Option<i64> {
 
 /// `metadata.generation`; 0 when it is absent.
 pub fn generation(obj: &Value) -> i64 {
-    metadata(obj)
-        .and_then(|meta| meta.get("generation"))
-        .and_then(Value::as_i64)
-        .unwrap_or(0)
+    metadata(obj).and_then(|meta| meta.get("generation")).and_then(Value::as_i64).unwrap_or(0)
 }
 
 /// `metadata.labels`.
@@ -146,17 +138,12 @@ pub fn owner_references(obj: &Value) -> &[Value] {
 
 /// The owner reference with `controller: true`.
 pub fn controller_of(obj: &Value) -> Option<&Value> {
-    owner_references(obj)
-        .iter()
-        .find(|owner| owner.get("controller").and_then(Value::as_bool) == Some(true))
+    owner_references(obj).iter().find(|owner| owner.get("controller").and_then(Value::as_bool) == Some(true))
 }
 
 /// `metadata.finalizers`.
 pub fn finalizers(obj: &Value) -> Vec<&str> {
-    list(obj, "finalizers")
-        .iter()
-        .filter_map(Value::as_str)
-        .collect()
+    list(obj, "finalizers").iter().filter_map(Value::as_str).collect()
 }
 
 /// `metadata.managedFields`.
@@ -165,10 +152,7 @@ pub fn managed_fields(obj: &Value) -> &[Value] {
 }
 
 fn list<'a>(obj: &'a Value, field: &str) -> &'a [Value] {
-    metadata(obj)
-        .and_then(|meta| meta.get(field))
-        .and_then(Value::as_array)
-        .map_or(&[], Vec::as_slice)
+    metadata(obj).and_then(|meta| meta.get(field)).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 /// Sets `metadata.name`; empty removes it.
@@ -235,9 +219,7 @@ pub fn set_annotation(obj: &mut Value, key: &str, value: &str) {
 }
 
 fn set_entry(obj: &mut Value, map: &str, key: &str, value: &str) {
-    let entries = metadata_mut(obj)
-        .entry(map)
-        .or_insert_with(|| Value::Object(Map::new()));
+    let entries = metadata_mut(obj).entry(map).or_insert_with(|| Value::Object(Map::new()));
     if !entries.is_object() {
         *entries = Value::Object(Map::new());
     }
@@ -252,17 +234,13 @@ pub fn set_finalizers(obj: &mut Value, finalizers: &[&str]) {
     if finalizers.is_empty() {
         meta.shift_remove("finalizers");
     } else {
-        meta.insert(
-            "finalizers".into(),
-            finalizers.iter().map(|f| Value::from(*f)).collect(),
-        );
+        meta.insert("finalizers".into(), finalizers.iter().map(|f| Value::from(*f)).collect());
     }
 }
 
 /// The value at a dotted path of plain field names: `get(pod, "spec.nodeName")`.
 pub fn get<'a>(obj: &'a Value, path: &str) -> Option<&'a Value> {
-    path.split('.')
-        .try_fold(obj, |value, field| value.get(field))
+    path.split('.').try_fold(obj, |value, field| value.get(field))
 }
 
 #[cfg(test)]
@@ -274,22 +252,13 @@ mod tests {
     fn accessors() {
         let mut obj = json!({"apiVersion": "apps/v1", "metadata": {"name": "a", "labels": {"x": "y"},
             "ownerReferences": [{"uid": "1"}, {"uid": "2", "controller": true}]}});
-        assert_eq!(
-            (name(&obj), namespace(&obj), label(&obj, "x")),
-            ("a", "", Some("y"))
-        );
+        assert_eq!((name(&obj), namespace(&obj), label(&obj, "x")), ("a", "", Some("y")));
         assert_eq!(group_version(&obj), ("apps", "v1"));
-        assert_eq!(
-            controller_of(&obj).and_then(|owner| owner["uid"].as_str()),
-            Some("2")
-        );
+        assert_eq!(controller_of(&obj).and_then(|owner| owner["uid"].as_str()), Some("2"));
         set_namespace(&mut obj, "ns");
         set_finalizers(&mut obj, &["f"]);
         set_annotation(&mut obj, "k", "v");
-        assert_eq!(
-            (namespace(&obj), finalizers(&obj), annotation(&obj, "k")),
-            ("ns", vec!["f"], Some("v"))
-        );
+        assert_eq!((namespace(&obj), finalizers(&obj), annotation(&obj, "k")), ("ns", vec!["f"], Some("v")));
         set_finalizers(&mut obj, &[]);
         assert_eq!(get(&obj, "metadata.finalizers"), None);
     }

@@ -34,14 +34,8 @@ pub fn regex_error(message: &str, fmt: &str, examples: &[&str]) -> String {
     if examples.is_empty() {
         return format!("{message} (regex used for validation is '{fmt}')");
     }
-    let examples: Vec<String> = examples
-        .iter()
-        .map(|example| format!("'{example}', "))
-        .collect();
-    format!(
-        "{message} (e.g. {}regex used for validation is '{fmt}')",
-        examples.join(" or ")
-    )
+    let examples: Vec<String> = examples.iter().map(|example| format!("'{example}', ")).collect();
+    format!("{message} (e.g. {}regex used for validation is '{fmt}')", examples.join(" or "))
 }
 
 fn lower_alnum(b: u8) -> bool {
@@ -171,9 +165,7 @@ pub fn is_qualified_name(value: &str) -> Vec<String> {
                 errors.push(format!("prefix part {}", empty_error()));
             } else {
                 errors.extend(
-                    is_dns1123_subdomain(prefix)
-                        .into_iter()
-                        .map(|error| format!("prefix part {error}")),
+                    is_dns1123_subdomain(prefix).into_iter().map(|error| format!("prefix part {error}")),
                 );
             }
             *name
@@ -191,10 +183,7 @@ pub fn is_qualified_name(value: &str) -> Vec<String> {
         errors.push(format!("name part {}", max_len_error(LABEL_MAX)));
     }
     if !qualified_shaped(name) {
-        errors.push(format!(
-            "name part {}",
-            regex_error(QUALIFIED_MSG, QUALIFIED_FMT, &examples)
-        ));
+        errors.push(format!("name part {}", regex_error(QUALIFIED_MSG, QUALIFIED_FMT, &examples)));
     }
     errors
 }
@@ -224,8 +213,7 @@ pub fn is_valid_port_name(value: &str) -> Vec<String> {
     }
     let bytes = value.as_bytes();
     if bytes.is_empty() || !bytes.iter().all(|b| lower_alnum(*b) || *b == b'-') {
-        errors
-            .push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".into());
+        errors.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".into());
     }
     if !bytes.iter().any(u8::is_ascii_lowercase) {
         errors.push("must contain at least one letter (a-z)".into());
@@ -241,11 +229,7 @@ pub fn is_valid_port_name(value: &str) -> Vec<String> {
 
 /// A port number: 1 to 65535.
 pub fn is_valid_port_num(port: i64) -> Vec<String> {
-    if (1..=65535).contains(&port) {
-        Vec::new()
-    } else {
-        vec![inclusive_range_error(1, 65535)]
-    }
+    if (1..=65535).contains(&port) { Vec::new() } else { vec![inclusive_range_error(1, 65535)] }
 }
 
 /// The classic rule for names of environment variables.
@@ -253,9 +237,7 @@ pub fn is_env_var_name(value: &str) -> Vec<String> {
     let mut errors = Vec::new();
     let bytes = value.as_bytes();
     let good = bytes.first().is_some_and(|b| !b.is_ascii_digit())
-        && bytes
-            .iter()
-            .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(b));
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(b));
     if !good {
         errors.push(regex_error(
             "a valid environment variable name must consist of alphabetic characters, digits, '_', '-', or '.', and \
@@ -273,10 +255,7 @@ pub fn is_relaxed_env_var_name(value: &str) -> Vec<String> {
     if value.is_empty() {
         return vec![format!("environment variable name {}", empty_error())];
     }
-    if value
-        .bytes()
-        .any(|b| !(b' '..=b'~').contains(&b) || b == b'=')
-    {
+    if value.bytes().any(|b| !(b' '..=b'~').contains(&b) || b == b'=') {
         return vec![
             "a valid environment variable name must consist only of printable ASCII characters other than '='".into(),
         ];
@@ -290,11 +269,7 @@ pub fn is_config_map_key(value: &str) -> Vec<String> {
     if value.len() > SUBDOMAIN_MAX {
         errors.push(max_len_error(SUBDOMAIN_MAX));
     }
-    if value.is_empty()
-        || !value
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
-    {
+    if value.is_empty() || !value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
         errors.push(regex_error(
             "a valid config key must consist of alphanumeric characters, '-', '_' or '.'",
             "[-._a-zA-Z0-9]+",
@@ -318,9 +293,7 @@ fn dot_prefix_errors(value: &str) -> Vec<String> {
 pub fn is_c_identifier(value: &str) -> Vec<String> {
     let bytes = value.as_bytes();
     let good = bytes.first().is_some_and(|b| !b.is_ascii_digit())
-        && bytes
-            .iter()
-            .all(|b| b.is_ascii_alphanumeric() || *b == b'_');
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'_');
     if good {
         return Vec::new();
     }
@@ -334,11 +307,7 @@ pub fn is_c_identifier(value: &str) -> Vec<String> {
 
 /// The name of an HTTP header.
 pub fn is_http_header_name(value: &str) -> Vec<String> {
-    if !value.is_empty()
-        && value
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-')
-    {
+    if !value.is_empty() && value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
         return Vec::new();
     }
     vec![regex_error(
@@ -439,59 +408,23 @@ mod tests {
     #[test]
     fn shapes() {
         let long = "a".repeat(64);
-        check(
-            is_dns1123_label,
-            &["a", "0", "a-b"],
-            &["", "-a", "a-", "A", "a.b", "a_b", &long],
-        );
-        check(
-            is_dns1123_subdomain,
-            &["a", "a.b", "0.1-2"],
-            &["", "a..b", ".a", "a.", "A.b"],
-        );
+        check(is_dns1123_label, &["a", "0", "a-b"], &["", "-a", "a-", "A", "a.b", "a_b", &long]);
+        check(is_dns1123_subdomain, &["a", "a.b", "0.1-2"], &["", "a..b", ".a", "a.", "A.b"]);
         check(is_dns1035_label, &["a", "a-1"], &["", "1a", "a.b", "a-"]);
         check(
             is_qualified_name,
             &["a", "a/b", "x.y/A_b.c"],
             &["", "/a", "a/", "a/b/c", "A.b_/c", "-a", &long],
         );
-        check(
-            is_valid_label_value,
-            &["", "A", "a_b.c"],
-            &["-", "a-", "a b", &long],
-        );
-        check(
-            is_valid_port_name,
-            &["http", "a-1"],
-            &["", "1", "a--b", "-a", "A", "abcdefghijklmnop"],
-        );
-        check(
-            is_env_var_name,
-            &["A", "a.b-c", "_"],
-            &["", "1a", "..", "a=b"],
-        );
-        check(
-            is_relaxed_env_var_name,
-            &["1 a", "a-b"],
-            &["", "a=b", "\u{e9}"],
-        );
-        check(
-            is_config_map_key,
-            &["a.b", "A_-"],
-            &["", ".", "..", "..a", "a/b"],
-        );
+        check(is_valid_label_value, &["", "A", "a_b.c"], &["-", "a-", "a b", &long]);
+        check(is_valid_port_name, &["http", "a-1"], &["", "1", "a--b", "-a", "A", "abcdefghijklmnop"]);
+        check(is_env_var_name, &["A", "a.b-c", "_"], &["", "1a", "..", "a=b"]);
+        check(is_relaxed_env_var_name, &["1 a", "a-b"], &["", "a=b", "\u{e9}"]);
+        check(is_config_map_key, &["a.b", "A_-"], &["", ".", "..", "..a", "a/b"]);
         check(path_segment, &["a", "A:b"], &[".", "..", "a/b", "a%b"]);
-        check(
-            is_wildcard_dns1123_subdomain,
-            &["*.a.b"],
-            &["*", "a.b", "*.*.b"],
-        );
+        check(is_wildcard_dns1123_subdomain, &["*.a.b"], &["*", "a.b", "*.*.b"]);
         check(is_valid_percent, &["1%"], &["%", "1", "a%"]);
-        check(
-            is_valid_cidr,
-            &["10.0.0.0/8", "::/0"],
-            &["10.0.0.0", "10.0.0.0/33", "x/1"],
-        );
+        check(is_valid_cidr, &["10.0.0.0/8", "::/0"], &["10.0.0.0", "10.0.0.0/33", "x/1"]);
     }
 
     #[test]

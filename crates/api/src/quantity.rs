@@ -34,9 +34,7 @@ pub struct Quantity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QuantityError {
     /// It does not have the shape of one.
-    #[error(
-        "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
-    )]
+    #[error("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")]
     Format,
     /// The number is no number.
     #[error("unable to parse numeric part of quantity")]
@@ -48,25 +46,16 @@ pub enum QuantityError {
 
 impl Quantity {
     /// Nothing.
-    pub const ZERO: Quantity = Quantity {
-        nanos: 0,
-        format: Format::DecimalSI,
-    };
+    pub const ZERO: Quantity = Quantity { nanos: 0, format: Format::DecimalSI };
 
     /// So many whole units.
     pub fn new(value: i64, format: Format) -> Quantity {
-        Quantity {
-            nanos: i128::from(value) * NANO,
-            format,
-        }
+        Quantity { nanos: i128::from(value) * NANO, format }
     }
 
     /// So many thousandths.
     pub fn from_milli(value: i64, format: Format) -> Quantity {
-        Quantity {
-            nanos: i128::from(value) * 1_000_000,
-            format,
-        }
+        Quantity { nanos: i128::from(value) * 1_000_000, format }
     }
 
     /// Reads a quantity.
@@ -93,11 +82,8 @@ impl Quantity {
         let nanos = scale(whole, fraction, base, exponent)?;
         let nanos = if negative { -nanos } else { nanos };
         // Less than one of a binary suffix reads better with decimal ones.
-        let format = if format == Format::BinarySI && nanos > 0 && nanos < NANO {
-            Format::DecimalSI
-        } else {
-            format
-        };
+        let format =
+            if format == Format::BinarySI && nanos > 0 && nanos < NANO { Format::DecimalSI } else { format };
         Ok(Quantity { nanos, format })
     }
 
@@ -126,11 +112,7 @@ impl Quantity {
     #[must_use]
     pub fn round_up_milli(self) -> Quantity {
         let rest = self.nanos % 1_000_000;
-        let nanos = if rest == 0 {
-            self.nanos
-        } else {
-            self.nanos - rest + rest.signum() * 1_000_000
-        };
+        let nanos = if rest == 0 { self.nanos } else { self.nanos - rest + rest.signum() * 1_000_000 };
         Quantity { nanos, ..self }
     }
 
@@ -206,11 +188,7 @@ fn scale(whole: &str, fraction: &str, base: u32, exponent: i32) -> Result<i128, 
     if mantissa.is_empty() {
         return Ok(0);
     }
-    let (mantissa, dropped) = if mantissa.len() > 36 {
-        mantissa.split_at(36)
-    } else {
-        (mantissa, "")
-    };
+    let (mantissa, dropped) = if mantissa.len() > 36 { mantissa.split_at(36) } else { (mantissa, "") };
     let mut number: i128 = mantissa.parse().map_err(|_| QuantityError::Numeric)?;
     let mut power = 9i64 - fraction.len() as i64 + dropped.len() as i64;
     let mut inexact = dropped.bytes().any(|b| b != b'0');
@@ -258,11 +236,7 @@ impl fmt::Display for Quantity {
                 number /= 1024;
                 power += 1;
             }
-            return write!(
-                f,
-                "{number}{}",
-                ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"][power]
-            );
+            return write!(f, "{number}{}", ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"][power]);
         }
         let (mut number, mut exponent) = (self.nanos, -9i32);
         while number % 10 == 0 {
@@ -277,14 +251,9 @@ impl fmt::Display for Quantity {
             exponent -= 3;
         }
         if self.format == Format::DecimalExponent {
-            return if exponent == 0 {
-                write!(f, "{number}")
-            } else {
-                write!(f, "{number}e{exponent}")
-            };
+            return if exponent == 0 { write!(f, "{number}") } else { write!(f, "{number}e{exponent}") };
         }
-        let suffix =
-            ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"][((exponent + 9) / 3) as usize];
+        let suffix = ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"][((exponent + 9) / 3) as usize];
         write!(f, "{number}{suffix}")
     }
 }
@@ -322,15 +291,8 @@ impl Add for Quantity {
 
     /// Keeps the left side's format, unless it is zero.
     fn add(self, other: Quantity) -> Quantity {
-        let format = if self.is_zero() {
-            other.format
-        } else {
-            self.format
-        };
-        Quantity {
-            nanos: self.nanos.saturating_add(other.nanos),
-            format,
-        }
+        let format = if self.is_zero() { other.format } else { self.format };
+        Quantity { nanos: self.nanos.saturating_add(other.nanos), format }
     }
 }
 
@@ -338,15 +300,8 @@ impl Sub for Quantity {
     type Output = Quantity;
 
     fn sub(self, other: Quantity) -> Quantity {
-        let format = if self.is_zero() {
-            other.format
-        } else {
-            self.format
-        };
-        Quantity {
-            nanos: self.nanos.saturating_sub(other.nanos),
-            format,
-        }
+        let format = if self.is_zero() { other.format } else { self.format };
+        Quantity { nanos: self.nanos.saturating_sub(other.nanos), format }
     }
 }
 
@@ -354,10 +309,7 @@ impl Neg for Quantity {
     type Output = Quantity;
 
     fn neg(self) -> Quantity {
-        Quantity {
-            nanos: -self.nanos,
-            ..self
-        }
+        Quantity { nanos: -self.nanos, ..self }
     }
 }
 

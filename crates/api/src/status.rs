@@ -144,28 +144,14 @@ impl From<Status> for ApiError {
 
 /// `deployments.apps`, or `pods` in the core group.
 pub fn qualified(group: &str, name: &str) -> String {
-    if group.is_empty() {
-        name.to_owned()
-    } else {
-        format!("{name}.{group}")
-    }
+    if group.is_empty() { name.to_owned() } else { format!("{name}.{group}") }
 }
 
 fn details(group: &str, kind: &str, name: &str) -> StatusDetails {
-    StatusDetails {
-        name: name.into(),
-        group: group.into(),
-        kind: kind.into(),
-        ..StatusDetails::default()
-    }
+    StatusDetails { name: name.into(), group: group.into(), kind: kind.into(), ..StatusDetails::default() }
 }
 
-fn failure(
-    code: u16,
-    reason: &str,
-    message: impl Into<String>,
-    details: Option<StatusDetails>,
-) -> ApiError {
+fn failure(code: u16, reason: &str, message: impl Into<String>, details: Option<StatusDetails>) -> ApiError {
     let mut status = Status::failure(code, reason, message);
     status.details = details;
     status.into()
@@ -179,11 +165,7 @@ pub fn aggregate<S: AsRef<str>>(messages: impl IntoIterator<Item = S>) -> String
             seen.push(message.as_ref().to_owned());
         }
     }
-    if seen.len() == 1 {
-        seen.remove(0)
-    } else {
-        format!("[{}]", seen.join(", "))
-    }
+    if seen.len() == 1 { seen.remove(0) } else { format!("[{}]", seen.join(", ")) }
 }
 
 impl ApiError {
@@ -209,17 +191,8 @@ impl ApiError {
 
     /// 404: there is no such object.
     pub fn not_found(group: &str, resource: &str, name: &str) -> ApiError {
-        let message = format!(
-            "{} {} not found",
-            qualified(group, resource),
-            go_quote(name)
-        );
-        failure(
-            404,
-            "NotFound",
-            message,
-            Some(details(group, resource, name)),
-        )
+        let message = format!("{} {} not found", qualified(group, resource), go_quote(name));
+        failure(404, "NotFound", message, Some(details(group, resource, name)))
     }
 
     /// 404: there is no such path (upstream's generic answer).
@@ -234,17 +207,8 @@ impl ApiError {
 
     /// 409: the name is taken.
     pub fn already_exists(group: &str, resource: &str, name: &str) -> ApiError {
-        let message = format!(
-            "{} {} already exists",
-            qualified(group, resource),
-            go_quote(name)
-        );
-        failure(
-            409,
-            "AlreadyExists",
-            message,
-            Some(details(group, resource, name)),
-        )
+        let message = format!("{} {} already exists", qualified(group, resource), go_quote(name));
+        failure(409, "AlreadyExists", message, Some(details(group, resource, name)))
     }
 
     /// 409: the name generated from `generateName` is taken (the client may try again).
@@ -265,36 +229,18 @@ impl ApiError {
     }
 
     /// 409: somebody else was faster.
-    pub fn conflict(
-        group: &str,
-        resource: &str,
-        name: &str,
-        message: impl fmt::Display,
-    ) -> ApiError {
+    pub fn conflict(group: &str, resource: &str, name: &str, message: impl fmt::Display) -> ApiError {
         let message = format!(
             "Operation cannot be fulfilled on {} {}: {message}",
             qualified(group, resource),
             go_quote(name)
         );
-        failure(
-            409,
-            "Conflict",
-            message,
-            Some(details(group, resource, name)),
-        )
+        failure(409, "Conflict", message, Some(details(group, resource, name)))
     }
 
     /// 409: server-side apply met fields that others own.
     pub fn apply_conflict(causes: Vec<StatusCause>, message: impl Into<String>) -> ApiError {
-        failure(
-            409,
-            "Conflict",
-            message,
-            Some(StatusDetails {
-                causes,
-                ..StatusDetails::default()
-            }),
-        )
+        failure(409, "Conflict", message, Some(StatusDetails { causes, ..StatusDetails::default() }))
     }
 
     /// 422: the object breaks rules. `kind` is the kind, not the resource.
@@ -323,69 +269,38 @@ impl ApiError {
     }
 
     /// 403: refused by authorization or admission.
-    pub fn forbidden(
-        group: &str,
-        resource: &str,
-        name: &str,
-        message: impl fmt::Display,
-    ) -> ApiError {
+    pub fn forbidden(group: &str, resource: &str, name: &str, message: impl fmt::Display) -> ApiError {
         let text = if resource.is_empty() {
             format!("forbidden: {message}")
         } else if name.is_empty() {
             format!("{} is forbidden: {message}", qualified(group, resource))
         } else {
-            format!(
-                "{} {} is forbidden: {message}",
-                qualified(group, resource),
-                go_quote(name)
-            )
+            format!("{} {} is forbidden: {message}", qualified(group, resource), go_quote(name))
         };
         failure(403, "Forbidden", text, Some(details(group, resource, name)))
     }
 
     /// 401: who are you? An empty message says `not authorized`.
     pub fn unauthorized(message: &str) -> ApiError {
-        failure(
-            401,
-            "Unauthorized",
-            if message.is_empty() {
-                "not authorized"
-            } else {
-                message
-            },
-            None,
-        )
+        failure(401, "Unauthorized", if message.is_empty() { "not authorized" } else { message }, None)
     }
 
     /// 405: the resource has no such verb.
     pub fn method_not_supported(group: &str, resource: &str, verb: &str) -> ApiError {
-        let message = format!(
-            "{verb} is not supported on resources of kind {}",
-            go_quote(&qualified(group, resource))
-        );
-        failure(
-            405,
-            "MethodNotAllowed",
-            message,
-            Some(details(group, resource, "")),
-        )
+        let message =
+            format!("{verb} is not supported on resources of kind {}", go_quote(&qualified(group, resource)));
+        failure(405, "MethodNotAllowed", message, Some(details(group, resource, "")))
     }
 
     /// 500: our fault.
     pub fn internal(error: impl fmt::Display) -> ApiError {
         let text = error.to_string();
-        let cause = StatusCause {
-            message: text.clone(),
-            ..StatusCause::default()
-        };
+        let cause = StatusCause { message: text.clone(), ..StatusCause::default() };
         failure(
             500,
             "InternalError",
             format!("Internal error occurred: {text}"),
-            Some(StatusDetails {
-                causes: vec![cause],
-                ..StatusDetails::default()
-            }),
+            Some(StatusDetails { causes: vec![cause], ..StatusDetails::default() }),
         )
     }
 
@@ -395,10 +310,7 @@ impl ApiError {
             504,
             "Timeout",
             format!("Timeout: {message}"),
-            Some(StatusDetails {
-                retry_after_seconds,
-                ..StatusDetails::default()
-            }),
+            Some(StatusDetails { retry_after_seconds, ..StatusDetails::default() }),
         )
     }
 
@@ -429,10 +341,7 @@ impl ApiError {
             429,
             "TooManyRequests",
             message,
-            Some(StatusDetails {
-                retry_after_seconds,
-                ..StatusDetails::default()
-            }),
+            Some(StatusDetails { retry_after_seconds, ..StatusDetails::default() }),
         )
     }
 
@@ -457,21 +366,13 @@ impl ApiError {
 
     /// 406: the client accepts none of `accepted`.
     pub fn not_acceptable(accepted: &[&str]) -> ApiError {
-        let message = format!(
-            "only the following media types are accepted: {}",
-            accepted.join(", ")
-        );
+        let message = format!("only the following media types are accepted: {}", accepted.join(", "));
         failure(406, "NotAcceptable", message, None)
     }
 
     /// 413: the body is too large.
     pub fn request_entity_too_large(message: impl fmt::Display) -> ApiError {
-        failure(
-            413,
-            "RequestEntityTooLarge",
-            format!("Request entity too large: {message}"),
-            None,
-        )
+        failure(413, "RequestEntityTooLarge", format!("Request entity too large: {message}"), None)
     }
 
     /// Any other code and reason.
@@ -489,11 +390,7 @@ impl ApiError {
     /// The same error with one more cause.
     #[must_use]
     pub fn with_cause(mut self, cause: StatusCause) -> ApiError {
-        self.0
-            .details
-            .get_or_insert_with(StatusDetails::default)
-            .causes
-            .push(cause);
+        self.0.details.get_or_insert_with(StatusDetails::default).causes.push(cause);
         self
     }
 }
@@ -530,10 +427,7 @@ mod tests {
         let p = Path::new("a");
         let errors = vec![required(&p, ""), required(&p, ""), invalid(&p, 1, "x")];
         let error = ApiError::invalid("", "Pod", "p", errors);
-        assert_eq!(
-            error.to_string(),
-            "Pod \"p\" is invalid: [a: Required value, a: Invalid value: 1: x]"
-        );
+        assert_eq!(error.to_string(), "Pod \"p\" is invalid: [a: Required value, a: Invalid value: 1: x]");
         assert_eq!(error.status().details.as_ref().unwrap().causes.len(), 3);
     }
 }

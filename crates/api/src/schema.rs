@@ -1,0 +1,422 @@
+//! The types of the built-in API: fields in their order, JSON names, protobuf numbers, list types, patch strategies.
+//!
+//! The facts come from `data/schema.txt` (see `data/generate.py` for its columns) and are read once, on first use.
+//! Decoding, strategic merge, server-side apply and protobuf all walk these types.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use serde_json::Value;
+
+static DATA: &str = include_str!("../data/schema.txt");
+static SCHEMAS: LazyLock<Schemas> = LazyLock::new(load);
+
+/// A struct of the Go API.
+#[derive(Debug)]
+pub struct Struct {
+    /// Go's name with its package: `v1.Pod`.
+    pub go_type: &'static str,
+    /// OpenAPI's name: `io.k8s.api.core.v1.Pod`.
+    pub openapi: &'static str,
+    /// Whether it carries `kind` and `apiVersion` (they stand first in `fields`).
+    pub has_type_meta: bool,
+    /// Whether server-side apply treats it as one value.
+    pub atomic: bool,
+    /// The fields as JSON shows them: inlined structs are flattened into their place.
+    pub fields: Vec<Field>,
+    index: HashMap<&'static str, usize>,
+}
+
+impl Struct {
+    /// Go's name without its package: `Pod`.
+    pub fn name(&self) -> &'static str {
+        self.go_type.rsplit('.').next().unwrap_or(self.go_type)
+    }
+
+    /// The field with this JSON name, case-sensitively.
+    pub fn field(&self, json: &str) -> Option<&Field> {
+        self.index.get(json).map(|at| &self.fields[*at])
+    }
+
+    /// The place of the field with this JSON name in `fields`.
+    pub fn position(&self, json: &str) -> Option<usize> {
+        self.index.get(json).copied()
+    }
+}
+
+/// A field of a struct.
+#[derive(Debug)]
+pub struct Field {
+    /// The JSON name.
+    pub json: &'static str,
+    /// The protobuf number; 0 = not in protobuf (`kind`, `apiVersion`).
+    pub number: u32,
+    /// The numbers of the inlined messages around it in protobuf, outermost first.
+    pub inlined_in: Vec<u32>,
+    /// The protobuf wire type: `bytes`, `varint`, `fixed64`.
+    pub wire: &'static str,
+    /// The type of its value.
+    pub ty: Type,
+    /// Go's name of the type, for messages.
+    pub go_type: &'static str,
+    /// Left out of JSON when it is empty.
+    pub omitempty: bool,
+    /// A Go pointer: null and absent are "not set", and zero is a value.
+    pub pointer: bool,
+    /// What server-side apply takes the list or map for.
+    pub list: ListType,
+    /// What strategic merge does: `merge`, `retainKeys`, both with a comma, or nothing (replace).
+    pub patch_strategy: &'static str,
+    /// The key by which strategic merge pairs items; empty for lists of scalars.
+    pub patch_merge_key: &'static str,
+    /// The default that OpenAPI declares.
+    pub default: Option<Value>,
+}
+
+/// What server-side apply takes a list or a map for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListType {
+    /// A list: atomic; a map or struct: granular.
+    Default,
+    /// One value.
+    Atomic,
+    /// A list of distinct scalars.
+    Set,
+    /// A list of structs with these keys.
+    Map(Vec<&'static str>),
+}
+
+/// The type of a value.
+#[derive(Clone, Debug)]
+pub enum Type {
+    /// Text.
+    String,
+    /// 32 bits with sign.
+    Int32,
+    /// 64 bits with sign.
+    Int64,
+    /// True or false.
+    Bool,
+    /// A float.
+    Float64,
+    /// Bytes: base64 in JSON.
+    Bytes,
+    /// `resource.Quantity`.
+    Quantity,
+    /// Seconds since 1970: RFC 3339 in JSON.
+    Time,
+    /// Microseconds since 1970: RFC 3339 with six digits in JSON.
+    MicroTime,
+    /// Go's notation of durations: `1h30m`.
+    Duration,
+    /// `intstr.IntOrString`.
+    IntOrString,
+    /// `runtime.RawExtension`: any object.
+    RawExtension,
+    /// `meta/v1` FieldsV1.
+    FieldsV1,
+    /// Any JSON.
+    Json,
+    /// A list.
+    List(Box<Type>),
+    /// A map with text keys.
+    Map(Box<Type>),
+    /// A struct.
+    Struct(StructRef),
+    /// A struct or a list of it (JSON schema's `items`).
+    StructOrList(StructRef),
+    /// A struct or a bool (JSON schema's `additionalProperties`).
+    StructOrBool(StructRef),
+    /// A struct or a list of text (JSON schema's `dependencies`).
+    StructOrStrings(StructRef),
+}
+
+/// A reference to a struct of [`Schemas`]; structs may contain themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StructRef(usize);
+
+impl StructRef {
+    /// The struct.
+    pub fn get(self) -> &'static Struct {
+        &SCHEMAS.structs[self.0]
+    }
+}
+
+/// All built-in types.
+#[derive(Debug)]
+pub struct Schemas {
+    structs: Vec<Struct>,
+    kinds: HashMap<(&'static str, &'static str, &'static str), usize>,
+    openapi: HashMap<&'static str, usize>,
+}
+
+impl Schemas {
+    /// The types; read on the first call.
+    pub fn get() -> &'static Schemas {
+        &SCHEMAS
+    }
+
+    /// The struct of a kind. Options and Status live in group `meta.k8s.io`.
+    pub fn kind(&self, group: &str, version: &str, kind: &str) -> Option<&Struct> {
+        self.kinds.get(&(group, version, kind)).map(|at| &self.structs[*at])
+    }
+
+    /// The struct with this OpenAPI name.
+    pub fn openapi(&self, name: &str) -> Option<&Struct> {
+        self.openapi.get(name).map(|at| &self.structs[*at])
+    }
+
+    /// Whether any version of the kind is known at `group`/`version`.
+    pub fn kinds(&self) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> + '_ {
+        self.kinds.keys().copied()
+    }
+}
+
+/// The struct of a built-in kind.
+pub fn kind(group: &str, version: &str, kind: &str) -> Option<&'static Struct> {
+    Schemas::get().kind(group, version, kind)
+}
+
+/// A line of the data, before inlining.
+struct Row {
+    inline: bool,
+    field: Field,
+}
+
+fn load() -> Schemas {
+    let mut heads: Vec<(&'static str, &'static str, &'static str)> = Vec::new();
+    let mut rows: Vec<Vec<Row>> = Vec::new();
+    let mut kinds = HashMap::new();
+    for line in DATA.lines() {
+        let mut columns = line.split('\t');
+        let mut next = || columns.next().unwrap_or("");
+        match next() {
+            "S" => {
+                heads.push((next(), next(), next()));
+                rows.push(Vec::new());
+            }
+            "F" => {
+                let (json, number, wire, ty) = (next(), next(), next(), next());
+                let (flags, go_type, list) = (next(), next(), next());
+                let (patch_strategy, patch_merge_key, default) = (next(), next(), next());
+                let (ty, _) = parse_type(ty);
+                let field = Field {
+                    json,
+                    number: number.parse().unwrap_or(0),
+                    inlined_in: Vec::new(),
+                    wire,
+                    ty,
+                    go_type,
+                    omitempty: flags.contains('o'),
+                    pointer: flags.contains('p'),
+                    list: match list {
+                        "a" | "A" => ListType::Atomic,
+                        "s" => ListType::Set,
+                        other => match other.strip_prefix("m:") {
+                            Some(keys) => ListType::Map(keys.split(',').collect()),
+                            None => ListType::Default,
+                        },
+                    },
+                    patch_strategy,
+                    patch_merge_key,
+                    default: serde_json::from_str(default).ok(),
+                };
+                if let Some(last) = rows.last_mut() {
+                    last.push(Row { inline: json == "-", field });
+                }
+            }
+            "K" => {
+                let (group, version, kind, at) = (next(), next(), next(), next());
+                kinds.insert((group, version, kind), at.parse::<usize>().unwrap_or(usize::MAX));
+            }
+            _ => {}
+        }
+    }
+    let mut structs = Vec::with_capacity(heads.len());
+    for (at, (go_type, openapi, flags)) in heads.iter().enumerate() {
+        let has_type_meta = flags.contains('t');
+        let mut fields = Vec::new();
+        if has_type_meta {
+            fields.push(type_meta("kind"));
+            fields.push(type_meta("apiVersion"));
+        }
+        flatten(at, &[], &rows, &heads, &mut fields);
+        let index = fields.iter().enumerate().map(|(at, field)| (field.json, at)).collect();
+        structs.push(Struct { go_type, openapi, has_type_meta, atomic: flags.contains('a'), fields, index });
+    }
+    let openapi = structs.iter().enumerate().map(|(at, s)| (s.openapi, at)).collect();
+    Schemas { structs, kinds, openapi }
+}
+
+fn type_meta(json: &'static str) -> Field {
+    Field {
+        json,
+        number: 0,
+        inlined_in: Vec::new(),
+        wire: "bytes",
+        ty: Type::String,
+        go_type: "string",
+        omitempty: true,
+        pointer: false,
+        list: ListType::Default,
+        patch_strategy: "",
+        patch_merge_key: "",
+        default: None,
+    }
+}
+
+fn flatten(
+    at: usize,
+    inlined_in: &[u32],
+    rows: &[Vec<Row>],
+    heads: &[(&'static str, &'static str, &'static str)],
+    out: &mut Vec<Field>,
+) {
+    for row in &rows[at] {
+        let field = &row.field;
+        if let (true, Type::Struct(inner)) = (row.inline, &field.ty) {
+            let mut path = inlined_in.to_vec();
+            path.push(field.number);
+            flatten(inner.0, &path, rows, heads, out);
+            continue;
+        }
+        let go_type =
+            if field.go_type.is_empty() { leak_once(go_name(&field.ty, heads)) } else { field.go_type };
+        out.push(Field {
+            json: field.json,
+            number: field.number,
+            inlined_in: inlined_in.to_vec(),
+            wire: field.wire,
+            ty: field.ty.clone(),
+            go_type,
+            omitempty: field.omitempty,
+            pointer: field.pointer,
+            list: field.list.clone(),
+            patch_strategy: field.patch_strategy,
+            patch_merge_key: field.patch_merge_key,
+            default: field.default.clone(),
+        });
+    }
+}
+
+/// The tables live as long as the process, and so do the few names that are put together for them.
+fn leak_once(name: String) -> &'static str {
+    match name.as_str() {
+        "string" => "string",
+        "int32" => "int32",
+        "int64" => "int64",
+        "bool" => "bool",
+        "[]string" => "[]string",
+        "map[string]string" => "map[string]string",
+        _ => Box::leak(name.into_boxed_str()),
+    }
+}
+
+fn go_name(ty: &Type, heads: &[(&'static str, &'static str, &'static str)]) -> String {
+    match ty {
+        Type::String => "string".into(),
+        Type::Int32 => "int32".into(),
+        Type::Int64 => "int64".into(),
+        Type::Bool => "bool".into(),
+        Type::Float64 => "float64".into(),
+        Type::Bytes => "[]uint8".into(),
+        Type::Quantity => "resource.Quantity".into(),
+        Type::Time => "v1.Time".into(),
+        Type::MicroTime => "v1.MicroTime".into(),
+        Type::Duration => "v1.Duration".into(),
+        Type::IntOrString => "intstr.IntOrString".into(),
+        Type::RawExtension => "runtime.RawExtension".into(),
+        Type::FieldsV1 => "v1.FieldsV1".into(),
+        Type::Json => "v1.JSON".into(),
+        Type::List(item) => format!("[]{}", go_name(item, heads)),
+        Type::Map(item) => format!("map[string]{}", go_name(item, heads)),
+        Type::Struct(at) | Type::StructOrList(at) | Type::StructOrBool(at) | Type::StructOrStrings(at) => {
+            heads[at.0].0.into()
+        }
+    }
+}
+
+fn parse_type(text: &'static str) -> (Type, &'static str) {
+    let Some(first) = text.chars().next() else { return (Type::Json, "") };
+    let rest = &text[1..];
+    let reference = |rest: &'static str| {
+        let (number, rest) = rest.split_once(';').unwrap_or((rest, ""));
+        (StructRef(number.trim_start_matches('@').parse().unwrap_or(0)), rest)
+    };
+    match first {
+        's' => (Type::String, rest),
+        'i' => (Type::Int32, rest),
+        'l' => (Type::Int64, rest),
+        'b' => (Type::Bool, rest),
+        'f' => (Type::Float64, rest),
+        'y' => (Type::Bytes, rest),
+        'Q' => (Type::Quantity, rest),
+        'T' => (Type::Time, rest),
+        'M' => (Type::MicroTime, rest),
+        'D' => (Type::Duration, rest),
+        'O' => (Type::IntOrString, rest),
+        'R' => (Type::RawExtension, rest),
+        'V' => (Type::FieldsV1, rest),
+        '[' => {
+            let (item, rest) = parse_type(rest);
+            (Type::List(Box::new(item)), rest)
+        }
+        '{' => {
+            let (item, rest) = parse_type(rest);
+            (Type::Map(Box::new(item)), rest)
+        }
+        '@' => {
+            let (at, rest) = reference(rest);
+            (Type::Struct(at), rest)
+        }
+        'P' => {
+            let (at, rest) = reference(rest);
+            (Type::StructOrList(at), rest)
+        }
+        'B' => {
+            let (at, rest) = reference(rest);
+            (Type::StructOrBool(at), rest)
+        }
+        'C' => {
+            let (at, rest) = reference(rest);
+            (Type::StructOrStrings(at), rest)
+        }
+        _ => (Type::Json, rest),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn kinds_and_fields_are_found() {
+        let pod = kind("", "v1", "Pod").unwrap();
+        assert_eq!((pod.go_type, pod.name(), pod.has_type_meta), ("v1.Pod", "Pod", true));
+        let names: Vec<&str> = pod.fields.iter().map(|field| field.json).collect();
+        assert_eq!(names, ["kind", "apiVersion", "metadata", "spec", "status"]);
+        let Type::Struct(spec) = &pod.field("spec").unwrap().ty else { panic!("spec is a struct") };
+        let containers = spec.get().field("containers").unwrap();
+        assert_eq!(containers.go_type, "[]v1.Container");
+        assert_eq!(containers.list, ListType::Map(vec!["name"]));
+        assert_eq!((containers.patch_strategy, containers.patch_merge_key), ("merge", "name"));
+        assert!(kind("", "v1", "Nope").is_none());
+    }
+
+    #[test]
+    fn inlined_structs_are_flattened() {
+        let volume = Schemas::get().openapi("io.k8s.api.core.v1.Volume").unwrap();
+        let empty_dir = volume.field("emptyDir").unwrap();
+        assert_eq!(empty_dir.inlined_in, [2]);
+        assert!(empty_dir.pointer);
+        assert!(volume.field("-").is_none());
+    }
+
+    #[test]
+    fn every_served_kind_has_a_type() {
+        for resource in crate::resources::all() {
+            assert!(kind(&resource.group, &resource.version, &resource.kind).is_some(), "{resource:?}");
+        }
+    }
+}
