@@ -37,12 +37,7 @@ struct Window(VecDeque<(Instant, Revision)>);
 
 impl Window {
     /// Notes the present and answers the revision to compact to, if any.
-    fn observe(
-        &mut self,
-        policy: &AutoCompaction,
-        now: Instant,
-        revision: Revision,
-    ) -> Option<Revision> {
+    fn observe(&mut self, policy: &AutoCompaction, now: Instant, revision: Revision) -> Option<Revision> {
         let mut target = None;
         while let Some((seen, old)) = self.0.front().copied()
             && now.duration_since(seen) >= policy.keep
@@ -54,20 +49,13 @@ impl Window {
         if self.0.back().is_none_or(|(_, last)| *last < revision) {
             self.0.push_back((now, revision));
         }
-        let bound = policy
-            .keep_revisions
-            .and_then(|keep| revision.0.checked_sub(keep))
-            .map(Revision);
+        let bound = policy.keep_revisions.and_then(|keep| revision.0.checked_sub(keep)).map(Revision);
         target.max(bound)
     }
 }
 
 /// Compacts `store` by `policy` until `shutdown`. A failed compaction is logged and tried again at the next interval.
-pub async fn auto_compact(
-    store: Arc<dyn Store>,
-    policy: AutoCompaction,
-    shutdown: CancellationToken,
-) {
+pub async fn auto_compact(store: Arc<dyn Store>, policy: AutoCompaction, shutdown: CancellationToken) {
     let mut ticks = tokio::time::interval(policy.interval.max(Duration::from_millis(10)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut window = Window::default();
@@ -98,18 +86,11 @@ mod tests {
 
     #[test]
     fn the_window_moves() {
-        let policy = AutoCompaction {
-            keep: Duration::from_secs(300),
-            ..AutoCompaction::default()
-        };
+        let policy = AutoCompaction { keep: Duration::from_secs(300), ..AutoCompaction::default() };
         let start = Instant::now();
         let mut window = Window::default();
         let mut check = |secs: u64, revision: u64, expected: Option<u64>| {
-            let got = window.observe(
-                &policy,
-                start + Duration::from_secs(secs),
-                Revision(revision),
-            );
+            let got = window.observe(&policy, start + Duration::from_secs(secs), Revision(revision));
             assert_eq!(got, expected.map(Revision), "at {secs} s");
         };
         check(0, 10, None);
@@ -124,15 +105,9 @@ mod tests {
 
     #[test]
     fn a_bound_on_revisions() {
-        let policy = AutoCompaction {
-            keep_revisions: Some(100),
-            ..AutoCompaction::default()
-        };
+        let policy = AutoCompaction { keep_revisions: Some(100), ..AutoCompaction::default() };
         let now = Instant::now();
         assert_eq!(Window::default().observe(&policy, now, Revision(50)), None);
-        assert_eq!(
-            Window::default().observe(&policy, now, Revision(150)),
-            Some(Revision(50))
-        );
+        assert_eq!(Window::default().observe(&policy, now, Revision(150)), Some(Revision(50)));
     }
 }

@@ -10,9 +10,7 @@ use crate::Revision;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The history at that revision is gone. Read at the latest revision, then watch from the one after it.
-    #[error(
-        "revision {requested} has been compacted (history starts after revision {compact_revision})"
-    )]
+    #[error("revision {requested} has been compacted (history starts after revision {compact_revision})")]
     Compacted {
         /// The revision asked for.
         requested: Revision,
@@ -99,9 +97,6 @@ pub enum StoreError {
 impl StoreError {
     /// Whether the same request can succeed later without anyone changing it.
     pub fn is_retriable(&self) -> bool {
-        matches!(
-            self,
-            StoreError::NoSpace { .. } | StoreError::FutureRevision { .. } | StoreError::Io { .. }
-        )
+        matches!(self, StoreError::NoSpace { .. } | StoreError::FutureRevision { .. } | StoreError::Io { .. })
     }
 }

@@ -70,12 +70,7 @@ pub(crate) struct Index {
 
 impl Index {
     pub fn new(compacted: u64) -> Index {
-        Index {
-            keys: BTreeMap::new(),
-            superseded: VecDeque::new(),
-            revision: compacted.max(1),
-            compacted,
-        }
+        Index { keys: BTreeMap::new(), superseded: VecDeque::new(), revision: compacted.max(1), compacted }
     }
 
     pub fn revision(&self) -> u64 {
@@ -102,30 +97,16 @@ impl Index {
         self.revision = self.revision.max(at);
         match self.keys.get_mut(key) {
             Some(history) => {
-                self.superseded.push_back(Superseded {
-                    at,
-                    key: key.clone(),
-                    id: history.latest.id,
-                });
+                self.superseded.push_back(Superseded { at, key: key.clone(), id: history.latest.id });
                 history.older.push(history.latest);
                 history.latest = version;
             }
             None => {
-                self.keys.insert(
-                    key.clone(),
-                    History {
-                        latest: version,
-                        older: Vec::new(),
-                    },
-                );
+                self.keys.insert(key.clone(), History { latest: version, older: Vec::new() });
             }
         }
         if version.deleted {
-            self.superseded.push_back(Superseded {
-                at,
-                key: key.clone(),
-                id: version.id,
-            });
+            self.superseded.push_back(Superseded { at, key: key.clone(), id: version.id });
         }
     }
 
@@ -133,10 +114,9 @@ impl Index {
     pub fn readable(&self, at: Option<Revision>) -> Result<u64, StoreError> {
         match at {
             None => Ok(self.revision),
-            Some(requested) if requested.0 > self.revision => Err(StoreError::FutureRevision {
-                requested,
-                current: Revision(self.revision),
-            }),
+            Some(requested) if requested.0 > self.revision => {
+                Err(StoreError::FutureRevision { requested, current: Revision(self.revision) })
+            }
             Some(requested) if requested.0 < self.compacted => Err(self.compacted_error(requested)),
             Some(requested) => Ok(requested.0),
         }
@@ -144,18 +124,11 @@ impl Index {
 
     /// Whether events from `from` on are complete.
     pub fn watchable(&self, from: Revision) -> Result<(), StoreError> {
-        if self.compacted > 0 && from.0 <= self.compacted {
-            Err(self.compacted_error(from))
-        } else {
-            Ok(())
-        }
+        if self.compacted > 0 && from.0 <= self.compacted { Err(self.compacted_error(from)) } else { Ok(()) }
     }
 
     fn compacted_error(&self, requested: Revision) -> StoreError {
-        StoreError::Compacted {
-            requested,
-            compact_revision: Revision(self.compacted),
-        }
+        StoreError::Compacted { requested, compact_revision: Revision(self.compacted) }
     }
 
     /// Up to `limit` keys of `[start, end)` (empty `end`: no end) that exist at `revision`, after looking at no more
@@ -175,11 +148,7 @@ impl Index {
         {
             return None;
         }
-        let upper = if end.is_empty() {
-            Bound::Unbounded
-        } else {
-            Bound::Excluded(end)
-        };
+        let upper = if end.is_empty() { Bound::Unbounded } else { Bound::Excluded(end) };
         for (looked, (key, history)) in self.keys.range::<[u8], _>((start, upper)).enumerate() {
             if let Some(version) = history.at(revision).and_then(Version::live) {
                 out.push((key.clone(), version));
@@ -194,10 +163,7 @@ impl Index {
     /// Marks revisions below `at` unreadable. False when they already were.
     pub fn set_compacted(&mut self, at: Revision) -> Result<bool, StoreError> {
         if at.0 > self.revision {
-            return Err(StoreError::FutureRevision {
-                requested: at,
-                current: Revision(self.revision),
-            });
+            return Err(StoreError::FutureRevision { requested: at, current: Revision(self.revision) });
         }
         if at.0 <= self.compacted {
             return Ok(false);
@@ -248,11 +214,7 @@ mod tests {
     use super::*;
 
     fn version(revision: u64, create: u64, deleted: bool) -> Version {
-        Version {
-            id: Id { revision, sub: 0 },
-            create,
-            deleted,
-        }
+        Version { id: Id { revision, sub: 0 }, create, deleted }
     }
 
     #[test]
@@ -267,13 +229,7 @@ mod tests {
         assert_eq!(index.at(b"a", 4), None);
 
         assert!(index.set_compacted(Revision(3)).unwrap());
-        assert_eq!(
-            index.take_unreadable(10),
-            vec![Id {
-                revision: 2,
-                sub: 0
-            }]
-        );
+        assert_eq!(index.take_unreadable(10), vec![Id { revision: 2, sub: 0 }]);
         assert_eq!(index.at(b"a", 3).unwrap().id.revision, 3);
 
         assert!(index.set_compacted(Revision(5)).unwrap());

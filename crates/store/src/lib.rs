@@ -130,14 +130,8 @@ impl Txn {
     pub fn put(key: impl Into<Bytes>, value: impl Into<Bytes>, expected: Revision) -> Txn {
         let key = key.into();
         Txn {
-            guards: vec![Guard {
-                key: key.clone(),
-                mod_revision: expected,
-            }],
-            ops: vec![Op::Put {
-                key,
-                value: value.into(),
-            }],
+            guards: vec![Guard { key: key.clone(), mod_revision: expected }],
+            ops: vec![Op::Put { key, value: value.into() }],
         }
     }
 
@@ -145,10 +139,7 @@ impl Txn {
     pub fn delete(key: impl Into<Bytes>, expected: Revision) -> Txn {
         let key = key.into();
         Txn {
-            guards: vec![Guard {
-                key: key.clone(),
-                mod_revision: expected,
-            }],
+            guards: vec![Guard { key: key.clone(), mod_revision: expected }],
             ops: vec![Op::Delete { key }],
         }
     }
@@ -206,12 +197,7 @@ impl Range {
     pub fn prefix(prefix: impl Into<Bytes>) -> Range {
         let start = prefix.into();
         let end = prefix_end(&start);
-        Range {
-            start,
-            end,
-            limit: 0,
-            at: None,
-        }
+        Range { start, end, limit: 0, at: None }
     }
 
     /// The same range with at most `limit` keys.
@@ -221,10 +207,7 @@ impl Range {
 
     /// The same range as of revision `at`.
     pub fn at(self, at: Revision) -> Range {
-        Range {
-            at: Some(at),
-            ..self
-        }
+        Range { at: Some(at), ..self }
     }
 }
 

@@ -11,9 +11,7 @@ use parking_lot::Mutex;
 use crate::index::{Id, Index, Version};
 use crate::plan::{self, Record, Verdict};
 use crate::watch::{Hub, Log, Replay};
-use crate::{
-    Event, KeyValue, Range, RangeResult, Revision, Store, StoreError, Txn, TxnOutcome, WatchStream,
-};
+use crate::{Event, KeyValue, Range, RangeResult, Revision, Store, StoreError, Txn, TxnOutcome, WatchStream};
 
 /// Events that one replayed batch holds before it is cut at the next revision.
 const REPLAY_EVENTS: usize = 512;
@@ -26,18 +24,12 @@ struct State {
 
 impl State {
     fn key_value(&self, key: &Bytes, version: Version) -> KeyValue {
-        let value = self
-            .records
-            .get(&version.id)
-            .map(|r| r.value.clone())
-            .unwrap_or_default();
+        let value = self.records.get(&version.id).map(|r| r.value.clone()).unwrap_or_default();
         plan::key_value(key.clone(), value, version)
     }
 
     fn event(&self, record: Record) -> Event {
-        let prev = record
-            .prev
-            .and_then(|id| Some((id, self.records.get(&id)?.value.clone())));
+        let prev = record.prev.and_then(|id| Some((id, self.records.get(&id)?.value.clone())));
         plan::event(record, prev)
     }
 }
@@ -61,17 +53,8 @@ impl Default for MemoryStore {
 impl MemoryStore {
     /// An empty store at revision 1.
     pub fn new() -> MemoryStore {
-        let state = State {
-            index: Index::new(0),
-            records: BTreeMap::new(),
-            bytes: 0,
-        };
-        MemoryStore {
-            inner: Arc::new(Inner {
-                state: Mutex::new(state),
-            }),
-            hub: Hub::new(Revision(1)),
-        }
+        let state = State { index: Index::new(0), records: BTreeMap::new(), bytes: 0 };
+        MemoryStore { inner: Arc::new(Inner { state: Mutex::new(state) }), hub: Hub::new(Revision(1)) }
     }
 }
 
@@ -91,11 +74,8 @@ impl Store for MemoryStore {
         match plan::evaluate(txn, revision, |key| state.index.latest(key)) {
             Verdict::NoChange => Ok(TxnOutcome::Committed(Revision(revision - 1))),
             Verdict::GuardFailed => {
-                let current =
-                    |key: &Bytes| Some(state.key_value(key, state.index.latest(key)?.live()?));
-                Ok(TxnOutcome::GuardFailed {
-                    current: guarded.iter().map(current).collect(),
-                })
+                let current = |key: &Bytes| Some(state.key_value(key, state.index.latest(key)?.live()?));
+                Ok(TxnOutcome::GuardFailed { current: guarded.iter().map(current).collect() })
             }
             Verdict::Records(records) => {
                 let events: Vec<Event> = records.iter().map(|r| state.event(r.clone())).collect();
@@ -123,32 +103,14 @@ impl Store for MemoryStore {
     async fn range(&self, range: Range) -> Result<RangeResult, StoreError> {
         let state = self.inner.state.lock();
         let revision = state.index.readable(range.at)?;
-        let limit = if range.limit == 0 {
-            usize::MAX
-        } else {
-            range.limit
-        };
+        let limit = if range.limit == 0 { usize::MAX } else { range.limit };
         let mut found = Vec::new();
         let start = Bound::Included(&range.start[..]);
-        state.index.scan(
-            start,
-            &range.end,
-            revision,
-            limit.saturating_add(1),
-            usize::MAX,
-            &mut found,
-        );
+        state.index.scan(start, &range.end, revision, limit.saturating_add(1), usize::MAX, &mut found);
         let more = found.len() > limit;
         found.truncate(limit);
-        let kvs = found
-            .iter()
-            .map(|(key, version)| state.key_value(key, *version))
-            .collect();
-        Ok(RangeResult {
-            kvs,
-            more,
-            revision: Revision(revision),
-        })
+        let kvs = found.iter().map(|(key, version)| state.key_value(key, *version)).collect();
+        Ok(RangeResult { kvs, more, revision: Revision(revision) })
     }
 
     async fn watch(&self, prefix: Bytes, from: Revision) -> Result<WatchStream, StoreError> {
@@ -182,37 +144,21 @@ impl Store for MemoryStore {
 
 #[async_trait]
 impl Log for Inner {
-    async fn replay(
-        &self,
-        prefix: &Bytes,
-        from: Revision,
-        to: Revision,
-    ) -> Result<Replay, StoreError> {
+    async fn replay(&self, prefix: &Bytes, from: Revision, to: Revision) -> Result<Replay, StoreError> {
         let state = self.state.lock();
         state.index.watchable(from)?;
         let mut events: Vec<Event> = Vec::new();
-        for (id, record) in state.records.range(
-            Id {
-                revision: from.0,
-                sub: 0,
-            }..,
-        ) {
+        for (id, record) in state.records.range(Id { revision: from.0, sub: 0 }..) {
             if id.revision > to.0 {
                 break;
             }
             if events.len() >= REPLAY_EVENTS && id.sub == 0 {
-                return Ok(Replay {
-                    events,
-                    next: Revision(id.revision),
-                });
+                return Ok(Replay { events, next: Revision(id.revision) });
             }
             if record.key.starts_with(prefix) {
                 events.push(state.event(record.clone()));
             }
         }
-        Ok(Replay {
-            events,
-            next: to.next(),
-        })
+        Ok(Replay { events, next: to.next() })
     }
 }

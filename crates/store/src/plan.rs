@@ -6,8 +6,7 @@ use bytes::Bytes;
 
 use crate::index::{Id, Version};
 use crate::{
-    Event, EventKind, KeyValue, MAX_KEY_BYTES, MAX_TXN_BYTES, MAX_TXN_OPS, Op, Revision,
-    StoreError, Txn,
+    Event, EventKind, KeyValue, MAX_KEY_BYTES, MAX_TXN_BYTES, MAX_TXN_OPS, Op, Revision, StoreError, Txn,
 };
 
 /// One entry of the log.
@@ -33,18 +32,9 @@ pub(crate) enum Verdict {
 pub(crate) fn validate(txn: &Txn) -> Result<(), StoreError> {
     let too_large = |what, size, limit| Err(StoreError::TooLarge { what, size, limit });
     if txn.ops.len() > MAX_TXN_OPS || txn.guards.len() > MAX_TXN_OPS {
-        return too_large(
-            "transaction (operations)",
-            txn.ops.len().max(txn.guards.len()),
-            MAX_TXN_OPS,
-        );
+        return too_large("transaction (operations)", txn.ops.len().max(txn.guards.len()), MAX_TXN_OPS);
     }
-    for key in txn
-        .guards
-        .iter()
-        .map(|g| &g.key)
-        .chain(txn.ops.iter().map(Op::key))
-    {
+    for key in txn.guards.iter().map(|g| &g.key).chain(txn.ops.iter().map(Op::key)) {
         if key.is_empty() {
             return Err(StoreError::InvalidArgument("a key is empty".into()));
         }
@@ -61,27 +51,16 @@ pub(crate) fn validate(txn: &Txn) -> Result<(), StoreError> {
         }
         if !seen.insert(op.key()) {
             let key = String::from_utf8_lossy(op.key());
-            return Err(StoreError::InvalidArgument(format!(
-                "key {key:?} occurs twice in the transaction"
-            )));
+            return Err(StoreError::InvalidArgument(format!("key {key:?} occurs twice in the transaction")));
         }
     }
-    if bytes > MAX_TXN_BYTES {
-        too_large("transaction (bytes)", bytes, MAX_TXN_BYTES)
-    } else {
-        Ok(())
-    }
+    if bytes > MAX_TXN_BYTES { too_large("transaction (bytes)", bytes, MAX_TXN_BYTES) } else { Ok(()) }
 }
 
 /// Checks the guards and makes the records of `revision`. `latest` answers a key's newest version.
-pub(crate) fn evaluate(
-    txn: Txn,
-    revision: u64,
-    latest: impl Fn(&[u8]) -> Option<Version>,
-) -> Verdict {
+pub(crate) fn evaluate(txn: Txn, revision: u64, latest: impl Fn(&[u8]) -> Option<Version>) -> Verdict {
     let live = |key: &[u8]| latest(key).and_then(Version::live);
-    let holds =
-        |key: &[u8], expected: Revision| live(key).map_or(0, |v| v.id.revision) == expected.0;
+    let holds = |key: &[u8], expected: Revision| live(key).map_or(0, |v| v.id.revision) == expected.0;
     if !txn.guards.iter().all(|g| holds(&g.key, g.mod_revision)) {
         return Verdict::GuardFailed;
     }
@@ -89,46 +68,21 @@ pub(crate) fn evaluate(
     for op in txn.ops {
         let existing = live(op.key());
         // MAX_TXN_OPS keeps the number of records far below u32::MAX.
-        let id = Id {
-            revision,
-            sub: records.len() as u32,
-        };
+        let id = Id { revision, sub: records.len() as u32 };
         let prev = existing.map(|v| v.id);
         let create = existing.map_or(revision, |v| v.create);
         match op {
             Op::Put { key, value } => {
-                records.push(Record {
-                    key,
-                    value,
-                    version: Version {
-                        id,
-                        create,
-                        deleted: false,
-                    },
-                    prev,
-                });
+                records.push(Record { key, value, version: Version { id, create, deleted: false }, prev });
             }
             Op::Delete { key } if existing.is_some() => {
-                let version = Version {
-                    id,
-                    create,
-                    deleted: true,
-                };
-                records.push(Record {
-                    key,
-                    value: Bytes::new(),
-                    version,
-                    prev,
-                });
+                let version = Version { id, create, deleted: true };
+                records.push(Record { key, value: Bytes::new(), version, prev });
             }
             Op::Delete { .. } => {}
         }
     }
-    if records.is_empty() {
-        Verdict::NoChange
-    } else {
-        Verdict::Records(records)
-    }
+    if records.is_empty() { Verdict::NoChange } else { Verdict::Records(records) }
 }
 
 /// A version with its value.
@@ -143,30 +97,13 @@ pub(crate) fn key_value(key: Bytes, value: Bytes, version: Version) -> KeyValue 
 
 /// The event of a record whose previous value is known.
 pub(crate) fn event(record: Record, prev: Option<(Id, Bytes)>) -> Event {
-    let Record {
-        key,
-        value,
-        version,
-        ..
-    } = record;
+    let Record { key, value, version, .. } = record;
     let prev = prev.map(|(id, value)| {
-        key_value(
-            key.clone(),
-            value,
-            Version {
-                id,
-                create: version.create,
-                deleted: false,
-            },
-        )
+        key_value(key.clone(), value, Version { id, create: version.create, deleted: false })
     });
     Event {
         revision: Revision(version.id.revision),
-        kind: if version.deleted {
-            EventKind::Delete
-        } else {
-            EventKind::Put
-        },
+        kind: if version.deleted { EventKind::Delete } else { EventKind::Put },
         kv: key_value(key, value, version),
         prev,
     }

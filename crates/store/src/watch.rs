@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::{Event, Revision, StoreError, WatchStream};
 
@@ -30,12 +30,7 @@ pub(crate) struct Replay {
 pub(crate) trait Log: Send + Sync + 'static {
     /// Events of `prefix` from `from` up to at most `to`, whole revisions, as many as fit a sensible batch. `Compacted`
     /// when they are not complete.
-    async fn replay(
-        &self,
-        prefix: &Bytes,
-        from: Revision,
-        to: Revision,
-    ) -> Result<Replay, StoreError>;
+    async fn replay(&self, prefix: &Bytes, from: Revision, to: Revision) -> Result<Replay, StoreError>;
 }
 
 #[derive(Debug)]
@@ -67,6 +62,8 @@ struct State {
 #[derive(Debug)]
 pub(crate) struct Hub {
     state: Mutex<State>,
+    /// The revision up to which events are handed out, for those who wait for it.
+    published: watch::Sender<Revision>,
     queue_bytes: usize,
 }
 
@@ -84,22 +81,15 @@ impl Hub {
     }
 
     fn with_queue(revision: Revision, queue_bytes: usize) -> Arc<Hub> {
-        let state = State {
-            published: revision,
-            closed: false,
-            next_id: 0,
-            watchers: HashMap::new(),
-        };
-        Arc::new(Hub {
-            state: Mutex::new(state),
-            queue_bytes,
-        })
+        let state = State { published: revision, closed: false, next_id: 0, watchers: HashMap::new() };
+        Arc::new(Hub { state: Mutex::new(state), published: watch::Sender::new(revision), queue_bytes })
     }
 
     /// Hands out the events of the revisions up to `to`; calls come in revision order.
     pub fn publish(&self, events: &[Event], to: Revision) {
         let mut state = self.state.lock();
         state.published = to;
+        self.published.send_replace(to);
         for watcher in state.watchers.values_mut() {
             let Mode::Live(from) = watcher.mode else {
                 continue;
@@ -118,6 +108,30 @@ impl Hub {
         }
     }
 
+    /// Says that revisions `first..=to` are in the log without handing out their events: live watchers read them there.
+    pub fn skip(&self, first: Revision, to: Revision) {
+        let mut state = self.state.lock();
+        state.published = to;
+        self.published.send_replace(to);
+        for watcher in state.watchers.values_mut() {
+            if let Mode::Live(from) = watcher.mode {
+                watcher.mode = Mode::Behind(from.max(first));
+                watcher.wake.notify_one();
+            }
+        }
+    }
+
+    /// Whether anybody could want events.
+    pub fn has_watchers(&self) -> bool {
+        !self.state.lock().watchers.is_empty()
+    }
+
+    /// Waits until events up to `revision` are handed out (or the hub is gone).
+    pub async fn published(&self, revision: Revision) {
+        // An error means that the sender is gone, but it lives in `self`.
+        let _ = self.published.subscribe().wait_for(|now| *now >= revision).await;
+    }
+
     /// Ends all streams once they have handed out what they have.
     pub fn close(&self) {
         let mut state = self.state.lock();
@@ -128,12 +142,7 @@ impl Hub {
     }
 
     /// A stream of the events of `prefix` from `from` on.
-    pub fn watch(
-        self: &Arc<Self>,
-        log: Arc<dyn Log>,
-        prefix: Bytes,
-        from: Revision,
-    ) -> WatchStream {
+    pub fn watch(self: &Arc<Self>, log: Arc<dyn Log>, prefix: Bytes, from: Revision) -> WatchStream {
         let wake = Arc::new(Notify::new());
         let id = {
             let mut state = self.state.lock();
@@ -149,14 +158,7 @@ impl Hub {
             state.watchers.insert(id, watcher);
             id
         };
-        let reader = Reader {
-            hub: self.clone(),
-            id,
-            prefix,
-            wake,
-            log,
-            failed: false,
-        };
+        let reader = Reader { hub: self.clone(), id, prefix, wake, log, failed: false };
         futures::stream::unfold(reader, |mut reader| async {
             let item = reader.next().await?;
             Some((item, reader))
@@ -171,16 +173,11 @@ impl Hub {
             return Step::End;
         };
         if let Some(batch) = watcher.queue.pop_front() {
-            watcher.queued_bytes = watcher
-                .queued_bytes
-                .saturating_sub(batch.iter().map(event_bytes).sum());
+            watcher.queued_bytes = watcher.queued_bytes.saturating_sub(batch.iter().map(event_bytes).sum());
             return Step::Yield(batch);
         }
         match watcher.mode {
-            Mode::Behind(from) if from <= published => Step::Read {
-                from,
-                to: published,
-            },
+            Mode::Behind(from) if from <= published => Step::Read { from, to: published },
             _ if closed => Step::End,
             Mode::Behind(from) => {
                 watcher.mode = Mode::Live(from);

@@ -1,0 +1,175 @@
+//! Group commit: many writers' transactions share one durable batch.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::mpsc as sync_mpsc;
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use super::Shared;
+use crate::index::{Id, Version};
+use crate::plan::{self, Record, Verdict};
+use crate::{Event, Op, Revision, StoreError, Txn};
+
+/// Most transactions in one batch.
+const BATCH_TXNS: usize = 1024;
+/// Bytes of keys and values at which a batch is full.
+const BATCH_BYTES: usize = 4 << 20;
+/// Committed batches whose events wait to be published before the committer waits.
+const UNPUBLISHED: usize = 64;
+
+pub(super) struct Request {
+    pub txn: Txn,
+    pub reply: oneshot::Sender<Result<Reply, StoreError>>,
+}
+
+pub(super) enum Reply {
+    Committed(Revision),
+    /// The revision at which the guards were checked.
+    GuardFailed(Revision),
+}
+
+/// The committing and the publishing thread; both end when the queue's senders are gone.
+pub(super) struct Committer {
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Committer {
+    pub fn start(shared: Arc<Shared>, requests: mpsc::Receiver<Request>) -> Result<Committer, StoreError> {
+        let (committed, to_publish) = sync_mpsc::sync_channel(UNPUBLISHED);
+        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name(name.into()).spawn(run).map_err(|e| StoreError::Io {
+                action: "start the committer of",
+                path: shared.path.clone(),
+                source: Arc::new(e),
+            })
+        };
+        let (publisher, committer) = (shared.clone(), shared.clone());
+        let threads = vec![
+            spawn("store-publish", Box::new(move || publish(&publisher, &to_publish)))?,
+            spawn("store-commit", Box::new(move || run(&committer, requests, &committed)))?,
+        ];
+        Ok(Committer { threads })
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the store panicked");
+            }
+        }
+    }
+}
+
+fn run(
+    shared: &Shared,
+    mut requests: mpsc::Receiver<Request>,
+    committed: &sync_mpsc::SyncSender<Vec<Record>>,
+) {
+    while let Some(first) = requests.blocking_recv() {
+        let mut bytes = weight(&first.txn);
+        let mut batch = vec![first];
+        while batch.len() < BATCH_TXNS
+            && bytes < BATCH_BYTES
+            && let Ok(next) = requests.try_recv()
+        {
+            bytes += weight(&next.txn);
+            batch.push(next);
+        }
+        commit(shared, batch, committed);
+    }
+}
+
+fn weight(txn: &Txn) -> usize {
+    txn.ops
+        .iter()
+        .map(|op| op.key().len() + if let Op::Put { value, .. } = op { value.len() } else { 0 })
+        .sum()
+}
+
+/// Checks the transactions in order, as if each were alone, and commits what they change as one batch.
+fn commit(shared: &Shared, batch: Vec<Request>, committed: &sync_mpsc::SyncSender<Vec<Record>>) {
+    let (mut records, mut replies) = (Vec::new(), Vec::new());
+    let refusal = shared.refuse_if_poisoned().err();
+    let no_space = shared.directory.check_space(shared.reserve_bytes).err();
+    {
+        let index = shared.index.read();
+        let mut pending: HashMap<Bytes, Version> = HashMap::new();
+        let mut revision = index.revision();
+        for Request { txn, reply } in batch {
+            let puts = txn.ops.iter().any(|op| matches!(op, Op::Put { .. }));
+            if let Some(error) = refusal.as_ref().or(no_space.as_ref().filter(|_| puts)) {
+                // Nobody listens when the writer has given up; that is fine here and below.
+                let _ = reply.send(Err(error.clone()));
+                continue;
+            }
+            let latest = |key: &[u8]| pending.get(key).copied().or_else(|| index.latest(key));
+            let answer = match plan::evaluate(txn, revision + 1, latest) {
+                Verdict::GuardFailed => Reply::GuardFailed(Revision(revision)),
+                Verdict::NoChange => Reply::Committed(Revision(revision)),
+                Verdict::Records(new) => {
+                    revision += 1;
+                    pending.extend(new.iter().map(|r| (r.key.clone(), r.version)));
+                    records.extend(new);
+                    Reply::Committed(Revision(revision))
+                }
+            };
+            replies.push((reply, answer));
+        }
+    }
+    if !records.is_empty() {
+        if let Err(error) = shared.engine.commit(&records) {
+            let cause = error.to_string();
+            tracing::error!(path = %shared.path.display(), %error, "a commit failed; the store refuses writes from now on");
+            let cause = shared.poison.get_or_init(|| cause);
+            // Also those that change nothing: they may have been judged by what was not committed.
+            for (reply, _) in replies {
+                let _ = reply.send(Err(StoreError::Poisoned { cause: cause.clone() }));
+            }
+            return;
+        }
+        let mut index = shared.index.write();
+        for record in &records {
+            index.apply(&record.key, record.version);
+        }
+    }
+    for (reply, answer) in replies {
+        let _ = reply.send(Ok(answer));
+    }
+    if !records.is_empty() && committed.send(records).is_err() {
+        tracing::error!("the store's publisher is gone; watches stand still");
+    }
+}
+
+fn publish(shared: &Shared, committed: &sync_mpsc::Receiver<Vec<Record>>) {
+    while let Ok(records) = committed.recv() {
+        let revision = |record: Option<&Record>| Revision(record.map_or(0, |r| r.version.id.revision));
+        let (first, last) = (revision(records.first()), revision(records.last()));
+        if !shared.hub.has_watchers() {
+            shared.hub.skip(first, last);
+            continue;
+        }
+        match events(shared, records) {
+            Ok(events) => shared.hub.publish(&events, last),
+            Err(error) => {
+                tracing::error!(%error, "cannot read previous values; watchers will read the log themselves");
+                shared.hub.skip(first, last);
+            }
+        }
+    }
+}
+
+/// The records' events, with the values that they replaced.
+pub(super) fn events(shared: &Shared, records: Vec<Record>) -> Result<Vec<Event>, StoreError> {
+    let replaced: Vec<Id> = records.iter().filter_map(|r| r.prev).collect();
+    let mut values = shared.engine.values(&replaced)?.into_iter();
+    let event = |record: Record| {
+        let prev = record.prev.and_then(|id| Some((id, values.next()??)));
+        plan::event(record, prev)
+    };
+    Ok(records.into_iter().map(event).collect())
+}
