@@ -90,15 +90,8 @@ pub(crate) fn default_empty_to(parent: &mut Value, key: &str, value: impl Into<V
 }
 
 /// Mutable items of the list at `parent[key]`, none when absent.
-pub(crate) fn items_mut<'a>(
-    parent: &'a mut Value,
-    key: &str,
-) -> impl Iterator<Item = &'a mut Value> {
-    parent
-        .get_mut(key)
-        .and_then(Value::as_array_mut)
-        .into_iter()
-        .flatten()
+pub(crate) fn items_mut<'a>(parent: &'a mut Value, key: &str) -> impl Iterator<Item = &'a mut Value> {
+    parent.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten()
 }
 
 /// Removes `parent[key]`.
@@ -127,14 +120,10 @@ pub(crate) fn keep_field(obj: &mut Value, old: &Value, key: &str) {
 pub(crate) fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(x), Value::Object(y)) => {
-            x.iter()
-                .all(|(k, v)| same(v, b.get(k).unwrap_or(&Value::Null)))
-                && y.iter()
-                    .all(|(k, v)| x.contains_key(k) || same(&Value::Null, v))
+            x.iter().all(|(k, v)| same(v, b.get(k).unwrap_or(&Value::Null)))
+                && y.iter().all(|(k, v)| x.contains_key(k) || same(&Value::Null, v))
         }
-        (Value::Array(x), Value::Array(y)) => {
-            x.len() == y.len() && x.iter().zip(y).all(|(p, q)| same(p, q))
-        }
+        (Value::Array(x), Value::Array(y)) => x.len() == y.len() && x.iter().zip(y).all(|(p, q)| same(p, q)),
         (Value::Null, Value::Array(v)) | (Value::Array(v), Value::Null) => v.is_empty(),
         (Value::Null, Value::Object(v)) | (Value::Object(v), Value::Null) => v.is_empty(),
         _ => a == b,

@@ -12,11 +12,7 @@ pub fn human_duration(seconds: i64) -> String {
         return "0s".to_owned();
     }
     let two = |a: i64, unit: &str, b: i64, small: &str| {
-        if b == 0 {
-            format!("{a}{unit}")
-        } else {
-            format!("{a}{unit}{b}{small}")
-        }
+        if b == 0 { format!("{a}{unit}") } else { format!("{a}{unit}{b}{small}") }
     };
     if seconds < 60 * 2 {
         return format!("{seconds}s");

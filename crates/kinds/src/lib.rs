@@ -10,6 +10,7 @@ mod metadata;
 mod printer;
 #[cfg(test)]
 mod testing;
+mod validate;
 
 pub mod apps;
 pub mod coordination;
@@ -130,6 +131,7 @@ pub fn strategy(group: &str, kind: &str) -> Option<&'static dyn Strategy> {
     Some(match (group, kind) {
         ("", "ConfigMap") => &core::configmap::ConfigMap,
         ("", "Namespace") => &core::namespace::Namespace,
+        ("", "Pod") => &core::pod::Pod,
         ("", "Secret") => &core::secret::Secret,
         ("apps", "ControllerRevision") => &apps::controllerrevision::ControllerRevision,
         ("coordination.k8s.io", "Lease") => &coordination::lease::Lease,

@@ -15,11 +15,7 @@ pub(crate) const IMMUTABLE: &str = "field is immutable";
 /// Messages about a name under `rule`.
 pub(crate) fn check_name(rule: NameRule, name: &str, prefix: bool) -> Vec<String> {
     if rule == NameRule::PathSegment {
-        return if prefix {
-            names::path_segment_prefix(name)
-        } else {
-            names::path_segment(name)
-        };
+        return if prefix { names::path_segment_prefix(name) } else { names::path_segment(name) };
     }
     let masked;
     let name = if prefix {
@@ -41,29 +37,17 @@ pub fn validate_object_meta(obj: &Value, namespaced: bool, rule: NameRule) -> Er
     validate_meta(&obj["metadata"], namespaced, rule, &Path::new("metadata"))
 }
 
-pub(crate) fn validate_meta(
-    meta: &Value,
-    namespaced: bool,
-    rule: NameRule,
-    path: &Path,
-) -> ErrorList {
+pub(crate) fn validate_meta(meta: &Value, namespaced: bool, rule: NameRule, path: &Path) -> ErrorList {
     let mut errs = ErrorList::new();
     let generate_name = meta["generateName"].text();
     if !generate_name.is_empty() {
         for msg in check_name(rule, generate_name, true) {
-            errs.push(field::invalid(
-                &path.child("generateName"),
-                generate_name,
-                msg,
-            ));
+            errs.push(field::invalid(&path.child("generateName"), generate_name, msg));
         }
     }
     let name = meta["name"].text();
     if name.is_empty() {
-        errs.push(field::required(
-            &path.child("name"),
-            "name or generateName is required",
-        ));
+        errs.push(field::required(&path.child("name"), "name or generateName is required"));
     } else {
         for msg in check_name(rule, name, false) {
             errs.push(field::invalid(&path.child("name"), name, msg));
@@ -79,10 +63,7 @@ pub(crate) fn validate_meta(
             }
         }
     } else if !namespace.is_empty() {
-        errs.push(field::forbidden(
-            &path.child("namespace"),
-            "not allowed on this type",
-        ));
+        errs.push(field::forbidden(&path.child("namespace"), "not allowed on this type"));
     }
     let generation = meta["generation"].int();
     if generation < 0 {
@@ -93,22 +74,10 @@ pub(crate) fn validate_meta(
         ));
     }
     errs.extend(validate_labels(&meta["labels"], &path.child("labels")));
-    errs.extend(validate_annotations(
-        &meta["annotations"],
-        &path.child("annotations"),
-    ));
-    errs.extend(validate_owner_references(
-        &meta["ownerReferences"],
-        &path.child("ownerReferences"),
-    ));
-    errs.extend(validate_finalizers(
-        &meta["finalizers"],
-        &path.child("finalizers"),
-    ));
-    errs.extend(validate_kube_finalizers(
-        &meta["finalizers"],
-        &path.child("finalizers"),
-    ));
+    errs.extend(validate_annotations(&meta["annotations"], &path.child("annotations")));
+    errs.extend(validate_owner_references(&meta["ownerReferences"], &path.child("ownerReferences")));
+    errs.extend(validate_finalizers(&meta["finalizers"], &path.child("finalizers")));
+    errs.extend(validate_kube_finalizers(&meta["finalizers"], &path.child("finalizers")));
     errs
 }
 
@@ -119,11 +88,8 @@ pub fn validate_object_meta_update(obj: &Value, old: &Value) -> ErrorList {
     let mut errs = ErrorList::new();
     if was.has("deletionTimestamp") {
         let before = was["finalizers"].texts();
-        let mut extra: Vec<&str> = meta["finalizers"]
-            .texts()
-            .into_iter()
-            .filter(|f| !before.contains(f))
-            .collect();
+        let mut extra: Vec<&str> =
+            meta["finalizers"].texts().into_iter().filter(|f| !before.contains(f)).collect();
         extra.sort_unstable();
         extra.dedup();
         if !extra.is_empty() {
@@ -138,11 +104,7 @@ pub fn validate_object_meta_update(obj: &Value, old: &Value) -> ErrorList {
         }
     }
     if meta["resourceVersion"].text().is_empty() {
-        errs.push(field::invalid(
-            &path.child("resourceVersion"),
-            "",
-            "must be specified for an update",
-        ));
+        errs.push(field::invalid(&path.child("resourceVersion"), "", "must be specified for an update"));
     }
     if meta["generation"].int() < was["generation"].int() {
         errs.push(field::invalid(
@@ -151,39 +113,21 @@ pub fn validate_object_meta_update(obj: &Value, old: &Value) -> ErrorList {
             "must not be decremented",
         ));
     }
-    for key in [
-        "name",
-        "namespace",
-        "uid",
-        "creationTimestamp",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-    ] {
+    for key in
+        ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"]
+    {
         errs.extend(validate_immutable(&meta[key], &was[key], &path.child(key)));
     }
     errs.extend(validate_labels(&meta["labels"], &path.child("labels")));
-    errs.extend(validate_annotations(
-        &meta["annotations"],
-        &path.child("annotations"),
-    ));
-    errs.extend(validate_owner_references(
-        &meta["ownerReferences"],
-        &path.child("ownerReferences"),
-    ));
-    errs.extend(validate_kube_finalizers(
-        &meta["finalizers"],
-        &path.child("finalizers"),
-    ));
+    errs.extend(validate_annotations(&meta["annotations"], &path.child("annotations")));
+    errs.extend(validate_owner_references(&meta["ownerReferences"], &path.child("ownerReferences")));
+    errs.extend(validate_kube_finalizers(&meta["finalizers"], &path.child("finalizers")));
     errs
 }
 
 /// One error when the field changed.
 pub(crate) fn validate_immutable(new: &Value, old: &Value, path: &Path) -> ErrorList {
-    if same(new, old) {
-        ErrorList::new()
-    } else {
-        vec![field::invalid(path, new.clone(), IMMUTABLE)]
-    }
+    if same(new, old) { ErrorList::new() } else { vec![field::invalid(path, new.clone(), IMMUTABLE)] }
 }
 
 /// Label keys are qualified names, values short identifiers. Both kinds of error are reported at the map.
@@ -201,10 +145,7 @@ pub fn validate_labels(labels: &Value, path: &Path) -> ErrorList {
 /// A label key.
 pub(crate) fn validate_label_name(key: &str, path: &Path) -> ErrorList {
     // A key that is no qualified name at all is named after what it should be.
-    names::is_qualified_name(key)
-        .into_iter()
-        .map(|msg| field::invalid(path, key, msg))
-        .collect()
+    names::is_qualified_name(key).into_iter().map(|msg| field::invalid(path, key, msg)).collect()
 }
 
 /// Annotation keys are qualified names (in any case), and all together stay below 256 KiB.
@@ -231,11 +172,7 @@ fn validate_owner_references(owners: &Value, path: &Path) -> ErrorList {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         let kind = owner["kind"].text();
         if version.is_empty() {
-            errs.push(field::invalid(
-                &path.child("apiVersion"),
-                api_version,
-                "version must not be empty",
-            ));
+            errs.push(field::invalid(&path.child("apiVersion"), api_version, "version must not be empty"));
         }
         for key in ["kind", "name", "uid"] {
             if owner[key].text().is_empty() {

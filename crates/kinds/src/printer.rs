@@ -24,11 +24,7 @@ pub(crate) fn created_at(obj: &Value) -> Value {
 /// Names and images of a pod spec's containers, comma-separated.
 pub(crate) fn containers_and_images(pod_spec: &Value) -> (String, String) {
     let column = |key: &str| {
-        let all: Vec<&str> = pod_spec["containers"]
-            .items()
-            .iter()
-            .map(|c| c[key].text())
-            .collect();
+        let all: Vec<&str> = pod_spec["containers"].items().iter().map(|c| c[key].text()).collect();
         all.join(",")
     };
     (column("name"), column("image"))
@@ -36,10 +32,7 @@ pub(crate) fn containers_and_images(pod_spec: &Value) -> (String, String) {
 
 /// A map as `k=v,k=v` in key order; `<none>` when empty.
 pub(crate) fn format_labels(labels: &Value) -> String {
-    let mut pairs: Vec<String> = labels
-        .entries()
-        .map(|(k, v)| format!("{k}={}", v.text()))
-        .collect();
+    let mut pairs: Vec<String> = labels.entries().map(|(k, v)| format!("{k}={}", v.text())).collect();
     if pairs.is_empty() {
         return "<none>".to_owned();
     }
@@ -79,15 +72,8 @@ pub(crate) fn format_label_selector(selector: &Value) -> String {
 
 /// `kind.group/name` of an owner in lower-case kind, as `kubectl` accepts it back.
 pub(crate) fn resource_name(owner: &Value) -> String {
-    let group = owner["apiVersion"]
-        .text()
-        .split_once('/')
-        .map_or("", |(group, _)| group);
+    let group = owner["apiVersion"].text().split_once('/').map_or("", |(group, _)| group);
     let kind = owner["kind"].text().to_lowercase();
     let dot = if group.is_empty() { "" } else { "." };
-    format!(
-        "{kind}{dot}{}/{}",
-        group.to_lowercase(),
-        owner["name"].text()
-    )
+    format!("{kind}{dot}{}/{}", group.to_lowercase(), owner["name"].text())
 }

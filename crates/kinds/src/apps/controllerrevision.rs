@@ -17,11 +17,7 @@ fn validate(obj: &Value) -> ErrorList {
     }
     let revision = obj["revision"].int();
     if revision < 0 {
-        errs.push(field::invalid(
-            &Path::new("revision"),
-            revision,
-            "must be greater than or equal to 0",
-        ));
+        errs.push(field::invalid(&Path::new("revision"), revision, "must be greater than or equal to 0"));
     }
     errs
 }
@@ -34,11 +30,7 @@ impl Strategy for ControllerRevision {
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errs = metadata::validate_object_meta_update(obj, old);
         errs.extend(validate(obj));
-        errs.extend(metadata::validate_immutable(
-            &obj["data"],
-            &old["data"],
-            &Path::new("data"),
-        ));
+        errs.extend(metadata::validate_immutable(&obj["data"], &old["data"], &Path::new("data")));
         errs
     }
 
@@ -48,12 +40,7 @@ impl Strategy for ControllerRevision {
             .iter()
             .find(|o| o["controller"].flag())
             .map_or_else(|| "<none>".to_owned(), printer::resource_name);
-        vec![
-            printer::name(obj),
-            controller.into(),
-            obj["revision"].int().into(),
-            printer::age(obj, now),
-        ]
+        vec![printer::name(obj), controller.into(), obj["revision"].int().into(), printer::age(obj, now)]
     }
 }
 

@@ -61,11 +61,7 @@ impl Strategy for Lease {
     }
 
     fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
-        vec![
-            printer::name(obj),
-            obj["spec"]["holderIdentity"].text().into(),
-            printer::age(obj, now),
-        ]
+        vec![printer::name(obj), obj["spec"]["holderIdentity"].text().into(), printer::age(obj, now)]
     }
 
     fn allow_create_on_update(&self) -> bool {

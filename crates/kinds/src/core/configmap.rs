@@ -25,21 +25,13 @@ fn validate(obj: &Value) -> ErrorList {
             errs.push(field::invalid(&data.key(key), key.as_str(), msg));
         }
         if obj["binaryData"].has(key) {
-            errs.push(field::invalid(
-                &data.key(key),
-                key.as_str(),
-                "duplicate of key present in binaryData",
-            ));
+            errs.push(field::invalid(&data.key(key), key.as_str(), "duplicate of key present in binaryData"));
         }
         total += value.text().len();
     }
     for (key, value) in obj["binaryData"].entries() {
         for msg in names::is_config_map_key(key) {
-            errs.push(field::invalid(
-                &Path::new("binaryData").key(key),
-                key.as_str(),
-                msg,
-            ));
+            errs.push(field::invalid(&Path::new("binaryData").key(key), key.as_str(), msg));
         }
         total += decoded_len(value.text());
     }
@@ -91,12 +83,7 @@ mod tests {
 
     #[test]
     fn data() {
-        check_create(
-            "",
-            "ConfigMap",
-            json!({"data": {"a": "b"}, "binaryData": {"c": "AAEC"}}),
-            &[],
-        );
+        check_create("", "ConfigMap", json!({"data": {"a": "b"}, "binaryData": {"c": "AAEC"}}), &[]);
         check_create(
             "",
             "ConfigMap",
@@ -116,8 +103,7 @@ mod tests {
     #[test]
     fn immutable() {
         let old = json!({"data": {"a": "b"}, "immutable": true});
-        let frozen =
-            |f: &str| format!("{f}: Forbidden: field is immutable when `immutable` is set");
+        let frozen = |f: &str| format!("{f}: Forbidden: field is immutable when `immutable` is set");
         check_update(
             "",
             "ConfigMap",
@@ -125,13 +111,7 @@ mod tests {
             old.clone(),
             &[&frozen("data")],
         );
-        check_update(
-            "",
-            "ConfigMap",
-            json!({"data": {"a": "b"}}),
-            old.clone(),
-            &[&frozen("immutable")],
-        );
+        check_update("", "ConfigMap", json!({"data": {"a": "b"}}), old.clone(), &[&frozen("immutable")]);
         check_update("", "ConfigMap", old.clone(), old, &[]);
     }
 }

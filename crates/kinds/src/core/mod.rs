@@ -2,6 +2,7 @@
 
 pub mod configmap;
 pub mod namespace;
+pub mod pod;
 pub mod secret;
 
 /// The most bytes a ConfigMap's or Secret's values may have together (1 MiB).

@@ -122,11 +122,7 @@ impl Strategy for Namespace {
     }
 
     fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
-        vec![
-            printer::name(obj),
-            obj["status"]["phase"].text().into(),
-            printer::age(obj, now),
-        ]
+        vec![printer::name(obj), obj["status"]["phase"].text().into(), printer::age(obj, now)]
     }
 }
 

@@ -27,19 +27,13 @@ fn json_map_error(bytes: &[u8]) -> Option<String> {
                 Value::Number(_) => "number",
                 _ => "bool",
             };
-            Some(format!(
-                "json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}"
-            ))
+            Some(format!("json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}"))
         }
         Err(e) if e.is_eof() => Some("unexpected end of JSON input".to_owned()),
         Err(e) => {
             let line = bytes.split(|b| *b == b'\n').nth(e.line().saturating_sub(1));
-            let bad = line
-                .and_then(|l| l.get(e.column().saturating_sub(1)))
-                .map_or(' ', |b| char::from(*b));
-            Some(format!(
-                "invalid character {bad:?} looking for beginning of value"
-            ))
+            let bad = line.and_then(|l| l.get(e.column().saturating_sub(1))).map_or(' ', |b| char::from(*b));
+            Some(format!("invalid character {bad:?} looking for beginning of value"))
         }
     }
 }
@@ -67,28 +61,17 @@ fn validate(obj: &Value) -> ErrorList {
         "kubernetes.io/service-account-token" => {
             const ACCOUNT: &str = "kubernetes.io/service-account.name";
             if obj["metadata"]["annotations"][ACCOUNT].text().is_empty() {
-                errs.push(field::required(
-                    &Path::new("metadata").child("annotations").key(ACCOUNT),
-                    "",
-                ));
+                errs.push(field::required(&Path::new("metadata").child("annotations").key(ACCOUNT), ""));
             }
         }
         kind @ ("kubernetes.io/dockercfg" | "kubernetes.io/dockerconfigjson") => {
-            let key = if kind.ends_with("json") {
-                ".dockerconfigjson"
-            } else {
-                ".dockercfg"
-            };
+            let key = if kind.ends_with("json") { ".dockerconfigjson" } else { ".dockercfg" };
             match data.get(key) {
                 None => require(key, false),
                 Some(text) => {
                     let bytes = STANDARD.decode(text.text()).unwrap_or_default();
                     if let Some(problem) = json_map_error(&bytes) {
-                        errs.push(field::invalid(
-                            &path.key(key),
-                            "<secret contents redacted>",
-                            problem,
-                        ));
+                        errs.push(field::invalid(&path.key(key), "<secret contents redacted>", problem));
                     }
                 }
             }
@@ -113,10 +96,8 @@ fn validate(obj: &Value) -> ErrorList {
 impl Strategy for Secret {
     fn defaults(&self, obj: &mut Value) {
         // stringData is for writing only: it becomes data when the object is read in.
-        let texts: Vec<(String, String)> = obj["stringData"]
-            .entries()
-            .map(|(k, v)| (k.clone(), STANDARD.encode(v.text())))
-            .collect();
+        let texts: Vec<(String, String)> =
+            obj["stringData"].entries().map(|(k, v)| (k.clone(), STANDARD.encode(v.text()))).collect();
         for (key, value) in texts {
             child(obj, "data")[key.as_str()] = value.into();
         }
@@ -134,11 +115,7 @@ impl Strategy for Secret {
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errs = metadata::validate_object_meta_update(obj, old);
-        errs.extend(metadata::validate_immutable(
-            &obj["type"],
-            &old["type"],
-            &Path::new("type"),
-        ));
+        errs.extend(metadata::validate_immutable(&obj["type"], &old["type"], &Path::new("type")));
         errs.extend(validate_frozen(obj, old, &["data"]));
         errs.extend(validate(obj));
         errs
@@ -183,30 +160,16 @@ mod tests {
             (
                 "kubernetes.io/basic-auth",
                 json!({}),
-                &[
-                    "data[username]: Required value",
-                    "data[password]: Required value",
-                ],
+                &["data[username]: Required value", "data[password]: Required value"],
             ),
             ("kubernetes.io/basic-auth", json!({"username": ""}), &[]),
             (
                 "kubernetes.io/tls",
                 json!({}),
-                &[
-                    "data[tls.crt]: Required value",
-                    "data[tls.key]: Required value",
-                ],
+                &["data[tls.crt]: Required value", "data[tls.key]: Required value"],
             ),
-            (
-                "kubernetes.io/ssh-auth",
-                json!({}),
-                &["data[ssh-privatekey]: Required value"],
-            ),
-            (
-                "kubernetes.io/dockerconfigjson",
-                json!({}),
-                &["data[.dockerconfigjson]: Required value"],
-            ),
+            ("kubernetes.io/ssh-auth", json!({}), &["data[ssh-privatekey]: Required value"]),
+            ("kubernetes.io/dockerconfigjson", json!({}), &["data[.dockerconfigjson]: Required value"]),
             (
                 "kubernetes.io/dockerconfigjson",
                 json!({".dockerconfigjson": "ew=="}),

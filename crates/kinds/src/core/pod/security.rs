@@ -1,0 +1,339 @@
+//! Security contexts of pods and containers, and what an operating system rules out.
+
+use orlop_api::field::{self, ErrorList, Path};
+use serde_json::Value;
+
+use super::validation::{Pod, visit_containers};
+use crate::cursor::Cursor;
+use crate::validate::{local_descending_path, one_of};
+
+const MAX_ID: i64 = i32::MAX as i64;
+
+fn validate_id(errs: &mut ErrorList, path: &Path, id: &Value) {
+    if id.is_set() && !(0..=MAX_ID).contains(&id.int()) {
+        errs.push(field::invalid(path, id.int(), format!("must be between 0 and {MAX_ID}, inclusive")));
+    }
+}
+
+/// `spec.securityContext`.
+pub(super) fn validate_pod_security_context(errs: &mut ErrorList, path: &Path, spec: &Value) {
+    let context = &spec["securityContext"];
+    for key in ["fsGroup", "runAsUser", "runAsGroup"] {
+        validate_id(errs, &path.child(key), &context[key]);
+    }
+    for (i, group) in context["supplementalGroups"].items().iter().enumerate() {
+        validate_id(errs, &path.child("supplementalGroups").index(i), group);
+    }
+    if spec["shareProcessNamespace"].flag() && spec["hostPID"].flag() {
+        errs.push(field::invalid(
+            &path.child("shareProcessNamespace"),
+            true,
+            "ShareProcessNamespace and HostPID cannot both be enabled",
+        ));
+    }
+    validate_sysctls(errs, &path.child("sysctls"), spec);
+    one_of(
+        errs,
+        &path.child("fsGroupChangePolicy"),
+        &context["fsGroupChangePolicy"],
+        &["Always", "OnRootMismatch"],
+    );
+    validate_seccomp(errs, &path.child("seccompProfile"), &context["seccompProfile"]);
+    validate_windows_options(errs, &path.child("windowsOptions"), &context["windowsOptions"]);
+    validate_app_armor(errs, &path.child("appArmorProfile"), &context["appArmorProfile"]);
+    one_of(
+        errs,
+        &path.child("supplementalGroupsPolicy"),
+        &context["supplementalGroupsPolicy"],
+        &["Merge", "Strict"],
+    );
+    one_of(
+        errs,
+        &path.child("seLinuxChangePolicy"),
+        &context["seLinuxChangePolicy"],
+        &["MountOption", "Recursive"],
+    );
+}
+
+/// `securityContext` of a container.
+pub(super) fn validate_security_context(
+    errs: &mut ErrorList,
+    path: &Path,
+    context: &Value,
+    host_users: bool,
+) {
+    if !context.is_set() {
+        return;
+    }
+    validate_id(errs, &path.child("runAsUser"), &context["runAsUser"]);
+    validate_id(errs, &path.child("runAsGroup"), &context["runAsGroup"]);
+    let proc_mount = &context["procMount"];
+    if proc_mount.is_set() {
+        let at = path.child("procMount");
+        one_of(errs, &at, proc_mount, &["Default", "Unmasked"]);
+        if host_users && proc_mount.text() == "Unmasked" {
+            errs.push(field::invalid(&at, proc_mount.text(), "`hostUsers` must be false to use `Unmasked`"));
+        }
+    }
+    validate_seccomp(errs, &path.child("seccompProfile"), &context["seccompProfile"]);
+    let escalation = &context["allowPrivilegeEscalation"];
+    if escalation.is_set() && !escalation.flag() {
+        if context["privileged"].flag() {
+            errs.push(field::invalid(
+                path,
+                context.clone(),
+                "cannot set `allowPrivilegeEscalation` to false and `privileged` to true",
+            ));
+        }
+        if context["capabilities"]["add"].texts().contains(&"CAP_SYS_ADMIN") {
+            errs.push(field::invalid(
+                path,
+                context.clone(),
+                "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN",
+            ));
+        }
+    }
+    validate_windows_options(errs, &path.child("windowsOptions"), &context["windowsOptions"]);
+    validate_app_armor(errs, &path.child("appArmorProfile"), &context["appArmorProfile"]);
+}
+
+const PROFILE_TYPES: [&str; 3] = ["Localhost", "RuntimeDefault", "Unconfined"];
+
+fn validate_seccomp(errs: &mut ErrorList, path: &Path, profile: &Value) {
+    if !profile.is_set() {
+        return;
+    }
+    let kind = profile["type"].text();
+    if kind.is_empty() {
+        errs.push(field::required(&path.child("type"), "type is required when seccompProfile is set"));
+    } else if !PROFILE_TYPES.contains(&kind) {
+        errs.push(field::not_supported(&path.child("type"), kind, &PROFILE_TYPES));
+    }
+    let local = &profile["localhostProfile"];
+    let at = path.child("localhostProfile");
+    if kind == "Localhost" {
+        if local.is_set() {
+            local_descending_path(errs, &at, local.text());
+        } else {
+            errs.push(field::required(&at, "must be set when seccomp type is Localhost"));
+        }
+    } else if local.is_set() {
+        errs.push(field::invalid(&at, profile.clone(), "can only be set when seccomp type is Localhost"));
+    }
+}
+
+fn validate_app_armor(errs: &mut ErrorList, path: &Path, profile: &Value) {
+    if !profile.is_set() {
+        return;
+    }
+    let local = &profile["localhostProfile"];
+    let at = path.child("localhostProfile");
+    match profile["type"].text() {
+        "Localhost" => {
+            let text = local.text();
+            if text.trim() != text {
+                errs.push(field::invalid(&at, text, "must not be padded with whitespace"));
+            } else if text.is_empty() {
+                errs.push(field::required(&at, "must be set when AppArmor type is Localhost"));
+            }
+            if text.len() > 4095 {
+                errs.push(field::too_long(&at, 4095));
+            }
+        }
+        "RuntimeDefault" | "Unconfined" => {
+            if local.is_set() {
+                errs.push(field::invalid(
+                    &at,
+                    local.text(),
+                    "can only be set when AppArmor type is Localhost",
+                ));
+            }
+        }
+        "" => errs.push(field::required(&path.child("type"), "type is required when appArmorProfile is set")),
+        other => errs.push(field::not_supported(&path.child("type"), other, &PROFILE_TYPES)),
+    }
+}
+
+fn validate_windows_options(errs: &mut ErrorList, path: &Path, options: &Value) {
+    if !options.is_set() {
+        return;
+    }
+    for key in ["gmsaCredentialSpecName", "gmsaCredentialSpec", "runAsUserName"] {
+        let value = &options[key];
+        if value.is_set() && value.text().is_empty() {
+            let words = match key {
+                "gmsaCredentialSpecName" => continue,
+                "gmsaCredentialSpec" => "gmsaCredentialSpec cannot be an empty string",
+                _ => "runAsUserName cannot be an empty string",
+            };
+            errs.push(field::invalid(&path.child(key), "", words));
+        }
+    }
+}
+
+/// A sysctl's name: lower-case words joined by dots or slashes.
+fn is_sysctl_name(name: &str) -> bool {
+    name.len() <= 253
+        && name.split(['.', '/']).all(|segment| {
+            let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+            let bytes = segment.as_bytes();
+            bytes.first().is_some_and(|b| inner(*b))
+                && bytes.last().is_some_and(|b| inner(*b))
+                && bytes.iter().all(|b| inner(*b) || matches!(b, b'-' | b'_'))
+        })
+}
+
+fn validate_sysctls(errs: &mut ErrorList, path: &Path, spec: &Value) {
+    const EXPRESSION: &str = "^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
+    let mut seen: Vec<&str> = Vec::new();
+    for (i, sysctl) in spec["securityContext"]["sysctls"].items().iter().enumerate() {
+        let at = path.index(i).child("name");
+        let name = sysctl["name"].text();
+        if name.is_empty() {
+            errs.push(field::required(&at, ""));
+        } else if !is_sysctl_name(name) {
+            errs.push(field::invalid(
+                &at,
+                name,
+                format!("must have at most 253 characters and match regex {EXPRESSION}"),
+            ));
+        } else if seen.contains(&name) {
+            errs.push(field::duplicate(&at, name));
+        }
+        let dotted = name.replace('/', ".");
+        if spec["hostNetwork"].flag() && dotted.starts_with("net.") {
+            errs.push(field::invalid(&at, name, "may not be specified when 'hostNetwork' is true"));
+        } else if spec["hostIPC"].flag()
+            && (dotted.starts_with("kernel.shm")
+                || dotted.starts_with("kernel.msg")
+                || dotted.starts_with("fs.mqueue.")
+                || dotted == "kernel.sem")
+        {
+            errs.push(field::invalid(&at, name, "may not be specified when 'hostIPC' is true"));
+        }
+        seen.push(name);
+    }
+}
+
+/// A pod with its own user namespace keeps its own others too.
+pub(super) fn validate_host_users(errs: &mut ErrorList, path: &Path, pod: &Pod) {
+    if pod.host_users() {
+        return;
+    }
+    for key in ["hostNetwork", "hostPID", "hostIPC"] {
+        if pod.spec[key].flag() {
+            errs.push(field::forbidden(&path.child(key), "when `hostUsers` is false"));
+        }
+    }
+}
+
+/// `spec.os` and what it rules out.
+pub(super) fn validate_os(errs: &mut ErrorList, path: &Path, spec: &Value) {
+    if !spec["os"].is_set() {
+        return;
+    }
+    match spec["os"]["name"].text() {
+        "" => errs.push(field::required(&path.child("os").child("name"), "cannot be empty")),
+        "linux" => {
+            const WHY: &str = "windows options cannot be set for a linux pod";
+            let mut refuse = |context: &Value, at: &Path| {
+                if context["windowsOptions"].is_set() {
+                    errs.push(field::forbidden(&at.child("windowsOptions"), WHY));
+                }
+            };
+            refuse(&spec["securityContext"], &path.child("securityContext"));
+            visit_containers(spec, path, &mut |container, at| {
+                refuse(&container["securityContext"], &at.child("securityContext"));
+            });
+        }
+        "windows" => validate_windows(errs, path, spec),
+        other => errs.push(field::not_supported(&path.child("os"), other, &["linux", "windows"])),
+    }
+}
+
+fn validate_windows(errs: &mut ErrorList, path: &Path, spec: &Value) {
+    const WHY: &str = "cannot be set for a windows pod";
+    const POD: [&str; 9] = [
+        "fsGroup",
+        "fsGroupChangePolicy",
+        "sysctls",
+        "runAsUser",
+        "runAsGroup",
+        "supplementalGroups",
+        "supplementalGroupsPolicy",
+        "seLinuxChangePolicy",
+        "seccompProfile",
+    ];
+    const CONTAINER: [&str; 10] = [
+        "appArmorProfile",
+        "seLinuxOptions",
+        "seccompProfile",
+        "capabilities",
+        "readOnlyRootFilesystem",
+        "privileged",
+        "allowPrivilegeEscalation",
+        "procMount",
+        "runAsUser",
+        "runAsGroup",
+    ];
+    let context = &spec["securityContext"];
+    let at = path.child("securityContext");
+    for key in ["appArmorProfile", "seLinuxOptions"].iter().chain(&POD) {
+        if context[*key].is_set() {
+            errs.push(field::forbidden(&at.child(key), WHY));
+        }
+    }
+    for key in ["hostUsers", "hostPID", "hostIPC", "shareProcessNamespace"] {
+        if spec[key].is_set() && (spec[key].flag() || !key.starts_with("hostP")) {
+            errs.push(field::forbidden(&path.child(key), WHY));
+        }
+    }
+    visit_containers(spec, path, &mut |container, at| {
+        for key in CONTAINER {
+            if container["securityContext"][key].is_set() {
+                errs.push(field::forbidden(&at.child("securityContext").child(key), WHY));
+            }
+        }
+    });
+}
+
+/// All containers of a pod are host processes of Windows, or none is.
+pub(super) fn validate_host_process(errs: &mut ErrorList, path: &Path, spec: &Value) {
+    let pod_wide = &spec["securityContext"]["windowsOptions"]["hostProcess"];
+    let (mut containers, mut host_processes) = (0, 0);
+    visit_containers(spec, path, &mut |container, at| {
+        containers += 1;
+        let own = &container["securityContext"]["windowsOptions"]["hostProcess"];
+        if pod_wide.is_set() && own.is_set() && pod_wide != own {
+            let at = at.child("securityContext").child("windowsOptions").child("hostProcess");
+            errs.push(field::invalid(
+                &at,
+                own.clone(),
+                format!(
+                    "pod hostProcess value must be identical if both are specified, was {}",
+                    pod_wide.flag()
+                ),
+            ));
+        }
+        if own.flag() || (!own.is_set() && pod_wide.flag()) {
+            host_processes += 1;
+        }
+    });
+    if host_processes == 0 {
+        return;
+    }
+    if host_processes != containers {
+        errs.push(field::invalid(
+            path,
+            "",
+            "If pod contains any hostProcess containers then all containers must be HostProcess containers",
+        ));
+    }
+    if !spec["hostNetwork"].flag() {
+        errs.push(field::invalid(
+            &path.child("hostNetwork"),
+            false,
+            "hostNetwork must be true if pod contains any hostProcess containers",
+        ));
+    }
+}

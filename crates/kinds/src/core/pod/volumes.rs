@@ -1,0 +1,435 @@
+//! Volumes: exactly one source each, and what each source needs.
+
+use orlop_api::field::{self, ErrorList, Path};
+use serde_json::Value;
+
+use super::env::{VOLUME_FIELDS, validate_field_ref, validate_resource_field_ref};
+use crate::NameRule;
+use crate::cursor::Cursor;
+use crate::validate::{
+    dns_label, dns_subdomain, label_selector, local_descending_path, local_non_reserved_path,
+    path_no_backsteps, require_one_of, require_text,
+};
+
+const MODE_MESSAGE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
+
+/// Sources in the order upstream looks at them, each with the fields that must not be empty.
+const SOURCES: [(&str, &[&str]); 29] = [
+    ("emptyDir", &[]),
+    ("hostPath", &["path"]),
+    ("gitRepo", &["repository"]),
+    ("gcePersistentDisk", &["pdName"]),
+    ("awsElasticBlockStore", &["volumeID"]),
+    ("secret", &["secretName"]),
+    ("nfs", &["server", "path"]),
+    ("iscsi", &["targetPortal", "iqn"]),
+    ("glusterfs", &["endpoints", "path"]),
+    ("flocker", &[]),
+    ("persistentVolumeClaim", &["claimName"]),
+    ("rbd", &["monitors", "image"]),
+    ("cinder", &["volumeID"]),
+    ("cephfs", &["monitors"]),
+    ("quobyte", &["registry", "volume"]),
+    ("downwardAPI", &[]),
+    ("fc", &[]),
+    ("flexVolume", &["driver"]),
+    ("configMap", &["name"]),
+    ("azureFile", &["secretName", "shareName"]),
+    ("vsphereVolume", &["volumePath"]),
+    ("photonPersistentDisk", &["pdID"]),
+    ("portworxVolume", &["volumeID"]),
+    ("azureDisk", &["diskName", "diskURI"]),
+    ("storageos", &["volumeName"]),
+    ("projected", &[]),
+    ("scaleIO", &["gateway", "system", "volumeName"]),
+    ("csi", &["driver"]),
+    ("ephemeral", &[]),
+];
+
+/// The source kinds that need code of their own beyond [`SOURCES`], `image` among them.
+const IMAGE: (&str, &[&str]) = ("image", &[]);
+
+/// `spec.volumes`. `pod_name` is empty in templates. Returns the volumes that may be mounted: those without errors.
+pub(super) fn validate_volumes<'a>(
+    errs: &mut ErrorList,
+    path: &Path,
+    volumes: &'a Value,
+    pod_name: &str,
+) -> Vec<&'a Value> {
+    let mut good: Vec<&Value> = Vec::new();
+    let made_claims: Vec<String> = volumes
+        .items()
+        .iter()
+        .filter(|v| !pod_name.is_empty() && v["ephemeral"].is_set())
+        .map(|v| format!("{pod_name}-{}", v["name"].text()))
+        .collect();
+    for (i, volume) in volumes.items().iter().enumerate() {
+        let path = path.index(i);
+        let mut own = ErrorList::new();
+        validate_source(&mut own, &path, volume, pod_name);
+        let name = volume["name"].text();
+        if name.is_empty() {
+            own.push(field::required(&path.child("name"), ""));
+        } else {
+            dns_label(&mut own, &path.child("name"), name);
+        }
+        if good.iter().any(|v| v["name"].text() == name) {
+            own.push(field::duplicate(&path.child("name"), name));
+        }
+        if own.is_empty() {
+            good.push(volume);
+        }
+        errs.append(&mut own);
+        let claim = &volume["persistentVolumeClaim"]["claimName"];
+        if claim.is_set() && made_claims.iter().any(|c| c == claim.text()) {
+            errs.push(field::invalid(
+                &path.child("persistentVolumeClaim").child("claimName"),
+                claim.text(),
+                "must not reference a PVC that gets created for an ephemeral volume",
+            ));
+        }
+    }
+    good
+}
+
+fn validate_source(errs: &mut ErrorList, path: &Path, volume: &Value, pod_name: &str) {
+    let mut found = false;
+    for (kind, required) in SOURCES.iter().chain([&IMAGE]) {
+        let source = &volume[*kind];
+        if !source.is_set() {
+            continue;
+        }
+        let path_of = path.child(kind);
+        if found {
+            errs.push(field::forbidden(&path_of, "may not specify more than 1 volume type"));
+            continue;
+        }
+        found = true;
+        let before = errs.len();
+        for key in *required {
+            if source[*key].is_empty() {
+                errs.push(field::required(&path_of.child(key), ""));
+            }
+        }
+        let complete = errs.len() == before;
+        validate_kind(errs, &path_of, kind, source, complete);
+        if *kind == "ephemeral" && !pod_name.is_empty() && !volume["name"].text().is_empty() {
+            let name = volume["name"].text();
+            let claim = format!("{pod_name}-{name}");
+            for msg in NameRule::DnsSubdomain.check(&claim, false) {
+                errs.push(field::invalid(&path.child("name"), name, format!("PVC name {claim:?}: {msg}")));
+            }
+        }
+    }
+    if !found {
+        errs.push(field::required(path, "must specify a volume type"));
+    }
+}
+
+/// What a source must be beyond having its required fields; `complete` says that it has them.
+fn validate_kind(errs: &mut ErrorList, path: &Path, kind: &str, source: &Value, complete: bool) {
+    match kind {
+        "emptyDir" if super::resources::quantity(&source["sizeLimit"]).sign() < 0 => {
+            errs.push(field::forbidden(
+                &path.child("sizeLimit"),
+                "SizeLimit field must be a valid resource quantity",
+            ));
+        }
+        "hostPath" if complete => {
+            path_no_backsteps(errs, &path.child("path"), source["path"].text());
+            const TYPES: [&str; 8] = [
+                "",
+                "BlockDevice",
+                "CharDevice",
+                "Directory",
+                "DirectoryOrCreate",
+                "File",
+                "FileOrCreate",
+                "Socket",
+            ];
+            if !TYPES.contains(&source["type"].text()) {
+                errs.push(field::not_supported(&path.child("type"), source["type"].text(), &TYPES));
+            }
+        }
+        "gitRepo" => {
+            local_descending_path(errs, &path.child("directory"), source["directory"].text());
+        }
+        "nfs" if !source["path"].text().starts_with('/') => {
+            errs.push(field::invalid(&path.child("path"), source["path"].text(), "must be an absolute path"));
+        }
+        "secret" | "configMap" => {
+            validate_mode(errs, &path.child("defaultMode"), &source["defaultMode"]);
+            validate_items(errs, &path.child("items"), &source["items"]);
+        }
+        "downwardAPI" => {
+            validate_mode(errs, &path.child("defaultMode"), &source["defaultMode"]);
+            for file in source["items"].items() {
+                validate_downward_file(errs, path, file);
+            }
+        }
+        "projected" => {
+            validate_mode(errs, &path.child("defaultMode"), &source["defaultMode"]);
+            validate_projections(errs, path, source);
+        }
+        "iscsi" => {
+            let iqn = source["iqn"].text();
+            if !iqn.is_empty() && !["iqn", "eui", "naa"].iter().any(|p| iqn.starts_with(p)) {
+                errs.push(field::invalid(
+                    &path.child("iqn"),
+                    iqn,
+                    "must be valid format starting with iqn, eui, or naa",
+                ));
+            }
+            lun(errs, path, source["lun"].int());
+        }
+        "fc" => {
+            let (wwns, wwids) = (source["targetWWNs"].items(), source["wwids"].items());
+            let at = path.child("targetWWNs");
+            if wwns.is_empty() && wwids.is_empty() {
+                errs.push(field::required(&at, "must specify either targetWWNs or wwids, but not both"));
+            }
+            if !wwns.is_empty() && !wwids.is_empty() {
+                errs.push(field::invalid(
+                    &at,
+                    source["targetWWNs"].clone(),
+                    "targetWWNs and wwids can not be specified simultaneously",
+                ));
+            }
+            if !wwns.is_empty() {
+                if source["lun"].is_set() {
+                    lun(errs, path, source["lun"].int());
+                } else {
+                    errs.push(field::required(
+                        &path.child("lun"),
+                        "lun is required if targetWWNs is specified",
+                    ));
+                }
+            }
+        }
+        "gcePersistentDisk" | "awsElasticBlockStore" => {
+            let partition = source["partition"].int();
+            if !(0..=255).contains(&partition) {
+                errs.push(field::invalid(
+                    &path.child("partition"),
+                    partition,
+                    "must be between 1 and 255, inclusive",
+                ));
+            }
+        }
+        "flocker" if source["datasetName"].text().is_empty() && source["datasetUUID"].text().is_empty() => {
+            errs.push(field::required(path, "one of datasetName and datasetUUID is required"));
+        }
+        "csi" if complete => {
+            let driver = source["driver"].text();
+            let at = path.child("driver");
+            if driver.len() > 63 {
+                errs.push(field::too_long(&at, 63));
+            }
+            dns_subdomain(errs, &at, &driver.to_lowercase());
+            let secret = &source["nodePublishSecretRef"];
+            if secret.is_set() {
+                require_text(errs, &path.child("nodePublishSecretRef").child("name"), secret["name"].text());
+            }
+        }
+        "ephemeral" => validate_claim_template(errs, path, &source["volumeClaimTemplate"]),
+        "image" => {
+            require_text(errs, &path.child("reference"), source["reference"].text());
+            require_one_of(
+                errs,
+                &path.child("pullPolicy"),
+                source["pullPolicy"].text(),
+                &["Always", "IfNotPresent", "Never"],
+            );
+        }
+        _ => {}
+    }
+}
+
+fn lun(errs: &mut ErrorList, path: &Path, lun: i64) {
+    if !(0..=255).contains(&lun) {
+        errs.push(field::invalid(&path.child("lun"), lun, "must be between 0 and 255, inclusive"));
+    }
+}
+
+fn validate_claim_template(errs: &mut ErrorList, path: &Path, template: &Value) {
+    let path = path.child("volumeClaimTemplate");
+    if !template.is_set() {
+        errs.push(field::required(&path, ""));
+        return;
+    }
+    let spec = &template["spec"];
+    let at = path.child("spec");
+    let modes = spec["accessModes"].texts();
+    if modes.is_empty() {
+        errs.push(field::required(&at.child("accessModes"), "at least 1 access mode is required"));
+    }
+    label_selector(errs, &at.child("selector"), &spec["selector"]);
+    let known = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+    for mode in &modes {
+        if !known.contains(mode) {
+            errs.push(field::not_supported(&at.child("accessModes"), *mode, &known));
+        }
+    }
+    if modes.len() > 1 && modes.contains(&"ReadWriteOncePod") {
+        errs.push(field::forbidden(
+            &at.child("accessModes"),
+            "may not use ReadWriteOncePod with other access modes",
+        ));
+    }
+    let storage = &spec["resources"]["requests"]["storage"];
+    let storage_path = at.child("resources").key("storage");
+    if !storage.is_set() {
+        errs.push(field::required(&storage_path, ""));
+    } else if super::resources::quantity(storage).sign() <= 0 {
+        errs.push(field::invalid(&storage_path, storage.text(), "must be greater than zero"));
+    }
+}
+
+fn validate_mode(errs: &mut ErrorList, path: &Path, mode: &Value) {
+    if mode.is_set() && !(0..=0o777).contains(&mode.int()) {
+        errs.push(field::invalid(path, mode.int(), MODE_MESSAGE));
+    }
+}
+
+fn validate_items(errs: &mut ErrorList, path: &Path, items: &Value) {
+    for (i, item) in items.items().iter().enumerate() {
+        validate_item(errs, &path.index(i), item);
+    }
+}
+
+fn validate_item(errs: &mut ErrorList, path: &Path, item: &Value) {
+    require_text(errs, &path.child("key"), item["key"].text());
+    require_text(errs, &path.child("path"), item["path"].text());
+    local_non_reserved_path(errs, &path.child("path"), item["path"].text());
+    validate_mode(errs, &path.child("mode"), &item["mode"]);
+}
+
+fn validate_downward_file(errs: &mut ErrorList, path: &Path, file: &Value) {
+    require_text(errs, &path.child("path"), file["path"].text());
+    local_non_reserved_path(errs, &path.child("path"), file["path"].text());
+    let (field_ref, resource_ref) = (&file["fieldRef"], &file["resourceFieldRef"]);
+    if field_ref.is_set() {
+        validate_field_ref(errs, &path.child("fieldRef"), field_ref, &VOLUME_FIELDS);
+        if resource_ref.is_set() {
+            errs.push(field::invalid(
+                path,
+                "resource",
+                "fieldRef and resourceFieldRef can not be specified simultaneously",
+            ));
+        }
+    } else if resource_ref.is_set() {
+        validate_resource_field_ref(errs, &path.child("resourceFieldRef"), resource_ref, true);
+    } else {
+        errs.push(field::required(path, "one of fieldRef and resourceFieldRef is required"));
+    }
+    validate_mode(errs, &path.child("mode"), &file["mode"]);
+}
+
+fn validate_projections(errs: &mut ErrorList, path: &Path, projected: &Value) {
+    let mut taken: Vec<&str> = Vec::new();
+    for (i, source) in projected["sources"].items().iter().enumerate() {
+        let at = path.child("sources").index(i);
+        let mut count = 0;
+        for kind in ["secret", "configMap"] {
+            let from = &source[kind];
+            if !from.is_set() {
+                continue;
+            }
+            count += 1;
+            require_text(errs, &at.child(kind).child("name"), from["name"].text());
+            for (k, item) in from["items"].items().iter().enumerate() {
+                validate_item(errs, &at.child(kind).child("items").index(k), item);
+                take(errs, path, &mut taken, item["path"].text(), from["name"].text());
+            }
+        }
+        let downward = &source["downwardAPI"];
+        if downward.is_set() {
+            count += 1;
+            for file in downward["items"].items() {
+                validate_downward_file(errs, &at.child("downwardAPI"), file);
+                let file = file["path"].text();
+                take(errs, path, &mut taken, file, file);
+            }
+        }
+        let token = &source["serviceAccountToken"];
+        if token.is_set() {
+            count += 1;
+            let seconds = token["expirationSeconds"].int();
+            let expiration = at.child("serviceAccountToken").child("expirationSeconds");
+            if seconds < 600 {
+                errs.push(field::invalid(
+                    &expiration,
+                    seconds,
+                    "may not specify a duration less than 10 minutes",
+                ));
+            }
+            if seconds > 1 << 32 {
+                errs.push(field::invalid(
+                    &expiration,
+                    seconds,
+                    "may not specify a duration larger than 2^32 seconds",
+                ));
+            }
+            let file = token["path"].text();
+            if file.is_empty() {
+                errs.push(field::required(&path.child("path"), ""));
+            } else {
+                local_non_reserved_path(errs, &path.child("path"), file);
+            }
+        }
+        let bundle = &source["clusterTrustBundle"];
+        if bundle.is_set() {
+            count += 1;
+            validate_trust_bundle(errs, &at.child("clusterTrustBundle"), bundle);
+            take(errs, path, &mut taken, bundle["path"].text(), bundle["path"].text());
+        }
+        if source["podCertificate"].is_set() {
+            count += 1;
+        }
+        if count > 1 {
+            errs.push(field::forbidden(&at, "may not specify more than 1 volume type"));
+        }
+    }
+}
+
+/// Two projections may not write the same file.
+fn take<'a>(errs: &mut ErrorList, path: &Path, taken: &mut Vec<&'a str>, file: &'a str, value: &str) {
+    if file.is_empty() {
+        return;
+    }
+    if taken.contains(&file) {
+        errs.push(field::invalid(path, value, "conflicting duplicate paths"));
+    } else {
+        taken.push(file);
+    }
+}
+
+fn validate_trust_bundle(errs: &mut ErrorList, path: &Path, bundle: &Value) {
+    let (name, signer) = (&bundle["name"], &bundle["signerName"]);
+    match (name.is_set(), signer.is_set()) {
+        (true, true) => {
+            errs.push(field::invalid(path, bundle.clone(), "only one of name and signerName may be used"))
+        }
+        (true, false) => {
+            if name.text().is_empty() {
+                errs.push(field::required(&path.child("name"), "must be a valid object name"));
+            }
+            if bundle["labelSelector"].is_set() {
+                errs.push(field::invalid(
+                    &path.child("labelSelector"),
+                    bundle["labelSelector"].clone(),
+                    "labelSelector must be unset if name is specified",
+                ));
+            }
+        }
+        (false, true) => {
+            if signer.text().is_empty() {
+                errs.push(field::required(&path.child("signerName"), "must be a valid signer name"));
+            }
+            label_selector(errs, &path.child("labelSelector"), &bundle["labelSelector"]);
+        }
+        (false, false) => errs.push(field::required(path, "either name or signerName must be specified")),
+    }
+    require_text(errs, &path.child("path"), bundle["path"].text());
+    local_non_reserved_path(errs, &path.child("path"), bundle["path"].text());
+}
