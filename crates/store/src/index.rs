@@ -97,7 +97,10 @@ impl Index {
         self.revision = self.revision.max(at);
         match self.keys.get_mut(key) {
             Some(history) => {
-                self.superseded.push_back(Superseded { at, key: key.clone(), id: history.latest.id });
+                // A tombstone stands in the queue since it was made.
+                if !history.latest.deleted {
+                    self.superseded.push_back(Superseded { at, key: key.clone(), id: history.latest.id });
+                }
                 history.older.push(history.latest);
                 history.latest = version;
             }

@@ -17,6 +17,8 @@ use crate::{Event, Op, Revision, StoreError, Txn};
 const BATCH_TXNS: usize = 1024;
 /// Bytes of keys and values at which a batch is full.
 const BATCH_BYTES: usize = 4 << 20;
+/// Free bytes below which a failed commit is put down to a full disk.
+const FULL: u64 = 4 << 20;
 /// Committed batches whose events wait to be published before the committer waits.
 const UNPUBLISHED: usize = 64;
 
@@ -123,7 +125,14 @@ fn commit(shared: &Shared, batch: Vec<Request>, committed: &sync_mpsc::SyncSende
     }
     if !records.is_empty() {
         if let Err(error) = shared.engine.commit(&records) {
-            let cause = error.to_string();
+            let mut cause = match &error {
+                StoreError::Poisoned { cause } => cause.clone(),
+                error => error.to_string(),
+            };
+            // The engine's own threads fail without saying why; a full disk is the likely reason.
+            if let Err(full) = shared.directory.check_space(shared.reserve_bytes.max(FULL)) {
+                cause = format!("{cause}; {full}");
+            }
             tracing::error!(path = %shared.path.display(), %error, "a commit failed; the store refuses writes from now on");
             let cause = shared.poison.get_or_init(|| cause);
             // Also those that change nothing: they may have been judged by what was not committed.

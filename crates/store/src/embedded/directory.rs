@@ -1,6 +1,6 @@
 //! The data directory: who may use it, whether it is ours, how full its disk is.
 //!
-//! `LOCK` is held while the store is open; `FORMAT` names the format; `store.redb` is the engine's.
+//! `LOCK` is held while the store is open; `FORMAT` names the format; `fjall/` is the engine's.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -12,10 +12,10 @@ use nix::sys::statvfs::statvfs;
 
 use crate::StoreError;
 
-const FORMAT: &str = "orlop-store 1 redb\n";
+const FORMAT: &str = "orlop-store 1 fjall\n";
 /// Stands in `FORMAT` until the engine's files are complete; nothing was acknowledged before that.
 const CREATING: &str = "orlop-store creating\n";
-const ENGINE: &str = "store.redb";
+const ENGINE: &str = "fjall";
 
 #[derive(Debug)]
 pub(super) struct Directory {
@@ -48,15 +48,15 @@ impl Directory {
             Err(TryLockError::Error(e)) => return Err(failed("lock")(e)),
         }
         let directory = Directory { path: path.to_owned(), _lock: lock };
-        if found && !directory.engine_path().is_file() {
+        if found && !directory.engine_path().join("version").is_file() {
             return Err(StoreError::Corrupt {
                 path: path.to_owned(),
-                detail: format!("{ENGINE} is missing"),
+                detail: format!("{ENGINE}/version is missing"),
             });
         }
         if !found {
             directory.write_format(CREATING)?;
-            match fs::remove_file(directory.engine_path()) {
+            match fs::remove_dir_all(directory.engine_path()) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed("clear")(e)),
                 _ => {}
             }

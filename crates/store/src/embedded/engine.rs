@@ -1,16 +1,17 @@
-//! What the store needs from a key-value engine, and redb as that engine.
+//! What the store needs from a key-value engine, and fjall as that engine.
 //!
-//! Two tables: `log` maps an [`Id`] to a small record (what happened to which key), `values` maps it to the value.
-//! Both are written in one transaction of the engine. A restart reads `log` only; ids grow, so that the trees mostly
-//! append. The engine does not verify what it reads, so every record ends with a checksum.
+//! Two keyspaces: `log` maps an [`Id`] to a small record (what happened to which key), `values` maps it to the value.
+//! Both are written by one atomic batch. A restart reads `log` only; ids grow, so that the trees mostly append. The
+//! engine's journal and blocks carry checksums, so that records need none of their own.
 
+use std::io;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use redb::{Database, Durability, ReadableDatabase, TableDefinition, WriteTransaction};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
 
 use super::directory::io_error;
 use crate::StoreError;
@@ -49,97 +50,92 @@ pub(super) trait Engine: Send + Sync + 'static {
     fn set_compacted(&self, at: u64) -> Result<(), StoreError>;
 }
 
-type Key = &'static [u8; 12];
-const LOG: TableDefinition<Key, &[u8]> = TableDefinition::new("log");
-const VALUES: TableDefinition<Key, &[u8]> = TableDefinition::new("values");
-const NUMBERS: TableDefinition<&str, u64> = TableDefinition::new("numbers");
-/// The compaction revision's name in `numbers`.
-const COMPACTED: &str = "compacted";
+/// Bytes of small records and of values that stay in memory before they are written as sorted files.
+const LOG_MEMTABLE: u64 = 2 << 20;
+const VALUES_MEMTABLE: u64 = 8 << 20;
+/// The journal is trimmed above this; the engine's minimum.
+const JOURNAL_BYTES: u64 = 64 << 20;
+/// Files that the engine keeps open.
+const OPEN_FILES: usize = 128;
+/// Where the compaction revision stands in `log`: below every real id.
+const COMPACTED: [u8; 12] = [0; 12];
 
-pub(super) struct Redb {
+pub(super) struct Fjall {
     db: Database,
+    log: Keyspace,
+    values: Keyspace,
     /// The data directory, which errors name.
     path: PathBuf,
 }
 
-impl Redb {
-    /// Opens the engine's `file`; `path` is the data directory that errors name.
-    pub fn open(path: &Path, file: &Path, cache_bytes: usize) -> Result<Redb, StoreError> {
-        let open = || Ok(redb::Builder::new().set_cache_size(cache_bytes).create(file)?);
-        let db = guard("open", path, open)?;
-        let engine = Redb { db, path: path.to_owned() };
-        let present = || Ok(engine.db.begin_read()?.list_tables()?.count());
-        if guard("open", path, present)? == 0 {
-            engine.write("initialise", |txn| {
-                txn.open_table(LOG)?;
-                txn.open_table(VALUES)?;
-                txn.open_table(NUMBERS)?;
-                Ok(())
-            })?;
-        }
-        Ok(engine)
+impl Fjall {
+    /// Opens the engine in `files`; `path` is the data directory that errors name.
+    pub fn open(path: &Path, files: &Path, cache_bytes: u64) -> Result<Fjall, StoreError> {
+        guard("open", path, || {
+            let db = Database::builder(files)
+                .cache_size(cache_bytes)
+                .max_journaling_size(JOURNAL_BYTES)
+                .max_cached_files(Some(OPEN_FILES))
+                .worker_threads(2)
+                .open()?;
+            let sized = |bytes| move || KeyspaceCreateOptions::default().max_memtable_size(bytes);
+            let log = db.keyspace("log", sized(LOG_MEMTABLE))?;
+            let values = db.keyspace("values", sized(VALUES_MEMTABLE))?;
+            Ok(Fjall { db, log, values, path: path.to_owned() })
+        })
     }
 
     fn write(
         &self,
         action: &'static str,
-        change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+        persist: PersistMode,
+        fill: impl FnOnce(&mut OwnedWriteBatch),
     ) -> Result<(), StoreError> {
         guard(action, &self.path, || {
-            let mut txn = self.db.begin_write()?;
-            txn.set_durability(Durability::Immediate)?;
-            // Two-phase commit with the allocator's state: reopening after a crash takes no repair.
-            txn.set_quick_repair(true);
-            change(&txn)?;
-            Ok(txn.commit()?)
+            let mut batch = self.db.batch().durability(Some(persist));
+            fill(&mut batch);
+            batch.commit()
         })
+    }
+
+    fn damaged(&self, detail: String) -> StoreError {
+        StoreError::Corrupt { path: self.path.clone(), detail }
     }
 }
 
-impl Engine for Redb {
+impl Engine for Fjall {
     fn commit(&self, records: &[Record]) -> Result<(), StoreError> {
-        self.write("write", |txn| {
-            let (mut log, mut values) = (txn.open_table(LOG)?, txn.open_table(VALUES)?);
+        // `SyncData` is enough: the journal's file is made and synced at its full size before it is used, and when it
+        // has to grow, fdatasync writes the new size too.
+        self.write("write", PersistMode::SyncData, |batch| {
             for record in records {
                 let id = encode_id(record.version.id);
-                log.insert(&id, seal(&id, encode_entry(record)).as_slice())?;
+                batch.insert(&self.log, id, encode_entry(record));
                 if !record.version.deleted {
-                    values.insert(&id, seal(&id, record.value.to_vec()).as_slice())?;
+                    batch.insert(&self.values, id, &record.value[..]);
                 }
             }
-            Ok(())
         })
     }
 
     fn values(&self, ids: &[Id]) -> Result<Vec<Option<Bytes>>, StoreError> {
-        let found: Vec<Option<Result<Bytes, ()>>> = guard("read", &self.path, || {
-            let values = self.db.begin_read()?.open_table(VALUES)?;
-            let read = |id: &Id| {
-                let id = encode_id(*id);
-                let sealed = values.get(&id)?;
-                Ok(sealed.map(|s| unseal(&id, s.value()).map(Bytes::copy_from_slice).ok_or(())))
-            };
+        guard("read", &self.path, || {
+            let read = |id: &Id| Ok(self.values.get(encode_id(*id))?.map(|v| Bytes::copy_from_slice(&v)));
             ids.iter().map(read).collect()
-        })?;
-        let intact = |(id, value): (&Id, Option<Result<Bytes, ()>>)| {
-            value.transpose().map_err(|()| self.damaged("value", id.revision))
-        };
-        ids.iter().zip(found).map(intact).collect()
+        })
     }
 
     fn scan(&self, from: u64, to: u64, visit: Visit<'_>) -> Result<(), StoreError> {
         let start = encode_id(Id { revision: from, sub: 0 });
         let end = encode_id(Id { revision: to, sub: u32::MAX });
         guard("read the log in", &self.path, || {
-            let log = self.db.begin_read()?.open_table(LOG)?;
-            for item in log.range::<&[u8; 12]>(&start..=&end)? {
-                let (id, sealed) = item?;
-                let entry =
-                    unseal(id.value(), sealed.value()).and_then(|record| decode_entry(id.value(), record));
-                let next = match entry {
+            for item in self.log.range(start..=end) {
+                let (id, record) = item.into_inner()?;
+                let next = match decode_entry(&id, &record) {
                     Some(entry) => visit(entry),
                     None => {
-                        Err(self.damaged("log record", decode_id(id.value()).map_or(0, |id| id.revision)))
+                        let revision = decode_id(&id).map_or(0, |id| id.revision);
+                        Err(self.damaged(format!("the log record of revision {revision} cannot be read")))
                     }
                 };
                 match next {
@@ -153,38 +149,25 @@ impl Engine for Redb {
     }
 
     fn remove(&self, ids: &[Id]) -> Result<(), StoreError> {
-        self.write("compact", |txn| {
-            let (mut log, mut values) = (txn.open_table(LOG)?, txn.open_table(VALUES)?);
+        // Not synced: a removal that is lost is done again, and the journal keeps the order.
+        self.write("compact", PersistMode::Buffer, |batch| {
             for id in ids {
-                let id = encode_id(*id);
-                log.remove(&id)?;
-                values.remove(&id)?;
+                batch.remove(&self.log, encode_id(*id));
+                batch.remove(&self.values, encode_id(*id));
             }
-            Ok(())
         })
     }
 
     fn compacted(&self) -> Result<u64, StoreError> {
-        guard("read", &self.path, || {
-            let numbers = self.db.begin_read()?.open_table(NUMBERS)?;
-            Ok(numbers.get(COMPACTED)?.map_or(0, |n| n.value()))
-        })
+        let Some(found) = guard("read", &self.path, || self.log.get(COMPACTED))? else { return Ok(0) };
+        let number = found[..].try_into().map(u64::from_be_bytes);
+        number.map_err(|_| self.damaged("the compaction revision cannot be read".into()))
     }
 
     fn set_compacted(&self, at: u64) -> Result<(), StoreError> {
-        self.write("compact", |txn| {
-            txn.open_table(NUMBERS)?.insert(COMPACTED, at)?;
-            Ok(())
+        self.write("compact", PersistMode::SyncData, |batch| {
+            batch.insert(&self.log, COMPACTED, at.to_be_bytes())
         })
-    }
-}
-
-impl Redb {
-    fn damaged(&self, what: &str, revision: u64) -> StoreError {
-        StoreError::Corrupt {
-            path: self.path.clone(),
-            detail: format!("the {what} of revision {revision} is damaged"),
-        }
     }
 }
 
@@ -192,50 +175,30 @@ impl Redb {
 fn guard<T>(
     action: &'static str,
     path: &Path,
-    operation: impl FnOnce() -> Result<T, redb::Error>,
+    operation: impl FnOnce() -> fjall::Result<T>,
 ) -> Result<T, StoreError> {
-    use redb::Error;
+    use fjall::Error;
     let corrupt = |detail: String| StoreError::Corrupt { path: path.to_owned(), detail };
+    let cut_off =
+        |e: &io::Error| matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData);
     match catch_unwind(AssertUnwindSafe(operation)) {
         Err(_) => Err(corrupt(format!("the engine gave up when asked to {action}"))),
         Ok(Ok(done)) => Ok(done),
         Ok(Err(error)) => Err(match error {
-            Error::Io(e) if e.kind() == std::io::ErrorKind::InvalidData => corrupt(e.to_string()),
-            Error::Io(e) => io_error(action, path, e),
-            Error::DatabaseAlreadyOpen => StoreError::Locked { path: path.to_owned() },
-            Error::UpgradeRequired(found) => {
-                let reason = format!("the engine's file format is {found}");
+            Error::Io(e) | Error::Storage(fjall::LsmError::Io(e)) if cut_off(&e) => corrupt(e.to_string()),
+            Error::Io(e) | Error::Storage(fjall::LsmError::Io(e)) => io_error(action, path, e),
+            Error::Locked => StoreError::Locked { path: path.to_owned() },
+            Error::Poisoned => StoreError::Poisoned { cause: "the engine could not write before".into() },
+            Error::InvalidVersion(found) => {
+                let reason = format!("the engine's file format is {found:?}");
                 StoreError::Foreign { path: path.to_owned(), reason }
             }
-            Error::PreviousIo => StoreError::Poisoned { cause: "the engine met an I/O error before".into() },
-            e @ (Error::Corrupted(_)
-            | Error::TableTypeMismatch { .. }
-            | Error::TableDoesNotExist(_)
-            | Error::TypeDefinitionChanged { .. }
-            | Error::RepairAborted) => corrupt(e.to_string()),
-            e => StoreError::Io { action, path: path.to_owned(), source: Arc::new(e) },
+            e @ Error::KeyspaceDeleted => {
+                StoreError::Io { action, path: path.to_owned(), source: Arc::new(e) }
+            }
+            e => corrupt(e.to_string()),
         }),
     }
-}
-
-/// Appends a checksum of the bytes and of where they belong.
-fn seal(id: &[u8; 12], mut bytes: Vec<u8>) -> Vec<u8> {
-    let sum = checksum(id, &bytes);
-    bytes.extend(sum.to_le_bytes());
-    bytes
-}
-
-/// The bytes without their checksum, if it is right.
-fn unseal<'a>(id: &[u8; 12], sealed: &'a [u8]) -> Option<&'a [u8]> {
-    let (bytes, sum) = sealed.split_last_chunk::<4>()?;
-    (checksum(id, bytes) == u32::from_le_bytes(*sum)).then_some(bytes)
-}
-
-fn checksum(id: &[u8; 12], bytes: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(id);
-    hasher.update(bytes);
-    hasher.finalize()
 }
 
 fn encode_id(id: Id) -> [u8; 12] {
@@ -294,20 +257,6 @@ mod tests {
             let entry = decode_entry(&encode_id(id), &encode_entry(&record)).unwrap();
             assert_eq!(entry, Entry { key: record.key, version, prev });
         }
-    }
-
-    #[test]
-    fn damage_and_wrong_places_are_seen() {
-        let (id, other) = (encode_id(Id { revision: 7, sub: 3 }), encode_id(Id { revision: 7, sub: 4 }));
-        let sealed = seal(&id, b"value".to_vec());
-        assert_eq!(unseal(&id, &sealed), Some(&b"value"[..]));
-        assert_eq!(unseal(&other, &sealed), None);
-        for at in 0..sealed.len() {
-            let mut damaged = sealed.clone();
-            damaged[at] ^= 0x10;
-            assert_eq!(unseal(&id, &damaged), None);
-        }
-        assert_eq!(unseal(&id, b"abc"), None);
     }
 
     #[test]

@@ -30,6 +30,12 @@ pub(super) fn load(engine: &dyn Engine, path: &Path) -> Result<Index, StoreError
             let detail = format!("the record of revision {revision} makes no sense");
             return Err(StoreError::Corrupt { path: path.to_owned(), detail });
         }
+        // Above the compaction revision nothing is ever removed, so a hole is a loss.
+        if revision > index.compacted() && revision > index.revision() + 1 {
+            let detail =
+                format!("the log has a hole between the revisions {} and {revision}", index.revision());
+            return Err(StoreError::Corrupt { path: path.to_owned(), detail });
+        }
         index.apply(&entry.key, entry.version);
         Ok(ControlFlow::Continue(()))
     })?;

@@ -1,6 +1,6 @@
 //! The durable engine: a log of revisions in one directory.
 //!
-//! What exists is known from an index in memory; the values stay on disk (redb, see
+//! What exists is known from an index in memory; the values stay on disk (fjall, see
 //! `docs/decisions/0001-store-engine.md`). One thread takes the transactions that wait, checks them in order, writes
 //! them as one batch with one fsync, then acknowledges them all; a second thread hands their events to watchers. Readers
 //! look up the index under a short lock and read the disk without any.
@@ -30,7 +30,7 @@ use crate::watch::Hub;
 use crate::{KeyValue, Range, RangeResult, Revision, Store, StoreError, Txn, TxnOutcome, WatchStream, plan};
 use commit::{Committer, Reply, Request};
 use directory::Directory;
-use engine::{Engine, Redb};
+use engine::{Engine, Fjall};
 use log::LogReader;
 
 /// Keys that a range looks at under one lock.
@@ -44,7 +44,7 @@ const QUEUE: usize = 4096;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
     /// Bytes of disk blocks to keep in memory.
-    pub cache_bytes: usize,
+    pub cache_bytes: u64,
     /// Free bytes of the file system below which puts are refused with [`StoreError::NoSpace`]. Deletes and
     /// compaction go on, they are what frees space.
     pub reserve_bytes: u64,
@@ -85,7 +85,7 @@ impl EmbeddedStore {
     /// `Locked`, `Foreign`, `Corrupt`, `Io`.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<EmbeddedStore, StoreError> {
         let directory = Directory::open(path.as_ref())?;
-        let engine = Redb::open(directory.path(), &directory.engine_path(), options.cache_bytes)?;
+        let engine = Fjall::open(directory.path(), &directory.engine_path(), options.cache_bytes)?;
         directory.finish()?;
         EmbeddedStore::start(directory, Box::new(engine), options)
     }
