@@ -1,0 +1,87 @@
+//! `orlop bench`: a load generator for any Kubernetes API server, and a stopwatch for pods.
+
+mod api;
+mod pods;
+mod process;
+mod sample;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+/// `orlop bench`.
+#[derive(Debug, Args)]
+pub struct BenchArguments {
+    /// What to measure.
+    #[command(subcommand)]
+    pub what: BenchCommand,
+}
+
+/// The benchmarks.
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Requests against an API server: create, get, update, list, delete ConfigMaps of 1 KiB, and watch fan-out.
+    ///
+    /// Any server will do: compare two by running this against both in turn. Objects live in a namespace of their own,
+    /// which is deleted afterwards.
+    Api(ApiArguments),
+    /// Time from the creation of pods to their readiness, one by one and all at once.
+    Pods(PodsArguments),
+}
+
+/// `orlop bench api`.
+#[derive(Debug, Args)]
+pub struct ApiArguments {
+    /// The cluster to measure.
+    #[arg(long, env = "KUBECONFIG", default_value = "/etc/orlop/kubeconfig")]
+    pub kubeconfig: PathBuf,
+    /// Numbers of clients to measure with, each with a connection of its own.
+    #[arg(long, value_delimiter = ',', default_value = "1,8,32")]
+    pub clients: Vec<usize>,
+    /// Operations per kind of request and number of clients.
+    #[arg(long, default_value_t = 4000)]
+    pub operations: usize,
+    /// Objects in the lists that are fetched.
+    #[arg(long, default_value_t = 5000)]
+    pub list_size: usize,
+    /// Watchers of the fan-out.
+    #[arg(long, default_value_t = 50)]
+    pub watchers: usize,
+    /// Server processes whose CPU time and memory are reported; repeat for several (API server, etcd).
+    #[arg(long)]
+    pub pid: Vec<u32>,
+}
+
+/// `orlop bench pods`.
+#[derive(Debug, Args)]
+pub struct PodsArguments {
+    /// The cluster to measure.
+    #[arg(long, env = "KUBECONFIG", default_value = "/etc/orlop/kubeconfig")]
+    pub kubeconfig: PathBuf,
+    /// Image of the pods; it must be on the node already.
+    #[arg(long, default_value = "localhost/web:1")]
+    pub image: String,
+    /// Pods created one after the other.
+    #[arg(long, default_value_t = 20)]
+    pub single: usize,
+    /// Pods created at once.
+    #[arg(long, default_value_t = 50)]
+    pub burst: usize,
+    /// Server processes whose CPU time and memory are reported.
+    #[arg(long)]
+    pub pid: Vec<u32>,
+}
+
+/// Runs one benchmark.
+pub async fn run(arguments: BenchArguments) -> anyhow::Result<()> {
+    match arguments.what {
+        BenchCommand::Api(arguments) => api::run(arguments).await,
+        BenchCommand::Pods(arguments) => pods::run(arguments).await,
+    }
+}
+
+/// A name that no other run uses.
+fn run_name() -> String {
+    let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos());
+    format!("bench-{:x}", nanos & 0xffff_ffff_ffff)
+}

@@ -1,0 +1,256 @@
+//! What can be said on the command line. Every flag of a subcommand is also a key of its configuration file.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::bench::BenchArguments;
+
+/// Kubernetes in one binary: a whole cluster on one machine.
+#[derive(Debug, Parser)]
+#[command(
+    name = "orlop",
+    version,
+    args_override_self = true,
+    after_help = "Start here:\n  orlop server                       a whole cluster, ready in about a second\n  \
+                  export KUBECONFIG=/etc/orlop/kubeconfig\n  kubectl get nodes"
+)]
+pub struct Cli {
+    /// How much is logged: error, warn, info, debug or trace, or a filter such as `info,orlop_kubelet=debug`.
+    #[arg(long, global = true, default_value = "info")]
+    pub log_level: String,
+    /// How log lines look.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a whole cluster in this process: API server, controllers, scheduler and a node.
+    Server(ServerArguments),
+    /// Run the API server alone, with upstream kube-apiserver's flag names.
+    Apiserver(ApiserverArguments),
+    /// Look at, import, pull and remove this node's container images.
+    Image(ImageArguments),
+    /// Measure an API server or a cluster.
+    Bench(BenchArguments),
+    /// Say what this host lacks for running a cluster.
+    Check(CheckArguments),
+    /// Stop all containers and remove everything a server left on this host, its data included.
+    Uninstall(UninstallArguments),
+}
+
+/// Where a cluster keeps its things on this host, and what tells it apart from others there.
+#[derive(Debug, Clone, Args)]
+pub struct LocationArguments {
+    /// Where all data lives: state, images, volumes, certificates.
+    #[arg(long, default_value = "/var/lib/orlop")]
+    pub data_dir: PathBuf,
+    /// Tells several clusters on one host apart: names the bridge, the nftables table and the cgroup. Derived from the
+    /// data directory when absent, and kept there.
+    #[arg(long)]
+    pub instance: Option<String>,
+}
+
+/// `orlop server`.
+#[derive(Debug, Args)]
+pub struct ServerArguments {
+    #[command(flatten)]
+    pub location: LocationArguments,
+    /// Read flags from this YAML file first (default /etc/orlop/config.yaml when it exists).
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    /// Port of the API server on all addresses.
+    #[arg(long, default_value_t = 6443)]
+    pub https_listen_port: u16,
+    /// Further names and addresses the API server's certificate is valid for; repeat for several.
+    #[arg(long)]
+    pub tls_san: Vec<String>,
+    /// Where to write the administrator's kubeconfig.
+    #[arg(long, default_value = "/etc/orlop/kubeconfig")]
+    pub write_kubeconfig: PathBuf,
+    /// Run the control plane without a node on this machine.
+    #[arg(long)]
+    pub disable_agent: bool,
+    /// Addresses of Services.
+    #[arg(long, default_value = "10.96.0.0/16")]
+    pub service_cidr: ipnet::Ipv4Net,
+    /// Addresses of pods; each node gets a /24 of it.
+    #[arg(long, default_value = "10.244.0.0/16")]
+    pub cluster_cidr: ipnet::Ipv4Net,
+    /// Address of the cluster's DNS; the tenth of the Service range when absent.
+    #[arg(long)]
+    pub cluster_dns: Option<Ipv4Addr>,
+    /// The cluster's DNS domain.
+    #[arg(long, default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// Users of the API by static token: a file of lines `token,user,uid,"group,group"`.
+    #[arg(long)]
+    pub token_auth_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub node: NodeArguments,
+}
+
+/// The node's part of `orlop server`.
+#[derive(Debug, Clone, Args)]
+pub struct NodeArguments {
+    /// Name of the node; the host's name when absent.
+    #[arg(long)]
+    pub node_name: Option<String>,
+    /// Address of the node; that of the default route when absent.
+    #[arg(long)]
+    pub node_ip: Option<IpAddr>,
+    /// Port of the kubelet's HTTPS server.
+    #[arg(long, default_value_t = 10250)]
+    pub kubelet_port: u16,
+    /// Labels for the node, `key=value`; repeat for several.
+    #[arg(long)]
+    pub node_label: Vec<String>,
+    /// Pods the node takes.
+    #[arg(long, default_value_t = 110)]
+    pub max_pods: u32,
+}
+
+/// `orlop apiserver`: upstream's names.
+#[derive(Debug, Args)]
+pub struct ApiserverArguments {
+    /// Where the state lives.
+    #[arg(long, default_value = "/var/lib/orlop")]
+    pub data_dir: PathBuf,
+    /// Address to listen on.
+    #[arg(long, default_value = "0.0.0.0")]
+    pub bind_address: IpAddr,
+    /// Port to listen on.
+    #[arg(long, default_value_t = 6443)]
+    pub secure_port: u16,
+    /// Address published in the `kubernetes` Service.
+    #[arg(long)]
+    pub advertise_address: Option<IpAddr>,
+    /// CA whose client certificates are believed; the server's own when absent.
+    #[arg(long)]
+    pub client_ca_file: Option<PathBuf>,
+    /// Serving certificate; issued by the server's own CA when absent.
+    #[arg(long, requires = "tls_private_key_file")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// Key of the serving certificate.
+    #[arg(long, requires = "tls_cert_file")]
+    pub tls_private_key_file: Option<PathBuf>,
+    /// Users by static token.
+    #[arg(long)]
+    pub token_auth_file: Option<PathBuf>,
+    /// Key (or certificate) that service account tokens are verified with.
+    #[arg(long)]
+    pub service_account_key_file: Option<PathBuf>,
+    /// Key that service account tokens are signed with.
+    #[arg(long)]
+    pub service_account_signing_key_file: Option<PathBuf>,
+    /// Issuer of service account tokens.
+    #[arg(long, default_value = "https://kubernetes.default.svc")]
+    pub service_account_issuer: String,
+    /// Audiences that tokens must name; the issuer when absent.
+    #[arg(long)]
+    pub api_audiences: Vec<String>,
+    /// Addresses of Services.
+    #[arg(long, default_value = "10.96.0.0/16")]
+    pub service_cluster_ip_range: ipnet::Ipv4Net,
+    /// Who decides what a user may do, asked in this order.
+    #[arg(long, value_delimiter = ',', default_value = "Node,RBAC")]
+    pub authorization_mode: Vec<String>,
+    /// Whether pods may be privileged.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub allow_privileged: bool,
+    /// Where to write an administrator's kubeconfig.
+    #[arg(long)]
+    pub write_kubeconfig: Option<PathBuf>,
+}
+
+/// `orlop image`.
+#[derive(Debug, Args)]
+pub struct ImageArguments {
+    /// What to do with images.
+    #[command(subcommand)]
+    pub action: ImageAction,
+}
+
+/// The actions of `orlop image`.
+#[derive(Debug, Subcommand)]
+pub enum ImageAction {
+    /// List the images.
+    Ls {
+        #[command(flatten)]
+        node: NodeSocketArguments,
+    },
+    /// Import OCI or Docker archives (tar, also compressed).
+    Import {
+        #[command(flatten)]
+        node: NodeSocketArguments,
+        /// The archives.
+        #[arg(required = true)]
+        archives: Vec<PathBuf>,
+    },
+    /// Pull images from their registries.
+    Pull {
+        #[command(flatten)]
+        node: NodeSocketArguments,
+        /// Image names.
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
+    /// Remove images.
+    Rm {
+        #[command(flatten)]
+        node: NodeSocketArguments,
+        /// Image names or ids.
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
+}
+
+/// Which node's server to talk to.
+#[derive(Debug, Clone, Args)]
+pub struct NodeSocketArguments {
+    /// Data directory of the running server.
+    #[arg(long, default_value = "/var/lib/orlop")]
+    pub data_dir: PathBuf,
+}
+
+/// `orlop check`.
+#[derive(Debug, Args)]
+pub struct CheckArguments {}
+
+/// `orlop uninstall`.
+#[derive(Debug, Args)]
+pub struct UninstallArguments {
+    #[command(flatten)]
+    pub location: LocationArguments,
+    /// Keep the data directory; stop and remove all else.
+    #[arg(long)]
+    pub keep_data: bool,
+}
+
+impl ServerArguments {
+    /// Address of cluster DNS.
+    pub fn dns_address(&self) -> anyhow::Result<Ipv4Addr> {
+        let address = self.cluster_dns.or_else(|| self.service_cidr.hosts().nth(9));
+        address.ok_or_else(|| anyhow::anyhow!("--service-cidr {} is too small for cluster DNS: at least a /28 is needed", self.service_cidr))
+    }
+
+    /// Where the API server listens.
+    pub fn listen(&self) -> SocketAddr {
+        SocketAddr::new(IpAddr::from(Ipv4Addr::UNSPECIFIED), self.https_listen_port)
+    }
+}

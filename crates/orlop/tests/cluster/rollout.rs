@@ -1,0 +1,115 @@
+//! Deployments as people use them: apply, scale, roll out, roll back, with a client that never notices.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use crate::support::{Cluster, WEB2, eventually, http_get, web_deployment};
+
+fn service_address(cluster: &Cluster, name: &str) -> SocketAddr {
+    let address = cluster.ok(&["get", "service", name, "-o", "jsonpath={.spec.clusterIP}:{.spec.ports[0].port}"]);
+    address.parse().unwrap_or_else(|error| panic!("{address:?}: {error}"))
+}
+
+#[test]
+fn scale_up_and_down() {
+    let cluster = Cluster::start();
+    cluster.apply(&web_deployment("web", 3));
+    cluster.ok(&["rollout", "status", "deployment/web", "--timeout=90s"]);
+    let ready = |count: &str| {
+        eventually(&format!("{count} pods are ready"), || {
+            let shown = cluster.ok(&["get", "deployment", "web", "-o", "jsonpath={.status.readyReplicas}"]);
+            (shown == count).then_some(())
+        });
+    };
+    ready("3");
+    cluster.ok(&["scale", "deployment/web", "--replicas=10"]);
+    ready("10");
+    cluster.ok(&["scale", "deployment/web", "--replicas=3"]);
+    eventually("seven pods are gone", || {
+        let pods = cluster.ok(&["get", "pods", "-l", "app=web", "-o", "name"]);
+        (pods.lines().count() == 3).then_some(())
+    });
+    ready("3");
+    let table = cluster.ok(&["get", "deployment", "web"]);
+    let row: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().take(4).collect();
+    assert_eq!(row, ["web", "3/3", "3", "3"], "{table}");
+}
+
+#[test]
+fn a_rolling_update_and_its_undo_fail_no_request() {
+    let cluster = Cluster::start();
+    cluster.apply(&web_deployment("web", 3));
+    cluster.ok(&["rollout", "status", "deployment/web", "--timeout=90s"]);
+    let address = service_address(&cluster, "web");
+    eventually("the service answers", || {
+        cluster.on_host(move || http_get(address)).join().unwrap().ok().filter(|page| page == "page one\n")
+    });
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let answered = Arc::new(AtomicU32::new(0));
+    let client = cluster.on_host({
+        let (stop, answered) = (stop.clone(), answered.clone());
+        move || {
+            let mut failures = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                match http_get(address) {
+                    Ok(_) => _ = answered.fetch_add(1, Ordering::Relaxed),
+                    Err(failure) => failures.push(failure),
+                }
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            failures
+        }
+    });
+    cluster.ok(&["set", "image", "deployment/web", &format!("web={WEB2}")]);
+    cluster.ok(&["rollout", "status", "deployment/web", "--timeout=90s"]);
+    let page = cluster.on_host(move || http_get(address)).join().unwrap();
+    cluster.ok(&["rollout", "undo", "deployment/web"]);
+    cluster.ok(&["rollout", "status", "deployment/web", "--timeout=90s"]);
+    eventually("only the old template's pods are left", || {
+        let images =
+            cluster.ok(&["get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].spec.containers[0].image}"]);
+        (!images.contains(WEB2)).then_some(())
+    });
+    stop.store(true, Ordering::Relaxed);
+
+    assert_eq!(page.as_deref(), Ok("page two\n"));
+    assert_eq!(client.join().unwrap(), Vec::<String>::new());
+    assert!(answered.load(Ordering::Relaxed) > 50, "the client was there all the while");
+    let history = cluster.ok(&["rollout", "history", "deployment/web"]);
+    let revisions: Vec<_> =
+        history.lines().filter_map(|line| line.split_whitespace().next()?.parse::<u32>().ok()).collect();
+    assert_eq!(revisions, [2, 3], "an undo moves the old revision to the top\n{history}");
+}
+
+#[test]
+fn a_deleted_pod_is_replaced_and_a_watch_shows_it() {
+    let cluster = Cluster::start();
+    cluster.apply(&web_deployment("web", 2));
+    cluster.ok(&["rollout", "status", "deployment/web", "--timeout=90s"]);
+    let watch = cluster
+        .client("timeout")
+        .args(["60", crate::support::tool("kubectl").to_str().unwrap(), "get", "pods", "-w", "-l", "app=web"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pods = cluster.ok(&["get", "pods", "-l", "app=web", "-o", "name"]);
+    let victim = pods.lines().next().unwrap().to_owned();
+    cluster.ok(&["delete", &victim]);
+    eventually("another pod is ready in its place", || {
+        let ready = cluster.ok(&["get", "deployment", "web", "-o", "jsonpath={.status.readyReplicas}"]);
+        let pods = cluster.ok(&["get", "pods", "-l", "app=web", "-o", "name"]);
+        (ready == "2" && !pods.contains(&victim) && pods.lines().count() == 2).then_some(())
+    });
+    cluster.ok(&["delete", "deployment", "web"]);
+    eventually("the garbage collector has removed the pods", || {
+        cluster.ok(&["get", "pods,replicasets", "-l", "app=web", "-o", "name"]).is_empty().then_some(())
+    });
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(watch.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    let seen = String::from_utf8(watch.wait_with_output().unwrap().stdout).unwrap();
+    let name = victim.trim_start_matches("pod/");
+    assert!(seen.lines().any(|line| line.starts_with(name) && line.contains("Terminating")), "{seen}");
+    assert!(seen.lines().any(|line| line.contains("ContainerCreating")), "{seen}");
+}
