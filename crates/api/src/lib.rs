@@ -3,6 +3,7 @@
 //! asks for them or when: no I/O, no async, no clock (callers pass the time), no policy of a single kind (that is
 //! `kinds`).
 
+pub mod decode;
 pub mod field;
 pub mod meta;
 pub mod names;
@@ -10,6 +11,7 @@ pub mod quantity;
 pub mod resources;
 pub mod schema;
 pub mod status;
+pub mod time;
 
 pub use field::{ErrorList, ErrorType, FieldError, Path};
 pub use quantity::Quantity;

@@ -9,7 +9,9 @@ use std::ops::{Add, Neg, Sub};
 use std::str::FromStr;
 
 const NANO: i128 = 1_000_000_000;
-/// Upstream's cap, 2^63 - 1, in billionths.
+/// A stand-in for decimal values that do not fit.
+const HUGE: i128 = 10i128.pow(38);
+/// Upstream's cap for binary suffixes, 2^63 - 1, in billionths.
 const CAP: i128 = i64::MAX as i128 * NANO;
 
 /// The family of suffixes a quantity is written in.
@@ -85,6 +87,37 @@ impl Quantity {
         let format =
             if format == Format::BinarySI && nanos > 0 && nanos < NANO { Format::DecimalSI } else { format };
         Ok(Quantity { nanos, format })
+    }
+
+    /// The text that upstream's API answers with for a quantity written as `text`: canonical, but for the few
+    /// notations that its parser takes for canonical already (`1E3`, `1.500`).
+    ///
+    /// # Errors
+    /// [`QuantityError`] with upstream's words.
+    pub fn normalise(text: &str) -> Result<String, QuantityError> {
+        let quantity = Quantity::parse(text)?;
+        if quantity.format != Format::BinarySI && !quantity.is_zero() {
+            let body = text.trim_start_matches(['+', '-']).trim_start_matches('0');
+            let whole = body.bytes().take_while(u8::is_ascii_digit).count();
+            let (number, rest) = body.split_at(whole);
+            let fraction = rest
+                .strip_prefix('.')
+                .map_or("", |rest| &rest[..rest.bytes().take_while(u8::is_ascii_digit).count()]);
+            let suffix = rest.trim_start_matches(|c: char| c == '.' || c.is_ascii_digit());
+            let exponent = parse_suffix(suffix).map_or(0, |(_, exponent, _)| exponent);
+            let scale = exponent - fraction.len() as i32;
+            let digits = number.len().max(1) + fraction.len();
+            let trailing = format!("{number}{fraction}");
+            if digits <= 18
+                && scale >= -9
+                && scale % 3 == 0
+                && !trailing.ends_with("000")
+                && !number.is_empty()
+            {
+                return Ok(text.to_owned());
+            }
+        }
+        Ok(quantity.to_string())
     }
 
     /// Whole units, rounded away from zero.
@@ -208,7 +241,8 @@ fn scale(whole: &str, fraction: &str, base: u32, exponent: i32) -> Result<i128, 
     while power > 0 {
         match number.checked_mul(10) {
             Some(product) => number = product,
-            None => return Ok(CAP),
+            // Beyond what anything can hold; only its being huge matters.
+            None => return Ok(HUGE),
         }
         power -= 1;
     }
@@ -220,7 +254,7 @@ fn scale(whole: &str, fraction: &str, base: u32, exponent: i32) -> Result<i128, 
     if inexact {
         number = number.saturating_add(1);
     }
-    Ok(number.min(CAP))
+    Ok(if base == 2 { number.min(CAP) } else { number })
 }
 
 impl fmt::Display for Quantity {
@@ -246,11 +280,7 @@ impl fmt::Display for Quantity {
         let over = exponent.rem_euclid(3);
         number *= 10i128.pow(over.unsigned_abs());
         exponent -= over;
-        while exponent > 18 {
-            number *= 1000;
-            exponent -= 3;
-        }
-        if self.format == Format::DecimalExponent {
+        if self.format == Format::DecimalExponent || exponent > 18 {
             return if exponent == 0 { write!(f, "{number}") } else { write!(f, "{number}e{exponent}") };
         }
         let suffix = ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"][((exponent + 9) / 3) as usize];
@@ -349,12 +379,33 @@ mod tests {
             ("1G", "1G"),
             ("123456789", "123456789"),
             ("9223372036854775807", "9223372036854775807"),
-            ("99999999999999999999", "9223372036854775807"),
+            ("99999999999999999999", "99999999999999999999"),
             ("8Ei", "9223372036854775807"),
             ("1E", "1E"),
         ];
         for (text, want) in cases {
             assert_eq!(Quantity::parse(text).unwrap().to_string(), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn some_notations_are_kept() {
+        let cases = [
+            ("1E3", "1E3"),
+            ("12e6", "12e6"),
+            ("1.500", "1.500"),
+            ("1000", "1k"),
+            ("1500m", "1500m"),
+            ("0.5", "500m"),
+            ("1.5", "1500m"),
+            ("1Gi", "1Gi"),
+            ("1024Mi", "1Gi"),
+            ("100", "100"),
+            ("0", "0"),
+            ("1000m", "1"),
+        ];
+        for (text, want) in cases {
+            assert_eq!(Quantity::normalise(text).unwrap(), want, "{text}");
         }
     }
 
