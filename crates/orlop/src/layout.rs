@@ -56,6 +56,11 @@ impl Layout {
         self.data.join("instance")
     }
 
+    /// The address ranges the server was started with, one flag a line: what `orlop uninstall` has to clean up.
+    pub fn ranges_file(&self) -> PathBuf {
+        self.data.join("ranges")
+    }
+
     /// State of the API server.
     pub fn store(&self) -> PathBuf {
         self.data.join("store")
