@@ -15,6 +15,8 @@ mod validate;
 pub mod apps;
 pub mod coordination;
 pub mod core;
+pub mod discovery;
+pub mod rbac;
 
 pub use duration::{age, human_duration};
 pub use metadata::{
@@ -130,11 +132,24 @@ pub(crate) fn metadata_field(_namespaced: bool, obj: &Value, label: &str) -> Opt
 pub fn strategy(group: &str, kind: &str) -> Option<&'static dyn Strategy> {
     Some(match (group, kind) {
         ("", "ConfigMap") => &core::configmap::ConfigMap,
+        ("", "Endpoints") => &core::endpoints::Endpoints,
+        ("", "Event") => &core::event::Event,
         ("", "Namespace") => &core::namespace::Namespace,
+        ("", "Node") => &core::node::Node,
         ("", "Pod") => &core::pod::Pod,
         ("", "Secret") => &core::secret::Secret,
+        ("", "Service") => &core::service::Service,
+        ("", "ServiceAccount") => &core::service_account::ServiceAccount,
         ("apps", "ControllerRevision") => &apps::controllerrevision::ControllerRevision,
+        ("apps", "Deployment") => &apps::deployment::Deployment,
+        ("apps", "ReplicaSet") => &apps::replicaset::ReplicaSet,
         ("coordination.k8s.io", "Lease") => &coordination::lease::Lease,
+        ("discovery.k8s.io", "EndpointSlice") => &discovery::endpointslice::EndpointSlice,
+        ("events.k8s.io", "Event") => &core::event::EventsEvent,
+        ("rbac.authorization.k8s.io", "ClusterRole") => &rbac::Role { cluster: true },
+        ("rbac.authorization.k8s.io", "ClusterRoleBinding") => &rbac::RoleBinding { cluster: true },
+        ("rbac.authorization.k8s.io", "Role") => &rbac::Role { cluster: false },
+        ("rbac.authorization.k8s.io", "RoleBinding") => &rbac::RoleBinding { cluster: false },
         _ => return None,
     })
 }

@@ -1,9 +1,15 @@
 //! The core group (`v1`).
 
 pub mod configmap;
+pub mod endpoints;
+pub mod event;
 pub mod namespace;
+pub mod node;
 pub mod pod;
+pub mod pod_template;
 pub mod secret;
+pub mod service;
+pub mod service_account;
 
 /// The most bytes a ConfigMap's or Secret's values may have together (1 MiB).
 const MAX_DATA_SIZE: usize = 1024 * 1024;

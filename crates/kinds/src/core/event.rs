@@ -1,0 +1,367 @@
+//! Event: what happened to an object. Two API groups serve the same stored objects in two shapes: the core group's
+//! (which is stored) and `events.k8s.io`'s.
+
+use jiff::Timestamp;
+use orlop_api::field::{self, ErrorList, Path};
+use orlop_api::names;
+use serde_json::{Map, Value};
+
+use crate::cursor::{Cursor, same};
+use crate::duration::age;
+use crate::validate::{invalids, qualified_name};
+use crate::{NameRule, Strategy, metadata};
+
+/// The strategy of core `v1` Events.
+pub struct Event;
+
+/// The strategy of `events.k8s.io/v1` Events, in that group's shape. Its rules are stricter.
+pub struct EventsEvent;
+
+/// Field names that differ: core's and `events.k8s.io`'s.
+const RENAMED: [(&str, &str); 7] = [
+    ("involvedObject", "regarding"),
+    ("message", "note"),
+    ("source", "deprecatedSource"),
+    ("firstTimestamp", "deprecatedFirstTimestamp"),
+    ("lastTimestamp", "deprecatedLastTimestamp"),
+    ("count", "deprecatedCount"),
+    ("reportingComponent", "reportingController"),
+];
+
+const EVENTS_ORDER: [&str; 17] = [
+    "kind",
+    "apiVersion",
+    "metadata",
+    "eventTime",
+    "series",
+    "reportingController",
+    "reportingInstance",
+    "action",
+    "reason",
+    "regarding",
+    "related",
+    "note",
+    "type",
+    "deprecatedSource",
+    "deprecatedFirstTimestamp",
+    "deprecatedLastTimestamp",
+    "deprecatedCount",
+];
+const CORE_ORDER: [&str; 17] = [
+    "kind",
+    "apiVersion",
+    "metadata",
+    "involvedObject",
+    "reason",
+    "message",
+    "source",
+    "firstTimestamp",
+    "lastTimestamp",
+    "count",
+    "type",
+    "eventTime",
+    "series",
+    "action",
+    "related",
+    "reportingComponent",
+    "reportingInstance",
+];
+
+fn convert(
+    event: &Value,
+    rename: impl Fn(&str) -> Option<&'static str>,
+    order: &[&str],
+    version: &str,
+) -> Value {
+    let mut renamed: Map<String, Value> =
+        event.entries().map(|(key, value)| (rename(key).unwrap_or(key).to_owned(), value.clone())).collect();
+    renamed.insert("apiVersion".to_owned(), version.into());
+    let mut out = Map::new();
+    for key in order {
+        if let Some(value) = renamed.shift_remove(*key) {
+            out.insert((*key).to_owned(), value);
+        }
+    }
+    out.extend(renamed);
+    Value::Object(out)
+}
+
+/// An `events.k8s.io/v1` Event in the core group's shape, which is the one that is stored.
+pub fn to_core(event: &Value) -> Value {
+    let rename = |key: &str| RENAMED.iter().find(|(_, new)| *new == key).map(|(core, _)| *core);
+    convert(event, rename, &CORE_ORDER, "v1")
+}
+
+/// A core Event in the shape of `events.k8s.io/v1`.
+pub fn to_events(event: &Value) -> Value {
+    let rename = |key: &str| RENAMED.iter().find(|(core, _)| *core == key).map(|(_, new)| *new);
+    convert(event, rename, &EVENTS_ORDER, "events.k8s.io/v1")
+}
+
+/// What both versions check, on the core shape. Old clients left most fields out; `eventTime` marks the newer ones.
+fn validate_legacy(event: &Value, controller_field: &str) -> ErrorList {
+    let mut errs = ErrorList::new();
+    let namespace = event["metadata"]["namespace"].text();
+    let object_namespace = event["involvedObject"]["namespace"].text();
+    let at = Path::new("involvedObject").child("namespace");
+    const MISMATCH: &str = "does not match event.namespace";
+    let timed = event["eventTime"].is_set();
+    if object_namespace.is_empty() {
+        let cluster = matches!(namespace, "" | "default") || (timed && namespace == "kube-system");
+        if !cluster {
+            errs.push(field::invalid(&at, object_namespace, MISMATCH));
+        }
+    } else if namespace != object_namespace && !(timed && namespace == "kube-system") {
+        errs.push(field::invalid(&at, object_namespace, MISMATCH));
+    }
+    if timed {
+        let controller = event["reportingComponent"].text();
+        if controller.is_empty() {
+            errs.push(field::required(&Path::new(controller_field), ""));
+        }
+        qualified_name_if_any(&mut errs, controller_field, controller);
+        if event["reportingInstance"].text().is_empty() {
+            errs.push(field::required(&Path::new("reportingInstance"), ""));
+        }
+        limit(&mut errs, "reportingInstance", event["reportingInstance"].text(), 128);
+        if event["action"].text().is_empty() {
+            errs.push(field::required(&Path::new("action"), ""));
+        }
+        limit(&mut errs, "action", event["action"].text(), 128);
+        if event["reason"].text().is_empty() {
+            errs.push(field::required(&Path::new("reason"), ""));
+        }
+        limit(&mut errs, "reason", event["reason"].text(), 128);
+        limit(&mut errs, "message", event["message"].text(), 1024);
+    }
+    invalids(&mut errs, &Path::new("namespace"), namespace, names::is_dns1123_subdomain(namespace));
+    errs
+}
+
+fn qualified_name_if_any(errs: &mut ErrorList, name: &str, value: &str) {
+    if !value.is_empty() {
+        qualified_name(errs, &Path::new(name), value);
+    }
+}
+
+fn limit(errs: &mut ErrorList, name: &str, value: &str, most: usize) {
+    if value.len() > most {
+        errs.push(field::invalid(&Path::new(name), "", format!("can have at most {most} characters")));
+    }
+}
+
+/// What `events.k8s.io/v1` checks besides, on the core shape: the old fields stay empty.
+fn validate_strict(event: &Value) -> ErrorList {
+    let mut errs = validate_legacy(event, "reportingController");
+    errs.extend(metadata::validate_object_meta(event, true, NameRule::DnsSubdomain));
+    if !event["eventTime"].is_set() {
+        errs.push(field::required(&Path::new("eventTime"), ""));
+        for (name, key) in [
+            ("reportingController", "reportingComponent"),
+            ("reportingInstance", "reportingInstance"),
+            ("action", "action"),
+            ("reason", "reason"),
+        ] {
+            if event[key].text().is_empty() {
+                errs.push(field::required(&Path::new(name), ""));
+            }
+        }
+    }
+    let kind = event["type"].text();
+    if !matches!(kind, "Normal" | "Warning") {
+        errs.push(field::invalid(&Path::new("type"), "", format!("has invalid value: {kind}")));
+    }
+    for key in ["firstTimestamp", "lastTimestamp", "count", "source"] {
+        if !event[key].is_empty() {
+            errs.push(field::invalid(&Path::new(key), "", "needs to be unset"));
+        }
+    }
+    errs
+}
+
+/// A client of the newer API may count repetitions, and change nothing else.
+fn validate_strict_update(event: &Value, old: &Value) -> ErrorList {
+    let mut errs = metadata::validate_object_meta_update(event, old);
+    for (key, name) in [
+        ("involvedObject", "involvedObject"),
+        ("reason", "reason"),
+        ("message", "note"),
+        ("source", "source"),
+        ("firstTimestamp", "firstTimestamp"),
+        ("lastTimestamp", "lastTimestamp"),
+        ("count", "count"),
+        ("type", "type"),
+        ("eventTime", "eventTime"),
+        ("action", "action"),
+        ("related", "related"),
+        ("reportingComponent", "reportingController"),
+        ("reportingInstance", "reportingInstance"),
+    ] {
+        if !same(&event[key], &old[key]) {
+            errs.push(field::invalid(&Path::new(name), event[key].clone(), metadata::IMMUTABLE));
+        }
+    }
+    errs
+}
+
+/// Last Seen, Type, Reason, Object, Subobject, Source, Message, First Seen, Count, Name; from the core shape.
+fn cells(event: &Value, now: Timestamp) -> Vec<Value> {
+    let or = |a: &Value, b: &Value| if a.is_set() { a.text().to_owned() } else { b.text().to_owned() };
+    let first = age(&or(&event["firstTimestamp"], &event["eventTime"]), now);
+    let mut last =
+        if event["lastTimestamp"].is_set() { age(event["lastTimestamp"].text(), now) } else { first.clone() };
+    let mut count = event["count"].int().max(1);
+    let series = &event["series"];
+    if series.is_set() {
+        last = age(series["lastObservedTime"].text(), now);
+        count = series["count"].int();
+    }
+    let object = &event["involvedObject"];
+    let kind = object["kind"].text().to_lowercase();
+    let target = match object["name"].text() {
+        "" => kind,
+        name => format!("{kind}/{name}"),
+    };
+    let pick = |a: &str, b: &str| if a.is_empty() { b.to_owned() } else { a.to_owned() };
+    let component = pick(event["source"]["component"].text(), event["reportingComponent"].text());
+    let host = pick(event["source"]["host"].text(), event["reportingInstance"].text());
+    let source = if host.is_empty() { component } else { format!("{component}, {host}") };
+    vec![
+        last.into(),
+        event["type"].text().into(),
+        event["reason"].text().into(),
+        target.into(),
+        object["fieldPath"].text().into(),
+        source.into(),
+        event["message"].text().trim().into(),
+        first.into(),
+        count.into(),
+        event["metadata"]["name"].text().into(),
+    ]
+}
+
+/// The selectable field `label` with `object` as the name of the involved object, from the core shape.
+fn selectable(event: &Value, label: &str, object: &str, component: &str) -> Option<String> {
+    if let Some(key) = label.strip_prefix(object).and_then(|l| l.strip_prefix('.')) {
+        const KEYS: [&str; 7] =
+            ["kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath"];
+        return KEYS.contains(&key).then(|| event["involvedObject"][key].text().to_owned());
+    }
+    match label {
+        "type" | "reason" => Some(event[label].text().to_owned()),
+        _ if label == component => Some(event["reportingComponent"].text().to_owned()),
+        "source" if object == "involvedObject" => {
+            let source = event["source"]["component"].text();
+            let source = if source.is_empty() { event["reportingComponent"].text() } else { source };
+            Some(source.to_owned())
+        }
+        _ => crate::metadata_field(true, event, label),
+    }
+}
+
+impl Strategy for Event {
+    fn name_rule(&self) -> NameRule {
+        NameRule::PathSegment
+    }
+
+    fn validate_create(&self, obj: &Value) -> ErrorList {
+        validate_legacy(obj, "reportingComponent")
+    }
+
+    fn validate_update(&self, obj: &Value, _old: &Value) -> ErrorList {
+        validate_legacy(obj, "reportingComponent")
+    }
+
+    fn selectable_field(&self, obj: &Value, label: &str) -> Option<String> {
+        selectable(obj, label, "involvedObject", "reportingComponent")
+    }
+
+    fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
+        cells(obj, now)
+    }
+
+    fn allow_create_on_update(&self) -> bool {
+        true
+    }
+}
+
+impl Strategy for EventsEvent {
+    fn validate_create(&self, obj: &Value) -> ErrorList {
+        validate_strict(&to_core(obj))
+    }
+
+    fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
+        validate_strict_update(&to_core(obj), &to_core(old))
+    }
+
+    fn selectable_field(&self, obj: &Value, label: &str) -> Option<String> {
+        selectable(&to_core(obj), label, "regarding", "reportingController")
+    }
+
+    fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
+        cells(&to_core(obj), now)
+    }
+
+    fn allow_create_on_update(&self) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{check_cells, check_create};
+    use serde_json::json;
+
+    #[test]
+    fn two_shapes_of_one_event() {
+        let core = json!({"kind": "Event", "apiVersion": "v1", "metadata": {"name": "x"}, "involvedObject": {"kind": "Pod"},
+            "reason": "R", "message": "n", "source": {}, "firstTimestamp": null, "lastTimestamp": null, "type": "Normal",
+            "eventTime": "2020-01-01T00:00:00.000000Z", "action": "A", "reportingComponent": "c", "reportingInstance": "i"});
+        let events = json!({"kind": "Event", "apiVersion": "events.k8s.io/v1", "metadata": {"name": "x"},
+            "eventTime": "2020-01-01T00:00:00.000000Z", "reportingController": "c", "reportingInstance": "i", "action": "A", "reason": "R",
+            "regarding": {"kind": "Pod"}, "note": "n", "type": "Normal", "deprecatedSource": {}, "deprecatedFirstTimestamp": null,
+            "deprecatedLastTimestamp": null});
+        assert_eq!(to_events(&core).to_string(), events.to_string());
+        assert_eq!(to_core(&events).to_string(), core.to_string());
+    }
+
+    #[test]
+    fn namespaces_agree() {
+        let with = |ns: &str| json!({"metadata": {"namespace": "team"}, "involvedObject": {"kind": "Pod", "namespace": ns}});
+        check_create("", "Event", with("team"), &[]);
+        let wrong = |ns: &str| {
+            format!("involvedObject.namespace: Invalid value: {ns:?}: does not match event.namespace")
+        };
+        check_create("", "Event", with("other"), &[&wrong("other")]);
+        check_create("", "Event", with(""), &[&wrong("")]);
+    }
+
+    #[test]
+    fn the_newer_api_is_strict() {
+        check_create(
+            "events.k8s.io",
+            "Event",
+            json!({"regarding": {"namespace": "default"}, "type": "Foo"}),
+            &[
+                "eventTime: Required value",
+                "reportingController: Required value",
+                "reportingInstance: Required value",
+                "action: Required value",
+                "reason: Required value",
+                "type: Invalid value: \"\": has invalid value: Foo",
+            ],
+        );
+    }
+
+    #[test]
+    fn rows() {
+        check_cells(
+            "",
+            "Event",
+            json!({"metadata": {"name": "e"}, "involvedObject": {"kind": "Pod", "name": "p"}, "type": "Normal", "reason": "R", "message": " m\n",
+                "firstTimestamp": "2024-01-01T22:00:00Z", "lastTimestamp": "2024-01-01T23:59:00Z", "count": 4, "source": {"component": "kubelet", "host": "n"}}),
+            json!(["60s", "Normal", "R", "pod/p", "", "kubelet, n", "m", "120m", 4, "e"]),
+        );
+    }
+}

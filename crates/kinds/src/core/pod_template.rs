@@ -1,0 +1,77 @@
+//! The pod template inside workloads: its defaults, its validation against a selector, its warnings.
+
+use orlop_api::field::{self, ErrorList, Path};
+use serde_json::Value;
+
+use super::pod::defaults::set_pod_spec;
+use super::pod::validation::validate_pod_template_spec;
+use super::pod::warnings::pod_warnings;
+use crate::cursor::{Cursor, child};
+use crate::validate::{label_selector, selector_is_empty, selector_is_valid, selector_matches};
+
+/// Defaults of `spec.template` of a workload.
+pub(crate) fn set_defaults(spec: &mut Value) {
+    set_pod_spec(child(child(spec, "template"), "spec"));
+}
+
+/// Warnings about `spec.template` of a workload.
+pub(crate) fn warnings(obj: &Value) -> Vec<String> {
+    pod_warnings(&Path::new("spec").child("template"), &obj["spec"]["template"])
+}
+
+/// `selector` and `template` of a workload spec that keeps pods running. `kind` names it in the message about an empty
+/// selector, as upstream's message does.
+pub(crate) fn validate_selector_and_template(
+    errs: &mut ErrorList,
+    path: &Path,
+    spec: &Value,
+    kind: &str,
+    more: impl FnOnce(&mut ErrorList, &Path, &Value),
+) {
+    let selector = &spec["selector"];
+    let at = path.child("selector");
+    if selector.is_set() {
+        label_selector(errs, &at, selector);
+        if selector_is_empty(selector) {
+            errs.push(field::invalid(&at, selector.clone(), format!("empty selector is invalid for {kind}")));
+        }
+    } else {
+        errs.push(field::required(&at, ""));
+    }
+    if !selector_is_valid(selector) {
+        errs.push(field::invalid(&at, selector.clone(), "invalid label selector"));
+        return;
+    }
+    let template = &spec["template"];
+    let path = path.child("template");
+    validate_labels_match(errs, &path, selector, template);
+    validate_pod_template_spec(errs, &path, template);
+    more(errs, &path.child("spec"), &template["spec"]);
+}
+
+/// The template's labels are such that the workload finds its pods again. A missing selector selects nothing.
+fn validate_labels_match(errs: &mut ErrorList, path: &Path, selector: &Value, template: &Value) {
+    let labels = &template["metadata"]["labels"];
+    let matches = selector.is_set() && selector_matches(selector, labels);
+    if !matches {
+        errs.push(field::invalid(
+            &path.child("metadata").child("labels"),
+            labels.clone(),
+            "`selector` does not match template `labels`",
+        ));
+    }
+}
+
+/// Pods of a workload that keeps them running restart always and have no deadline. `owner` is named in the message.
+pub(crate) fn validate_always_running(errs: &mut ErrorList, path: &Path, spec: &Value, owner: &str) {
+    let policy = spec["restartPolicy"].text();
+    if policy != "Always" {
+        errs.push(field::not_supported(&path.child("restartPolicy"), policy, &["Always"]));
+    }
+    if spec["activeDeadlineSeconds"].is_set() {
+        errs.push(field::forbidden(
+            &path.child("activeDeadlineSeconds"),
+            format!("activeDeadlineSeconds in {owner} is not Supported"),
+        ));
+    }
+}
