@@ -71,7 +71,8 @@ pub enum StoreError {
         /// Free bytes below which puts are refused.
         reserve: u64,
     },
-    /// A commit failed half way, so what the disk holds is unknown; reads go on, writes are refused. Fix the cause (see
+    /// A commit failed half way, so what the disk holds is unknown; reads go on where the disk
+    /// allows, writes are refused. Fix the cause (see
     /// the first error in the log: full or broken disk) and restart: what was acknowledged is kept.
     #[error("writes stopped after a failed commit ({cause}); fix the disk, then restart")]
     Poisoned {

@@ -233,6 +233,21 @@ async fn damaged_values_are_not_handed_out() {
 }
 
 #[tokio::test]
+async fn a_hole_in_the_log_is_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let store = open(dir.path()).unwrap();
+        for key in ["a", "b", "c", "d"] {
+            put(&store, key, "v").await.unwrap();
+        }
+        store.compact(Revision(2)).await.unwrap();
+        store.shared.engine.remove(&[Id { revision: 4, sub: 0 }]).unwrap();
+    }
+    let error = open(dir.path()).err().unwrap().to_string();
+    assert!(error.contains("the log has a hole between the revisions 3 and 5"), "{error}");
+}
+
+#[tokio::test]
 async fn puts_are_refused_while_the_disk_is_nearly_full() {
     let dir = tempfile::tempdir().unwrap();
     {
