@@ -19,6 +19,11 @@ pub fn max_len_error(max: usize) -> String {
     format!("must be no more than {max} bytes")
 }
 
+/// `must be no more than N characters`: the older wording, which DNS subdomains, port names and configuration keys keep.
+pub fn max_chars_error(max: usize) -> String {
+    format!("must be no more than {max} characters")
+}
+
 /// `must be non-empty`.
 pub fn empty_error() -> String {
     "must be non-empty".into()
@@ -88,7 +93,7 @@ pub fn is_dns1123_label(value: &str) -> Vec<String> {
 pub fn is_dns1123_subdomain(value: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if value.len() > SUBDOMAIN_MAX {
-        errors.push(max_len_error(SUBDOMAIN_MAX));
+        errors.push(max_chars_error(SUBDOMAIN_MAX));
     }
     if !subdomain_shaped(value) {
         errors.push(regex_error(
@@ -105,7 +110,7 @@ pub fn is_dns1123_subdomain(value: &str) -> Vec<String> {
 pub fn is_dns1123_subdomain_with_underscore(value: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if value.len() > SUBDOMAIN_MAX {
-        errors.push(max_len_error(SUBDOMAIN_MAX));
+        errors.push(max_chars_error(SUBDOMAIN_MAX));
     }
     let edge: fn(u8) -> bool = |b| lower_alnum(b) || b == b'_';
     if !value.split('.').all(|label| shaped(label, edge, b"-")) {
@@ -140,7 +145,7 @@ pub fn is_dns1035_label(value: &str) -> Vec<String> {
 pub fn is_wildcard_dns1123_subdomain(value: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if value.len() > SUBDOMAIN_MAX {
-        errors.push(max_len_error(SUBDOMAIN_MAX));
+        errors.push(max_chars_error(SUBDOMAIN_MAX));
     }
     if !value.strip_prefix("*.").is_some_and(subdomain_shaped) {
         errors.push(regex_error(
@@ -209,7 +214,7 @@ pub fn is_valid_label_value(value: &str) -> Vec<String> {
 pub fn is_valid_port_name(value: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if value.len() > 15 {
-        errors.push(max_len_error(15));
+        errors.push(max_chars_error(15));
     }
     let bytes = value.as_bytes();
     if bytes.is_empty() || !bytes.iter().all(|b| lower_alnum(*b) || *b == b'-') {
@@ -267,7 +272,7 @@ pub fn is_relaxed_env_var_name(value: &str) -> Vec<String> {
 pub fn is_config_map_key(value: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if value.len() > SUBDOMAIN_MAX {
-        errors.push(max_len_error(SUBDOMAIN_MAX));
+        errors.push(max_chars_error(SUBDOMAIN_MAX));
     }
     if value.is_empty() || !value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
         errors.push(regex_error(

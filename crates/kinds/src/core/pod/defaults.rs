@@ -3,7 +3,7 @@
 use orlop_api::Quantity;
 use serde_json::{Value, json};
 
-use crate::cursor::{Cursor, child, default_empty_to, default_to, items_mut};
+use crate::cursor::{Cursor, child, default_empty_to, default_to, items_mut, remove};
 
 const CONTAINER_LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
 
@@ -161,6 +161,15 @@ fn set_container(container: &mut Value) {
             container.get_mut("lifecycle").and_then(|l| l.get_mut(hook)).filter(|h| h.is_set())
         {
             set_handler(hook);
+        }
+    }
+    // Upstream does not read it while the feature is off, which it is by default.
+    if let Some(lifecycle) = container.get_mut("lifecycle")
+        && lifecycle.has("stopSignal")
+    {
+        remove(lifecycle, "stopSignal");
+        if lifecycle.is_empty() {
+            remove(container, "lifecycle");
         }
     }
     default_empty_to(container, "terminationMessagePath", "/dev/termination-log");
