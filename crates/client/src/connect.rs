@@ -1,6 +1,5 @@
 //! Ways to a `kube::Client`. Callers cannot tell afterwards which one was taken.
 
-use std::convert::Infallible;
 use std::path::Path;
 
 use http::header::{HeaderValue, USER_AGENT};
@@ -50,7 +49,8 @@ pub async fn from_kubeconfig(path: &Path, user_agent: &'static str) -> Result<ku
 /// pipeline under one identity; `user_agent` names the component.
 pub fn in_memory<S, B>(service: S, user_agent: &'static str) -> kube::Client
 where
-    S: Service<http::Request<Body>, Response = http::Response<B>, Error = Infallible> + Send + 'static,
+    S: Service<http::Request<Body>, Response = http::Response<B>> + Send + 'static,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     S::Future: Send + 'static,
     B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,

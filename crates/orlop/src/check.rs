@@ -34,11 +34,16 @@ fn findings() -> Vec<Finding> {
     let filesystems = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     let finding = |what, present, otherwise| Finding { what, present, otherwise };
     vec![
-        finding("root", nix::unistd::geteuid().is_root(), "run as root: containers and network namespaces need it"),
+        finding(
+            "root",
+            nix::unistd::geteuid().is_root(),
+            "run as root: containers and network namespaces need it",
+        ),
         finding("nft", program("nft"), "install nftables (apt-get install nftables): it routes Services"),
         finding(
             "overlayfs",
-            filesystems.lines().any(|line| line.ends_with("overlay")) || Path::new("/sys/module/overlay").exists(),
+            filesystems.lines().any(|line| line.ends_with("overlay"))
+                || Path::new("/sys/module/overlay").exists(),
             "load it (modprobe overlay): images are mounted with it",
         ),
         finding(

@@ -246,7 +246,12 @@ impl ServerArguments {
     /// Address of cluster DNS.
     pub fn dns_address(&self) -> anyhow::Result<Ipv4Addr> {
         let address = self.cluster_dns.or_else(|| self.service_cidr.hosts().nth(9));
-        address.ok_or_else(|| anyhow::anyhow!("--service-cidr {} is too small for cluster DNS: at least a /28 is needed", self.service_cidr))
+        address.ok_or_else(|| {
+            anyhow::anyhow!(
+                "--service-cidr {} is too small for cluster DNS: at least a /28 is needed",
+                self.service_cidr
+            )
+        })
     }
 
     /// Where the API server listens.

@@ -10,9 +10,12 @@ const DEFAULT: &str = "/etc/orlop/config.yaml";
 
 /// Puts the file's flags between the subcommand and the flags given by hand. Only `server` reads a file.
 pub fn with_file(mut arguments: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
-    let Some(position) = arguments.iter().position(|argument| argument == "server") else { return Ok(arguments) };
+    let Some(position) = arguments.iter().position(|argument| argument == "server") else {
+        return Ok(arguments);
+    };
     let Some(path) = path(&arguments) else { return Ok(arguments) };
-    let text = std::fs::read_to_string(&path).with_context(|| format!("configuration file {}", path.display()))?;
+    let text =
+        std::fs::read_to_string(&path).with_context(|| format!("configuration file {}", path.display()))?;
     let flags = flags(&text).with_context(|| format!("configuration file {}", path.display()))?;
     arguments.splice(position + 1..position + 1, flags.into_iter().map(OsString::from));
     Ok(arguments)
@@ -58,7 +61,9 @@ fn flag(key: &str, value: &Value) -> anyhow::Result<Option<String>> {
         Value::Bool(false) | Value::Null => None,
         Value::String(text) => Some(format!("--{key}={text}")),
         Value::Number(number) => Some(format!("--{key}={number}")),
-        Value::Array(_) | Value::Object(_) => bail!("{key}: must be a text, a number, true, false or a list of these"),
+        Value::Array(_) | Value::Object(_) => {
+            bail!("{key}: must be a text, a number, true, false or a list of these")
+        }
     })
 }
 

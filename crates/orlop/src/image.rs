@@ -86,11 +86,16 @@ async fn send(
     let layout = Layout::find(&LocationArguments { data_dir: node.data_dir.clone(), instance: None })?;
     let socket = layout.socket();
     let stream = tokio::net::UnixStream::connect(&socket).await.with_context(|| {
-        format!("no server answers at {}: start `orlop server --data-dir {}`", socket.display(), layout.data.display())
+        format!(
+            "no server answers at {}: start `orlop server --data-dir {}`",
+            socket.display(),
+            layout.data.display()
+        )
     })?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request = Request::builder().method(method).uri(path).header(http::header::HOST, "node").body(body)?;
+    let request =
+        Request::builder().method(method).uri(path).header(http::header::HOST, "node").body(body)?;
     Ok(sender.send_request(request).await?)
 }
 

@@ -22,8 +22,9 @@ impl Layout {
     /// Fixes paths and names, and remembers the instance in the data directory: a cluster keeps its names when it is
     /// started again.
     pub fn open(location: &LocationArguments) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(&location.data_dir)
-            .with_context(|| format!("data directory {}: choose another one with --data-dir", location.data_dir.display()))?;
+        std::fs::create_dir_all(&location.data_dir).with_context(|| {
+            format!("data directory {}: choose another one with --data-dir", location.data_dir.display())
+        })?;
         let layout = Self::find(location)?;
         std::fs::write(layout.instance_file(), &layout.instance).context("data directory is not writable")?;
         Ok(layout)
@@ -47,7 +48,9 @@ impl Layout {
         let plain = instance.starts_with(|c: char| c.is_ascii_lowercase())
             && instance.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         if !plain || instance.len() > 13 {
-            bail!("instance {instance:?}: use 1 to 13 lower-case letters, digits and '-', beginning with a letter");
+            bail!(
+                "instance {instance:?}: use 1 to 13 lower-case letters, digits and '-', beginning with a letter"
+            );
         }
         Ok(Self { data, instance })
     }

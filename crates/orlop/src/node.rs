@@ -45,7 +45,8 @@ impl NodeName {
         };
         let ip = match arguments.node.node_ip {
             Some(ip) => ip,
-            None => default_route_address().context("this host has no default route: name its address with --node-ip")?,
+            None => default_route_address()
+                .context("this host has no default route: name its address with --node-ip")?,
         };
         Ok(Self { name, ip })
     }
@@ -59,7 +60,11 @@ fn default_route_address() -> std::io::Result<IpAddr> {
 }
 
 /// Names and ranges of the node's network.
-pub fn network_options(layout: &Layout, arguments: &ServerArguments, node: &str) -> anyhow::Result<NetworkOptions> {
+pub fn network_options(
+    layout: &Layout,
+    arguments: &ServerArguments,
+    node: &str,
+) -> anyhow::Result<NetworkOptions> {
     Ok(NetworkOptions {
         instance: layout.instance.clone(),
         bridge: layout.bridge(),
@@ -78,7 +83,8 @@ pub fn runtime_options(layout: &Layout, network: BridgeNetwork) -> anyhow::Resul
     // Not /proc/self/exe: the shim's own children would resolve it to something else.
     let program = std::env::current_exe()?.into_os_string();
     let shim = vec![program, OsString::from("shim")];
-    let mut options = orlop_runtime::Options::new(layout.runtime(), layout.run().join("runtime"), shim, Arc::new(network));
+    let mut options =
+        orlop_runtime::Options::new(layout.runtime(), layout.run().join("runtime"), shim, Arc::new(network));
     options.cgroup_root = layout.cgroup();
     Ok(options)
 }
@@ -95,8 +101,11 @@ pub async fn start(
 ) -> anyhow::Result<()> {
     std::fs::create_dir_all(layout.run()).with_context(|| layout.run().display().to_string())?;
     let informers = SharedInformerFactory::new(identities.proxy, shutdown.clone());
-    let (nodes, services, slices) =
-        (informers.informer::<Node>(), informers.informer::<Service>(), informers.informer::<EndpointSlice>());
+    let (nodes, services, slices) = (
+        informers.informer::<Node>(),
+        informers.informer::<Service>(),
+        informers.informer::<EndpointSlice>(),
+    );
     let options = network_options(layout, arguments, &node.name)?;
     let network = BridgeNetwork::open(options.clone(), orlop_network::pod_cidr(&nodes, &node.name)).await?;
     let proxy = ServiceProxy::new(options.clone(), services.clone(), slices.clone())?;
@@ -114,16 +123,31 @@ pub async fn start(
 
     let socket = layout.socket();
     spawn(tasks, shutdown, |shutdown| async move { node_socket::serve(&socket, runtime, shutdown).await });
-    spawn(tasks, shutdown, |shutdown| async move { network.run(shutdown).await; Ok(()) });
-    spawn(tasks, shutdown, |shutdown| async move { proxy.run(shutdown).await; Ok(()) });
-    spawn(tasks, shutdown, |shutdown| async move { dns.run(shutdown).await; Ok(()) });
-    spawn(tasks, shutdown, |shutdown| async move { routes.run(shutdown).await; Ok(()) });
+    spawn(tasks, shutdown, |shutdown| async move {
+        network.run(shutdown).await;
+        Ok(())
+    });
+    spawn(tasks, shutdown, |shutdown| async move {
+        proxy.run(shutdown).await;
+        Ok(())
+    });
+    spawn(tasks, shutdown, |shutdown| async move {
+        dns.run(shutdown).await;
+        Ok(())
+    });
+    spawn(tasks, shutdown, |shutdown| async move {
+        routes.run(shutdown).await;
+        Ok(())
+    });
     spawn(tasks, shutdown, |shutdown| async move { Ok(kubelet.run(shutdown).await?) });
     Ok(())
 }
 
-fn spawn<F>(tasks: &mut JoinSet<anyhow::Result<()>>, shutdown: &CancellationToken, work: impl FnOnce(CancellationToken) -> F)
-where
+fn spawn<F>(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    shutdown: &CancellationToken,
+    work: impl FnOnce(CancellationToken) -> F,
+) where
     F: Future<Output = anyhow::Result<()>> + Send + 'static,
 {
     tasks.spawn(work(shutdown.clone()));
@@ -141,8 +165,11 @@ fn kubelet_options(
     options.root_dir = layout.kubelet();
     options.log_dir = layout.logs();
     options.listen = SocketAddr::new(IpAddr::from(Ipv4Addr::UNSPECIFIED), arguments.node.kubelet_port);
-    options.tls =
-        Some(ServingTls { cert_pem: leaf.cert_pem, key_pem: leaf.key_pem, client_ca_pem: ca.cert_pem().to_owned() });
+    options.tls = Some(ServingTls {
+        cert_pem: leaf.cert_pem,
+        key_pem: leaf.key_pem,
+        client_ca_pem: ca.cert_pem().to_owned(),
+    });
     options.cluster_dns = vec![arguments.dns_address()?.into()];
     options.cluster_domain = arguments.cluster_domain.clone();
     options.cgroup_parent = format!("{}/kubepods", layout.cgroup());

@@ -17,7 +17,11 @@ use orlop_cri::{CriError, Runtime};
 use tokio_util::sync::CancellationToken;
 
 /// Listens until `shutdown`.
-pub async fn serve(path: &Path, runtime: Arc<dyn Runtime>, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn serve(
+    path: &Path,
+    runtime: Arc<dyn Runtime>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     // A socket file that a killed server left is in the way of the next one.
     let _ = std::fs::remove_file(path);
     let listener = tokio::net::UnixListener::bind(path).with_context(|| path.display().to_string())?;
@@ -31,7 +35,9 @@ pub async fn serve(path: &Path, runtime: Arc<dyn Runtime>, shutdown: Cancellatio
                 async move { Ok::<_, Infallible>(answer(request, &*runtime).await) }
             });
             // A client that went away is no news.
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
         });
     }
     let _ = std::fs::remove_file(path);

@@ -60,17 +60,21 @@ fn last_arguments(layout: &Layout) -> anyhow::Result<ServerArguments> {
 fn unmount_below(directory: &Path) -> anyhow::Result<()> {
     let table = std::fs::read_to_string("/proc/self/mountinfo")?;
     let points = table.lines().filter_map(|line| line.split(' ').nth(4));
-    let mut points: Vec<_> = points.map(Path::new).filter(|point| point.starts_with(directory) && *point != directory).collect();
+    let mut points: Vec<_> =
+        points.map(Path::new).filter(|point| point.starts_with(directory) && *point != directory).collect();
     points.sort();
     for point in points.into_iter().rev() {
-        nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH).with_context(|| format!("unmount {}", point.display()))?;
+        nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH)
+            .with_context(|| format!("unmount {}", point.display()))?;
     }
     Ok(())
 }
 
 fn remove(directory: &Path) -> anyhow::Result<()> {
     match std::fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context(directory.display().to_string()),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).context(directory.display().to_string())
+        }
         _ => Ok(()),
     }
 }

@@ -51,7 +51,8 @@ impl Connection {
 }
 
 fn config_map(name: &str, filler: &str) -> String {
-    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"value": filler}}).to_string()
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"value": filler}})
+        .to_string()
 }
 
 fn kibibyte(seed: usize) -> String {
@@ -67,7 +68,8 @@ pub async fn run(arguments: ApiArguments) -> anyhow::Result<()> {
         anyhow::Ok(Connection { client, namespace: namespace.clone() })
     };
     let first = connect().await?;
-    let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": &*namespace}}).to_string();
+    let body =
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": &*namespace}}).to_string();
     first.send(Method::POST, "/api/v1/namespaces", Some(body)).await?;
     let result = measure(&arguments, &processes, &first, connect).await;
     let cleaned = first.send(Method::DELETE, &format!("/api/v1/namespaces/{namespace}"), None).await;
@@ -90,16 +92,27 @@ async fn measure<F: Future<Output = anyhow::Result<Connection>>>(
         // Connections are made by the first request; that is not what is measured.
         try_join_all(connections.iter().map(|one| one.send(Method::GET, "/version", None))).await?;
         let round = Round { processes, connections: &connections, operations: arguments.operations };
-        round.run("create", |one, number| async move {
-            let body = config_map(&format!("c-{number}"), &kibibyte(number));
-            one.send(Method::POST, &one.collection(), Some(body)).await
-        }).await?;
-        round.run("get", |one, number| async move { one.send(Method::GET, &one.object(number), None).await }).await?;
-        round.run("update", |one, number| async move {
-            let body = config_map(&format!("c-{number}"), &kibibyte(number + 1));
-            one.send(Method::PUT, &one.object(number), Some(body)).await
-        }).await?;
-        round.run("delete", |one, number| async move { one.send(Method::DELETE, &one.object(number), None).await }).await?;
+        round
+            .run("create", |one, number| async move {
+                let body = config_map(&format!("c-{number}"), &kibibyte(number));
+                one.send(Method::POST, &one.collection(), Some(body)).await
+            })
+            .await?;
+        round
+            .run("get", |one, number| async move { one.send(Method::GET, &one.object(number), None).await })
+            .await?;
+        round
+            .run("update", |one, number| async move {
+                let body = config_map(&format!("c-{number}"), &kibibyte(number + 1));
+                one.send(Method::PUT, &one.object(number), Some(body)).await
+            })
+            .await?;
+        round
+            .run(
+                "delete",
+                |one, number| async move { one.send(Method::DELETE, &one.object(number), None).await },
+            )
+            .await?;
     }
     lists(arguments, processes, first, &connect).await?;
     fan_out(arguments, processes, first, &connect).await
@@ -173,8 +186,11 @@ async fn fan_out<F: Future<Output = anyhow::Result<Connection>>>(
     connect: impl Fn() -> F,
 ) -> anyhow::Result<()> {
     const EVENTS: usize = 200;
-    let list: Value = serde_json::from_slice(&first.send(Method::GET, &format!("{}?limit=1", first.collection()), None).await?)?;
-    let version = list["metadata"]["resourceVersion"].as_str().context("the list has no resourceVersion")?.to_owned();
+    let list: Value = serde_json::from_slice(
+        &first.send(Method::GET, &format!("{}?limit=1", first.collection()), None).await?,
+    )?;
+    let version =
+        list["metadata"]["resourceVersion"].as_str().context("the list has no resourceVersion")?.to_owned();
     let (seen, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
     let mut watchers = Vec::new();
     for _ in 0..arguments.watchers {
@@ -201,7 +217,11 @@ async fn fan_out<F: Future<Output = anyhow::Result<Connection>>>(
         let mut last = created;
         for _ in 0..arguments.watchers {
             let arrival = tokio::time::timeout(Duration::from_secs(10), arrivals.recv()).await;
-            last = last.max(arrival.context("a watcher did not get its event within 10 s")?.context("all watches ended")?);
+            last = last.max(
+                arrival
+                    .context("a watcher did not get its event within 10 s")?
+                    .context("all watches ended")?,
+            );
         }
         times.push(last.duration_since(created));
     }
@@ -220,7 +240,11 @@ fn report(
 ) -> anyhow::Result<()> {
     let operations = sample.len() as f64;
     let rate = operations / took.as_secs_f64();
-    print!("{name:<8} {clients:>7} {rate:>9.0} {:>9.2} {:>9.2}", sample.percentile(50), sample.percentile(99));
+    print!(
+        "{name:<8} {clients:>7} {rate:>9.0} {:>9.2} {:>9.2}",
+        sample.percentile(50),
+        sample.percentile(99)
+    );
     match (before, processes.usage()?) {
         (Some(before), Some(after)) => {
             let cpu = (after.cpu.saturating_sub(before.cpu)).as_secs_f64() * 1e3 / operations;

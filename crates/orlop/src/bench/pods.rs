@@ -28,7 +28,12 @@ pub async fn run(arguments: PodsArguments) -> anyhow::Result<()> {
     result
 }
 
-async fn measure(arguments: &PodsArguments, processes: &Processes, client: &kube::Client, namespace: &str) -> anyhow::Result<()> {
+async fn measure(
+    arguments: &PodsArguments,
+    processes: &Processes,
+    client: &kube::Client,
+    namespace: &str,
+) -> anyhow::Result<()> {
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
     let begun = Instant::now();
     while accounts.get_opt("default").await?.is_none() {
@@ -38,8 +43,13 @@ async fn measure(arguments: &PodsArguments, processes: &Processes, client: &kube
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    println!("{:<8} {:>6} {:>10} {:>10} {:>12} {:>10}", "pods", "count", "p50 ms", "p99 ms", "all after s", "CPU s");
-    for (name, count, at_once) in [("single", arguments.single, 1), ("burst", arguments.burst, arguments.burst)] {
+    println!(
+        "{:<8} {:>6} {:>10} {:>10} {:>12} {:>10}",
+        "pods", "count", "p50 ms", "p99 ms", "all after s", "CPU s"
+    );
+    for (name, count, at_once) in
+        [("single", arguments.single, 1), ("burst", arguments.burst, arguments.burst)]
+    {
         let before = processes.usage()?;
         let begun = Instant::now();
         let mut times = Vec::new();
@@ -52,7 +62,9 @@ async fn measure(arguments: &PodsArguments, processes: &Processes, client: &kube
         }
         let sample = Sample::new(times);
         let cpu = match (before, processes.usage()?) {
-            (Some(before), Some(after)) => format!("{:.2}", after.cpu.saturating_sub(before.cpu).as_secs_f64()),
+            (Some(before), Some(after)) => {
+                format!("{:.2}", after.cpu.saturating_sub(before.cpu).as_secs_f64())
+            }
             _ => "-".to_owned(),
         };
         println!(

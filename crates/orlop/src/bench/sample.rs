@@ -34,7 +34,9 @@ mod tests {
     #[test]
     fn percentiles_are_by_nearest_rank() {
         let sample = Sample::new((1..=200).rev().map(Duration::from_millis).collect());
-        let check = |percent, expected: f64| assert!((sample.percentile(percent) - expected).abs() < 1e-9, "{percent}");
+        let check = |percent, expected: f64| {
+            assert!((sample.percentile(percent) - expected).abs() < 1e-9, "{percent}")
+        };
         check(50, 100.0);
         check(99, 198.0);
         check(100, 200.0);

@@ -35,7 +35,10 @@ fn each_mistake_gets_upstreams_answer() {
         "{apiVersion: v1, kind: Pod, metadata: {name: x}, spec: {containers: []}}",
         r#"The Pod "x" is invalid: spec.containers: Required value"#,
     );
-    check("{apiVersion: v1, kind: Gadget, metadata: {name: x}}", r#"no matches for kind "Gadget" in version "v1""#);
+    check(
+        "{apiVersion: v1, kind: Gadget, metadata: {name: x}}",
+        r#"no matches for kind "Gadget" in version "v1""#,
+    );
     check(
         "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {ports: [{port: 80}]}}",
         r#"Error from server (AlreadyExists): error when creating "STDIN": services "web" already exists"#,
@@ -82,7 +85,8 @@ fn an_image_that_does_not_exist_is_said_so() {
     eventually("events say so", || {
         let events = cluster.ok(&["get", "events"]);
         (events.contains("Failed to pull image \"registry.invalid/none:1\"")
-            && events.contains("Container image \"localhost/none:1\" is not present with pull policy of Never"))
+            && events
+                .contains("Container image \"localhost/none:1\" is not present with pull policy of Never"))
         .then_some(())
     });
 }

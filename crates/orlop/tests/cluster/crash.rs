@@ -114,7 +114,8 @@ fn what_ends_while_the_server_is_down_is_noticed() {
     cluster.start_server();
     cluster.wait_until_ready();
     eventually("the container was started again", || {
-        let jsonpath = "jsonpath={.status.containerStatuses[0].restartCount}/{.status.containerStatuses[0].ready}";
+        let jsonpath =
+            "jsonpath={.status.containerStatuses[0].restartCount}/{.status.containerStatuses[0].ready}";
         (cluster.ok(&["get", "pod", &pod, "-o", jsonpath]) == "1/true").then_some(())
     });
     let code = "jsonpath={.status.containerStatuses[0].lastState.terminated.exitCode}";

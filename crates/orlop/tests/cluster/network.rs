@@ -18,7 +18,10 @@ fn services_are_reached_by_name_by_address_and_by_node_port() {
     }
     let resolver = cluster.exec("box", "cat /etc/resolv.conf");
     assert!(resolver.contains("nameserver 10.96.0.10"), "{resolver}");
-    assert!(resolver.contains("search default.svc.cluster.local svc.cluster.local cluster.local"), "{resolver}");
+    assert!(
+        resolver.contains("search default.svc.cluster.local svc.cluster.local cluster.local"),
+        "{resolver}"
+    );
     let none = cluster.kubectl(&["exec", "box", "--", "nslookup", "nobody.default.svc.cluster.local"]);
     assert!(!none.status.success());
 
@@ -35,7 +38,8 @@ fn services_are_reached_by_name_by_address_and_by_node_port() {
     assert_eq!(cluster.ok(&["exec", last.trim(), "--", "wget", "-qO-", "http://web/"]), "page one\n");
 
     // The API server from a pod, by its Service.
-    let version = cluster.exec("box", "wget -qO- --no-check-certificate https://kubernetes.default/version 2>&1 || true");
+    let version = cluster
+        .exec("box", "wget -qO- --no-check-certificate https://kubernetes.default/version 2>&1 || true");
     assert!(version.contains("gitVersion") || version.contains("not an http or ftp url"), "{version}");
 
     cluster.ok(&["patch", "service", "web", "-p", r#"{"spec":{"type":"NodePort"}}"#]);
@@ -63,7 +67,10 @@ fn a_service_without_endpoints_refuses_and_a_headless_one_names_its_pods() {
     });
     assert!(refused.contains("refused"));
 
-    cluster.apply(&web_deployment("web", 2).replace("  selector: {app: web}\n", "  clusterIP: None\n  selector: {app: web}\n"));
+    cluster.apply(
+        &web_deployment("web", 2)
+            .replace("  selector: {app: web}\n", "  clusterIP: None\n  selector: {app: web}\n"),
+    );
     cluster.ok(&["rollout", "status", "deployment/web", "--timeout=90s"]);
     let ips = cluster.ok(&["get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].status.podIP}"]);
     eventually("both pods' addresses are in DNS", || {

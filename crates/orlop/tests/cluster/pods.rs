@@ -50,7 +50,11 @@ spec:
     cluster.exec("talker", "touch /state/go");
     let followed = String::from_utf8(follow.wait_with_output().unwrap().stdout).unwrap();
     assert!(followed.ends_with("the end\n"), "follow ends with the container: {followed:?}");
-    assert!(cluster.refused(&["logs", "talker", "-c", "none"]).contains("container none is not valid for pod talker"));
+    assert!(
+        cluster
+            .refused(&["logs", "talker", "-c", "none"])
+            .contains("container none is not valid for pod talker")
+    );
     eventually("the pod has succeeded", || {
         (cluster.ok(&["get", "pod", "talker", "-o", "jsonpath={.status.phase}"]) == "Succeeded").then_some(())
     });
@@ -66,10 +70,7 @@ fn exec_with_stdin_exit_codes_and_a_terminal() {
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "6000", "{}", text(&output));
     let output = cluster.kubectl(&["exec", "box", "--", "sh", "-c", "echo bad >&2; exit 42"]);
     assert_eq!(output.status.code(), Some(42), "{}", text(&output));
-    assert_eq!(
-        String::from_utf8_lossy(&output.stderr),
-        "bad\ncommand terminated with exit code 42\n"
-    );
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "bad\ncommand terminated with exit code 42\n");
     let missing = cluster.refused(&["exec", "box", "--", "no-such-program"]);
     assert!(missing.contains("executable file not found in $PATH"), "{missing}");
     // `script` gives kubectl a terminal to pass on.
@@ -92,10 +93,14 @@ fn a_crashing_container_is_restarted_with_back_off() {
     let state = eventually("the kubelet backs off", || {
         let pod = cluster.json(&["pod", "crash"]);
         let status = pod["status"]["containerStatuses"][0].clone();
-        (status["state"]["waiting"]["reason"] == "CrashLoopBackOff" && status["restartCount"] == 1).then_some(status)
+        (status["state"]["waiting"]["reason"] == "CrashLoopBackOff" && status["restartCount"] == 1)
+            .then_some(status)
     });
     let message = state["state"]["waiting"]["message"].as_str().unwrap();
-    assert!(message.starts_with("back-off 10s restarting failed container=main pod=crash_default("), "{message}");
+    assert!(
+        message.starts_with("back-off 10s restarting failed container=main pod=crash_default("),
+        "{message}"
+    );
     assert_eq!(state["lastState"]["terminated"]["exitCode"], 5);
     assert_eq!(state["lastState"]["terminated"]["reason"], "Error");
     eventually("the event is there", || {
@@ -103,7 +108,13 @@ fn a_crashing_container_is_restarted_with_back_off() {
         events.contains("Back-off restarting failed container main in pod crash_default(").then_some(())
     });
     eventually("it was started again after the back-off", || {
-        let count = cluster.ok(&["get", "pod", "crash", "-o", "jsonpath={.status.containerStatuses[0].restartCount}"]);
+        let count = cluster.ok(&[
+            "get",
+            "pod",
+            "crash",
+            "-o",
+            "jsonpath={.status.containerStatuses[0].restartCount}",
+        ]);
         (count == "2").then_some(())
     });
     let table = cluster.ok(&["get", "pod", "crash"]);
@@ -161,7 +172,9 @@ spec:
 "#
     ));
     cluster.ok(&["wait", "--for=condition=Ready", "--timeout=60s", "pod/conf"]);
-    let check = |script: &str, expected: &str| assert_eq!(cluster.exec("conf", script).trim_end(), expected, "{script}");
+    let check = |script: &str, expected: &str| {
+        assert_eq!(cluster.exec("conf", script).trim_end(), expected, "{script}")
+    };
     let ip = cluster.ok(&["get", "pod", "conf", "-o", "jsonpath={.status.podIP}"]);
     check("echo $GREETING", "hello $(COLOR) $(COLOR)");
     check("echo $BOTH", "blue-$(PASSWORD)");
@@ -218,16 +231,24 @@ spec:
 "#
     ));
     eventually("it runs", || {
-        let started = cluster.ok(&["get", "pod", "probed", "-o", "jsonpath={.status.containerStatuses[0].started}"]);
+        let started =
+            cluster.ok(&["get", "pod", "probed", "-o", "jsonpath={.status.containerStatuses[0].started}"]);
         (started == "true").then_some(())
     });
-    let ready = || cluster.ok(&["get", "pod", "probed", "-o", "jsonpath={.status.containerStatuses[0].ready}"]);
+    let ready =
+        || cluster.ok(&["get", "pod", "probed", "-o", "jsonpath={.status.containerStatuses[0].ready}"]);
     assert_eq!(ready(), "false");
     cluster.exec("probed", "touch /tmp/ready");
     eventually("it is ready", || (ready() == "true").then_some(()));
     cluster.exec("probed", "rm /tmp/alive");
     eventually("it is restarted", || {
-        let count = cluster.ok(&["get", "pod", "probed", "-o", "jsonpath={.status.containerStatuses[0].restartCount}"]);
+        let count = cluster.ok(&[
+            "get",
+            "pod",
+            "probed",
+            "-o",
+            "jsonpath={.status.containerStatuses[0].restartCount}",
+        ]);
         (count == "1").then_some(())
     });
     let events = cluster.ok(&["get", "events"]);
@@ -260,7 +281,9 @@ fn deleting_a_namespace_empties_it() {
     cluster.ok(&["rollout", "status", "-n", "gone", "deployment/web", "--timeout=90s"]);
     cluster.ok(&["delete", "namespace", "gone", "--timeout=90s"]);
     assert!(cluster.refused(&["get", "namespace", "gone"]).contains(r#"namespaces "gone" not found"#));
-    for kind in ["pods", "services", "configmaps", "deployments", "replicasets", "serviceaccounts", "endpointslices"] {
+    for kind in
+        ["pods", "services", "configmaps", "deployments", "replicasets", "serviceaccounts", "endpointslices"]
+    {
         assert_eq!(cluster.ok(&["get", kind, "-n", "gone", "-o", "name"]), "", "{kind}");
     }
 }

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::support::{Cluster, WEB2, eventually, http_get, web_deployment};
 
 fn service_address(cluster: &Cluster, name: &str) -> SocketAddr {
-    let address = cluster.ok(&["get", "service", name, "-o", "jsonpath={.spec.clusterIP}:{.spec.ports[0].port}"]);
+    let address =
+        cluster.ok(&["get", "service", name, "-o", "jsonpath={.spec.clusterIP}:{.spec.ports[0].port}"]);
     address.parse().unwrap_or_else(|error| panic!("{address:?}: {error}"))
 }
 
@@ -68,8 +69,14 @@ fn a_rolling_update_and_its_undo_fail_no_request() {
     cluster.ok(&["rollout", "undo", "deployment/web"]);
     cluster.ok(&["rollout", "status", "deployment/web", "--timeout=90s"]);
     eventually("only the old template's pods are left", || {
-        let images =
-            cluster.ok(&["get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].spec.containers[0].image}"]);
+        let images = cluster.ok(&[
+            "get",
+            "pods",
+            "-l",
+            "app=web",
+            "-o",
+            "jsonpath={.items[*].spec.containers[0].image}",
+        ]);
         (!images.contains(WEB2)).then_some(())
     });
     stop.store(true, Ordering::Relaxed);

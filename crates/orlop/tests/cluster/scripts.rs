@@ -21,7 +21,9 @@ fn leftovers(host: &HostNamespace, data: &Path) -> Vec<String> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     found.extend(mounts.lines().filter(|line| line.contains(data)).map(str::to_owned));
     let links = run(host.command("ip").args(["-o", "link"]));
-    found.extend(links.lines().filter(|line| !line.contains(": lo") && !line.contains(": ext")).map(str::to_owned));
+    found.extend(
+        links.lines().filter(|line| !line.contains(": lo") && !line.contains(": ext")).map(str::to_owned),
+    );
     found.extend(run(host.command("nft").args(["list", "tables"])).lines().map(str::to_owned));
     let processes = run(Command::new("ps").args(["-eo", "pid,args"]));
     found.extend(processes.lines().filter(|line| line.contains(data)).map(str::to_owned));

@@ -33,16 +33,18 @@ pub fn repository() -> PathBuf {
 
 /// A program from PATH or from the tool cache of `scripts/fetch-tools`.
 pub fn tool(name: &str) -> PathBuf {
-    let cache = std::env::var_os("ORLOP_CACHE").map(PathBuf::from).unwrap_or_else(|| {
-        PathBuf::from(std::env::var_os("HOME").expect("HOME")).join(".cache/orlop")
-    });
+    let cache = std::env::var_os("ORLOP_CACHE")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").expect("HOME")).join(".cache/orlop"));
     let cached = cache.join("tools").join(name);
     if cached.exists() {
         return cached;
     }
     let path = std::env::var_os("PATH").expect("PATH");
     let found = std::env::split_paths(&path).map(|directory| directory.join(name)).find(|file| file.exists());
-    found.unwrap_or_else(|| panic!("{name} is missing: run scripts/fetch-tools, or start the tests with ./test"))
+    found.unwrap_or_else(|| {
+        panic!("{name} is missing: run scripts/fetch-tools, or start the tests with ./test")
+    })
 }
 
 /// Runs a command and panics with its output when it fails.
@@ -247,7 +249,10 @@ impl Cluster {
     }
 
     /// Runs `work` on a thread inside the host's network namespace.
-    pub fn on_host<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> std::thread::JoinHandle<T> {
+    pub fn on_host<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> std::thread::JoinHandle<T> {
         let namespace = File::open(format!("/run/netns/{}", self.host.name)).unwrap();
         std::thread::spawn(move || {
             setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
@@ -296,7 +301,8 @@ pub fn web_image(name: &str, page: &str) -> PathBuf {
 /// One HTTP/1.0 GET with a new connection; the body, or what went wrong. Runs on the calling thread's network.
 pub fn http_get(address: SocketAddr) -> Result<String, String> {
     let limit = Duration::from_secs(5);
-    let mut stream = TcpStream::connect_timeout(&address, limit).map_err(|error| format!("connect: {error}"))?;
+    let mut stream =
+        TcpStream::connect_timeout(&address, limit).map_err(|error| format!("connect: {error}"))?;
     stream.set_read_timeout(Some(limit)).unwrap();
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n").map_err(|error| format!("write: {error}"))?;
     let mut answer = String::new();

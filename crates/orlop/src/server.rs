@@ -1,0 +1,226 @@
+//! `orlop server` and `orlop apiserver`: components started in order and stopped together.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use orlop_apiserver::pki::{self, CertificateAuthority, Leaf, Subject};
+use orlop_apiserver::{ApiServer, AuthorizationMode, Options, UserInfo};
+use orlop_client::SharedInformerFactory;
+use orlop_store::Store;
+use orlop_store::embedded::EmbeddedStore;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::cli::{ApiserverArguments, ServerArguments};
+use crate::layout::Layout;
+use crate::node::{self, Identities, NodeName};
+
+/// How long components may take to end after a signal. Nothing is lost when they do not.
+const STOP: Duration = Duration::from_secs(5);
+
+/// A whole cluster.
+pub async fn run(arguments: ServerArguments) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let layout = Layout::open(&arguments.location)?;
+    let ranges = [
+        format!("--service-cidr={}", arguments.service_cidr),
+        format!("--cluster-cidr={}", arguments.cluster_cidr),
+        format!("--cluster-dns={}", arguments.dns_address()?),
+    ];
+    std::fs::write(layout.ranges_file(), ranges.join("\n"))?;
+    let node = if arguments.disable_agent { None } else { Some(NodeName::of(&arguments)?) };
+
+    let shutdown = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let options = Options {
+        bind_address: arguments.listen(),
+        advertise_address: node.as_ref().map(|node| node.ip),
+        extra_sans: arguments.tls_san.clone(),
+        cert_dir: Some(layout.pki()),
+        token_auth_file: arguments.token_auth_file.clone(),
+        service_cidr: (arguments.service_cidr.network(), arguments.service_cidr.prefix_len()),
+        ..Options::default()
+    };
+    let store = open_store(&layout.store()).await?;
+    let server = ApiServer::new(options, store).await?;
+    listen(&server, &shutdown, &mut tasks).await?;
+    write_kubeconfig(&server, &arguments.write_kubeconfig, arguments.https_listen_port)?;
+    info!(after = ?begun.elapsed(), kubeconfig = %arguments.write_kubeconfig.display(), "API server is ready");
+
+    start_controllers(&server, &arguments, &shutdown, &mut tasks);
+    start_scheduler(&server, &shutdown, &mut tasks);
+    if let Some(node) = node {
+        let ca = CertificateAuthority::load_or_generate(&layout.pki(), "ca", "orlop-ca")?;
+        let identities = Identities {
+            kubelet: client(&server, UserInfo::node(&node.name), "kubelet"),
+            proxy: client(&server, UserInfo::new("system:kube-proxy", &["system:nodes"]), "kube-proxy"),
+        };
+        node::start(&layout, &arguments, &node, &ca, identities, &shutdown, &mut tasks).await?;
+        info!(after = ?begun.elapsed(), node = node.name, ip = %node.ip, "node started");
+    }
+    until_told(tasks, shutdown).await
+}
+
+/// The API server alone.
+pub async fn run_apiserver(arguments: ApiserverArguments) -> anyhow::Result<()> {
+    let store = open_store(&arguments.data_dir.join("store")).await?;
+    let read = |path: &Path| std::fs::read_to_string(path).with_context(|| path.display().to_string());
+    let signing = match (&arguments.service_account_signing_key_file, &arguments.service_account_key_file) {
+        (Some(private), public) => {
+            let public = public.as_deref().map(read).transpose()?.unwrap_or_default();
+            Some(Leaf { cert_pem: public, key_pem: read(private)? })
+        }
+        (None, Some(_)) => {
+            bail!("--service-account-key-file needs --service-account-signing-key-file beside it")
+        }
+        (None, None) => None,
+    };
+    let audiences = match arguments.api_audiences.as_slice() {
+        [] => vec![arguments.service_account_issuer.clone()],
+        named => named.to_vec(),
+    };
+    let modes = arguments.authorization_mode.iter().map(|mode| match mode.as_str() {
+        "Node" => Ok(AuthorizationMode::Node),
+        "RBAC" => Ok(AuthorizationMode::Rbac),
+        "AlwaysAllow" => Ok(AuthorizationMode::AlwaysAllow),
+        other => bail!("--authorization-mode {other}: Node, RBAC and AlwaysAllow are built"),
+    });
+    let range = arguments.service_cluster_ip_range;
+    let options = Options {
+        bind_address: (arguments.bind_address, arguments.secure_port).into(),
+        advertise_address: arguments.advertise_address,
+        serving_cert: arguments.tls_cert_file.clone().zip(arguments.tls_private_key_file.clone()),
+        cert_dir: Some(arguments.data_dir.join("pki")),
+        client_ca_pem: arguments.client_ca_file.as_deref().map(read).transpose()?,
+        token_auth_file: arguments.token_auth_file.clone(),
+        authorization_modes: modes.collect::<anyhow::Result<_>>()?,
+        service_account_issuer: arguments.service_account_issuer.clone(),
+        api_audiences: audiences,
+        service_account_signing_key: signing,
+        service_cidr: (range.network(), range.prefix_len()),
+        ..Options::default()
+    };
+    if !arguments.allow_privileged {
+        bail!("--allow-privileged=false is not built: pods may be privileged");
+    }
+    let shutdown = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let server = ApiServer::new(options, store).await?;
+    listen(&server, &shutdown, &mut tasks).await?;
+    if let Some(path) = &arguments.write_kubeconfig {
+        write_kubeconfig(&server, path, arguments.secure_port)?;
+    }
+    info!(port = arguments.secure_port, "API server is ready");
+    until_told(tasks, shutdown).await
+}
+
+async fn open_store(path: &Path) -> anyhow::Result<Arc<dyn Store>> {
+    let owned = path.to_owned();
+    let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(owned, Default::default())).await?;
+    Ok(Arc::new(opened.with_context(|| format!("state in {}", path.display()))?))
+}
+
+async fn listen(
+    server: &Arc<ApiServer>,
+    shutdown: &CancellationToken,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let address = server.options.bind_address;
+    let listener = tokio::net::TcpListener::bind(address).await.with_context(|| {
+        format!("port {} is not free; choose another one with --https-listen-port", address.port())
+    })?;
+    let tls = server.tls_config()?;
+    server.publish(listener.local_addr()?.port()).await?;
+    let (server, shutdown) = (server.clone(), shutdown.clone());
+    tasks.spawn(async move {
+        server.serve(listener, tls, shutdown).await;
+        Ok(())
+    });
+    Ok(())
+}
+
+/// A client under one identity, through memory.
+fn client(server: &Arc<ApiServer>, user: UserInfo, component: &'static str) -> kube::Client {
+    orlop_client::in_memory(server.in_memory(user.authenticated()), component)
+}
+
+fn start_controllers(
+    server: &Arc<ApiServer>,
+    arguments: &ServerArguments,
+    shutdown: &CancellationToken,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+) {
+    let for_controllers = server.clone();
+    let context = orlop_controllers::Context {
+        client_for: Arc::new(move |name: &str| {
+            let user = match name.starts_with("system:") {
+                true => UserInfo::new(name, &[]),
+                false => UserInfo::service_account("kube-system", name),
+            };
+            client(&for_controllers, user, "kube-controller-manager")
+        }),
+        options: orlop_controllers::Options {
+            cluster_cidr: Some(arguments.cluster_cidr.to_string()),
+            service_cidr: Some(arguments.service_cidr.to_string()),
+            root_ca_pem: Some(server.ca().cert_pem().to_owned()),
+            ..orlop_controllers::Options::default()
+        },
+        shutdown: shutdown.clone(),
+    };
+    tasks.spawn(async move {
+        orlop_controllers::run(context).await;
+        Ok(())
+    });
+}
+
+fn start_scheduler(
+    server: &Arc<ApiServer>,
+    shutdown: &CancellationToken,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+) {
+    let client = client(server, UserInfo::new("system:kube-scheduler", &[]), "kube-scheduler");
+    let (informers, shutdown) = (SharedInformerFactory::new(client, shutdown.clone()), shutdown.clone());
+    tasks.spawn(async move {
+        orlop_scheduler::run(informers, orlop_scheduler::Options::default(), shutdown).await;
+        Ok(())
+    });
+}
+
+/// The administrator's way in: a client certificate of the cluster's own CA, renewed at every start.
+fn write_kubeconfig(server: &ApiServer, path: &Path, port: u16) -> anyhow::Result<()> {
+    let leaf = server.ca().issue(&Subject::client("kubernetes-admin", &["system:masters"]), 365)?;
+    let text = pki::kubeconfig("orlop", &format!("https://127.0.0.1:{port}"), server.ca().cert_pem(), &leaf);
+    Ok(pki::write_file(path, &text, true)?)
+}
+
+/// Runs until a signal, or until a component ends that should not.
+async fn until_told(
+    mut tasks: JoinSet<anyhow::Result<()>>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let result = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        ended = tasks.join_next() => match ended {
+            Some(Ok(Err(error))) => Err(error),
+            Some(Err(panic)) => Err(panic.into()),
+            _ => Err(anyhow::anyhow!("a component ended by itself; the log says which")),
+        },
+    };
+    if let Err(error) = &result {
+        error!(error = format!("{error:#}"), "stopping");
+    } else {
+        info!("stopping; containers go on");
+    }
+    shutdown.cancel();
+    let ended = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(STOP, ended).await.is_err() {
+        info!("not everything ended in time; leaving it");
+    }
+    result
+}
