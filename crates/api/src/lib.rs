@@ -7,9 +7,11 @@ pub mod decode;
 pub mod field;
 pub mod meta;
 pub mod names;
+pub mod patch;
 pub mod quantity;
 pub mod resources;
 pub mod schema;
+pub mod selector;
 pub mod status;
 pub mod time;
 
