@@ -1,1 +1,280 @@
-//! The API server: HTTP, authentication, authorisation, admission, registry, watch cache, discovery, OpenAPI.
+//! The Kubernetes API server: HTTP, authentication, authorization, admission, the registry and its watch cache,
+//! discovery. It alone opens the store; everybody else, in this process or another, is its client. It must never know
+//! what a controller, scheduler or kubelet does with the objects it serves.
+//!
+//! The way of a write: connection → TLS → request info → authenticate → authorize → decode → mutate → validate →
+//! commit with the expected revision → cache → answer; the same committed event goes to every watcher.
+
+#![forbid(unsafe_code)]
+
+pub mod admission;
+pub mod authn;
+pub mod authz;
+pub mod bootstrap;
+pub mod cache;
+pub mod endpoints;
+pub mod http;
+pub mod managed;
+pub mod options;
+pub mod pki;
+pub mod registry;
+pub mod request_info;
+pub mod resources;
+pub mod services;
+
+mod housekeeping;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use orlop_store::Store;
+use tokio_util::sync::CancellationToken;
+
+pub use authn::UserInfo;
+pub use http::in_memory::InMemory;
+pub use options::{AuthorizationMode, Options};
+
+use authn::service_account::{Bindings, ServiceAccountTokens};
+use authn::{Authenticator, TokenFile};
+use authz::Authorizer;
+use cache::Caches;
+use http::metrics::Metrics;
+use pki::{CertificateAuthority, Leaf, PkiError, Subject};
+use registry::Registry;
+use resources::Resources;
+
+/// Why a server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A certificate or key.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// The store could not be read.
+    #[error("store: {0}")]
+    Store(#[from] orlop_store::StoreError),
+    /// A file named by an option could not be read.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The address could not be bound.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The objects of a fresh cluster could not be created.
+    #[error("bootstrap: {0}")]
+    Bootstrap(#[from] orlop_api::status::ApiError),
+}
+
+/// An API server.
+pub struct ApiServer {
+    /// Its settings.
+    pub options: Options,
+    pub(crate) registry: Registry,
+    pub(crate) authenticator: Authenticator,
+    pub(crate) authorizer: Arc<Authorizer>,
+    pub(crate) metrics: Metrics,
+    pub(crate) kubelet_connector: tokio_rustls::TlsConnector,
+    pub(crate) openapi: http::openapi::Documents,
+    pub(crate) client_ca_pem: String,
+    ca: CertificateAuthority,
+    stop: CancellationToken,
+    ready: AtomicBool,
+}
+
+impl ApiServer {
+    /// Loads the state from `store`, creates what a fresh cluster must have, and begins to follow the store.
+    pub async fn new(options: Options, store: Arc<dyn Store>) -> Result<Arc<ApiServer>, Error> {
+        let ca = match &options.cert_dir {
+            Some(dir) => CertificateAuthority::load_or_generate(dir, "ca", "orlop-ca")?,
+            None => CertificateAuthority::generate("orlop-ca")?,
+        };
+        let client_ca_pem = options.client_ca_pem.clone().unwrap_or_else(|| ca.cert_pem().to_string());
+        let signing = match (&options.service_account_signing_key, &options.cert_dir) {
+            (Some(key), _) => key.clone(),
+            (None, Some(dir)) => pki::load_or_generate_signing_key(dir, "sa")?,
+            (None, None) => pki::generate_signing_key()?,
+        };
+        let kubelet_client = match &options.kubelet_client {
+            Some(leaf) => leaf.clone(),
+            None => ca.issue(&Subject::client("kube-apiserver-kubelet-client", &["system:masters"]), 365)?,
+        };
+        let kubelet_ca = options.kubelet_ca_pem.as_deref().unwrap_or(ca.cert_pem());
+        let kubelet_tls = pki::client_config(kubelet_ca, Some(&kubelet_client))?;
+        let token_file = match &options.token_auth_file {
+            Some(path) => {
+                TokenFile::load(path).map_err(|source| Error::File { path: path.clone(), source })?
+            }
+            None => TokenFile::default(),
+        };
+
+        let mut caches = Caches::new();
+        let resources = Resources::load(&mut caches, options.watch_cache_size);
+        // What authorization reads; a cache of a kind that is served is found, not made again.
+        let mut read =
+            |prefix: &str| caches.add(prefix, options.watch_cache_size, Box::new(|_| Default::default()));
+        let rbac = authz::rbac::Rbac::new(
+            read("/registry/roles/"),
+            read("/registry/clusterroles/"),
+            read("/registry/rolebindings/"),
+            read("/registry/clusterrolebindings/"),
+        );
+        let node = authz::node::NodeAuthorizer::new(read("/registry/pods/"), bootstrap::node_rules());
+        let caches = Arc::new(caches);
+        let stop = CancellationToken::new();
+        caches.start(store.clone(), stop.clone()).await?;
+
+        let authorizer = Arc::new(Authorizer { modes: options.authorization_modes.clone(), rbac, node });
+        let bindings = Bindings {
+            accounts: resources.cache("", "ServiceAccount"),
+            pods: resources.cache("", "Pod"),
+            secrets: resources.cache("", "Secret"),
+            nodes: resources.cache("", "Node"),
+        };
+        let authenticator = Authenticator {
+            token_file,
+            service_accounts: ServiceAccountTokens::new(&options.service_account_issuer, &signing, bindings)?,
+            anonymous: options.anonymous_auth,
+            api_audiences: options.api_audiences.clone(),
+        };
+        let allocators = services::Allocators::new(options.service_cidr, options.service_node_port_range);
+        if let Some(services) = resources.cache("", "Service") {
+            let objects: Vec<serde_json::Value> = services.snapshot().0.values().map(|e| e.value()).collect();
+            allocators.load(objects.iter());
+        }
+        let registry = Registry {
+            store,
+            caches,
+            resources,
+            admission: admission::default_plugins(),
+            allocators,
+            authorizer: authorizer.clone(),
+        };
+        let server = Arc::new(ApiServer {
+            options,
+            registry,
+            authenticator,
+            authorizer,
+            metrics: Metrics::default(),
+            kubelet_connector: tokio_rustls::TlsConnector::from(Arc::new(kubelet_tls)),
+            openapi: http::openapi::Documents::default(),
+            client_ca_pem,
+            ca,
+            stop,
+            ready: AtomicBool::new(false),
+        });
+        bootstrap::run(&server).await?;
+        server.ready.store(true, Ordering::Release);
+        housekeeping::start(&server);
+        Ok(server)
+    }
+
+    /// The cluster's certificate authority.
+    pub fn ca(&self) -> &CertificateAuthority {
+        &self.ca
+    }
+
+    /// Whether the bootstrap objects exist.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// Whether the server is shutting down.
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    pub(crate) fn watches_stop(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Ends every watch, and the feeding of the cache: nothing can be served any more.
+    pub fn stop_watches(&self) {
+        self.stop.cancel();
+    }
+
+    /// Settings of the server's TLS: the configured certificate, or one issued by the cluster's CA for every name the
+    /// server is known by.
+    pub fn tls_config(&self) -> Result<Arc<rustls::ServerConfig>, Error> {
+        let leaf = match &self.options.serving_cert {
+            Some((cert, key)) => {
+                let read = |path: &std::path::PathBuf| {
+                    std::fs::read_to_string(path).map_err(|source| Error::File { path: path.clone(), source })
+                };
+                Leaf { cert_pem: read(cert)?, key_pem: read(key)? }
+            }
+            None => {
+                let mut names: Vec<String> = [
+                    "kubernetes",
+                    "kubernetes.default",
+                    "kubernetes.default.svc",
+                    "kubernetes.default.svc.cluster.local",
+                    "localhost",
+                    "127.0.0.1",
+                    "::1",
+                ]
+                .map(String::from)
+                .to_vec();
+                names.push(self.registry.allocators.first().to_string());
+                names.push(self.advertise_address().to_string());
+                names.extend(self.options.extra_sans.iter().cloned());
+                names.sort();
+                names.dedup();
+                self.ca.issue(&Subject::server("kube-apiserver", names), 365)?
+            }
+        };
+        Ok(Arc::new(pki::server_config(&leaf, Some(&self.client_ca_pem))?))
+    }
+
+    /// The address under which others reach this server.
+    pub fn advertise_address(&self) -> IpAddr {
+        if let Some(address) = self.options.advertise_address {
+            return address;
+        }
+        let bound = self.options.bind_address.ip();
+        if !bound.is_unspecified() {
+            return bound;
+        }
+        // Connecting a datagram socket sends nothing; it only asks the kernel which address it would use.
+        std::net::UdpSocket::bind("0.0.0.0:0")
+            .and_then(|socket| socket.connect("192.0.2.1:9").map(|()| socket))
+            .and_then(|socket| socket.local_addr())
+            .map(|address| address.ip())
+            .unwrap_or(IpAddr::from([127, 0, 0, 1]))
+    }
+
+    /// Publishes the `kubernetes` Service's endpoints for this server, listening on `port`.
+    pub async fn publish(&self, port: u16) -> Result<(), Error> {
+        let port = self.options.advertise_port.unwrap_or(port);
+        Ok(bootstrap::publish(self, self.advertise_address(), port).await?)
+    }
+}
+
+/// Runs a server of its own until `shutdown`: binds, publishes, serves. `started` is told the bound address.
+pub async fn run(
+    options: Options,
+    store: Arc<dyn Store>,
+    shutdown: CancellationToken,
+    started: impl FnOnce(&Arc<ApiServer>, SocketAddr),
+) -> Result<(), Error> {
+    let address = options.bind_address;
+    let server = ApiServer::new(options, store).await?;
+    let tls = server.tls_config()?;
+    let listener =
+        tokio::net::TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
+    let bound = listener.local_addr().map_err(|source| Error::Listen { address, source })?;
+    server.publish(bound.port()).await?;
+    started(&server, bound);
+    server.serve(listener, tls, shutdown).await;
+    Ok(())
+}

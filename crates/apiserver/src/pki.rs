@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SanType,
 };
 
 /// What can go wrong with certificates and keys.
@@ -127,7 +127,11 @@ impl CertificateAuthority {
     }
 
     /// Reads `<dir>/<name>.crt` and `.key`, or makes them.
-    pub fn load_or_generate(dir: &Path, file: &str, common_name: &str) -> Result<CertificateAuthority, PkiError> {
+    pub fn load_or_generate(
+        dir: &Path,
+        file: &str,
+        common_name: &str,
+    ) -> Result<CertificateAuthority, PkiError> {
         let (cert, key) = (dir.join(format!("{file}.crt")), dir.join(format!("{file}.key")));
         if cert.exists() && key.exists() {
             return CertificateAuthority::from_pem(read(&cert)?, read(&key)?);
@@ -208,7 +212,8 @@ pub fn private_key(pem: &str) -> Result<rustls_pki_types::PrivateKeyDer<'static>
 /// TLS settings of a server that asks for, but does not insist on, client certificates of `client_ca_pem`.
 pub fn server_config(leaf: &Leaf, client_ca_pem: Option<&str>) -> Result<rustls::ServerConfig, PkiError> {
     let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+    let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()?;
     let builder = match client_ca_pem {
         None => builder.with_no_client_auth(),
         Some(pem) => {
@@ -216,10 +221,11 @@ pub fn server_config(leaf: &Leaf, client_ca_pem: Option<&str>) -> Result<rustls:
             for cert in certificates(pem)? {
                 roots.add(cert)?;
             }
-            let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
-                .allow_unauthenticated()
-                .build()
-                .map_err(|error| PkiError::Pem(format!("client CA: {error}")))?;
+            let verifier =
+                rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
+                    .allow_unauthenticated()
+                    .build()
+                    .map_err(|error| PkiError::Pem(format!("client CA: {error}")))?;
             builder.with_client_cert_verifier(verifier)
         }
     };
@@ -239,7 +245,9 @@ pub fn client_config(ca_pem: &str, leaf: Option<&Leaf>) -> Result<rustls::Client
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots);
     Ok(match leaf {
-        Some(leaf) => builder.with_client_auth_cert(certificates(&leaf.cert_pem)?, private_key(&leaf.key_pem)?)?,
+        Some(leaf) => {
+            builder.with_client_auth_cert(certificates(&leaf.cert_pem)?, private_key(&leaf.key_pem)?)?
+        }
         None => builder.with_no_client_auth(),
     })
 }
@@ -294,6 +302,9 @@ mod tests {
         server_config(&server, Some(second.cert_pem())).unwrap();
         let admin = second.issue(&Subject::client("kubernetes-admin", &["system:masters"]), 365).unwrap();
         client_config(second.cert_pem(), Some(&admin)).unwrap();
-        assert!(kubeconfig("orlop", "https://127.0.0.1:6443", second.cert_pem(), &admin).contains("current-context"));
+        assert!(
+            kubeconfig("orlop", "https://127.0.0.1:6443", second.cert_pem(), &admin)
+                .contains("current-context")
+        );
     }
 }

@@ -106,8 +106,12 @@ impl RequestInfo {
             verb: method.as_str().to_ascii_lowercase(),
             ..RequestInfo::default()
         };
-        let mut parts: Vec<String> =
-            path.trim_matches('/').split('/').filter(|p| !p.is_empty()).map(|p| percent_decode(p, false)).collect();
+        let mut parts: Vec<String> = path
+            .trim_matches('/')
+            .split('/')
+            .filter(|p| !p.is_empty())
+            .map(|p| percent_decode(p, false))
+            .collect();
         let minimum = match parts.first().map(String::as_str) {
             Some("api") => 3,
             Some("apis") => 4,
@@ -218,8 +222,16 @@ mod tests {
         check(Method::GET, "/api/v1/namespaces/a/pods?watch=1", ["watch", "", "v1", "a", "pods", "", ""]);
         check(Method::GET, "/api/v1/namespaces/a/pods/p/log", ["get", "", "v1", "a", "pods", "p", "log"]);
         check(Method::GET, "/api/v1/namespaces/a", ["get", "", "v1", "a", "namespaces", "a", ""]);
-        check(Method::PUT, "/api/v1/namespaces/a/finalize", ["update", "", "v1", "a", "namespaces", "a", "finalize"]);
-        check(Method::DELETE, "/api/v1/namespaces/a/pods", ["deletecollection", "", "v1", "a", "pods", "", ""]);
+        check(
+            Method::PUT,
+            "/api/v1/namespaces/a/finalize",
+            ["update", "", "v1", "a", "namespaces", "a", "finalize"],
+        );
+        check(
+            Method::DELETE,
+            "/api/v1/namespaces/a/pods",
+            ["deletecollection", "", "v1", "a", "pods", "", ""],
+        );
         check(
             Method::POST,
             "/apis/apps/v1/namespaces/a/deployments",

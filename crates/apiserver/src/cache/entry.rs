@@ -24,6 +24,8 @@ pub struct Entry {
     pub fields: Fields,
     /// The position behind which the resource version's digits stand in `bytes`.
     version_at: usize,
+    /// Where `"metadata"` begins: what precedes it (kind and apiVersion) is left out of list items.
+    metadata_at: usize,
 }
 
 /// Length of the digits of a revision.
@@ -58,7 +60,13 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
 impl Entry {
     /// Makes an entry from stored bytes (an encoding whose top level begins with kind, apiVersion, metadata and
     /// whose metadata has no resource version); `None` when the bytes are not of that form.
-    pub fn from_stored(key: Arc<str>, revision: u64, stored: &[u8], labels: Labels, fields: Fields) -> Option<Entry> {
+    pub fn from_stored(
+        key: Arc<str>,
+        revision: u64,
+        stored: &[u8],
+        labels: Labels,
+        fields: Fields,
+    ) -> Option<Entry> {
         const NAME: &[u8] = b"\"resourceVersion\":\"";
         let at = splice_position(stored)?;
         let mut bytes = BytesMut::with_capacity(stored.len() + NAME.len() + digits(revision) + 2);
@@ -71,7 +79,8 @@ impl Entry {
             bytes.extend_from_slice(b",");
         }
         bytes.extend_from_slice(&stored[at..]);
-        Some(Entry { key, revision, bytes: bytes.freeze(), labels, fields, version_at })
+        let metadata_at = find(stored, b"\"metadata\":{")?;
+        Some(Entry { key, revision, bytes: bytes.freeze(), labels, fields, version_at, metadata_at })
     }
 
     /// The same object under another resource version (what a DELETED event carries).
@@ -88,7 +97,13 @@ impl Entry {
             labels: self.labels.clone(),
             fields: self.fields.clone(),
             version_at: self.version_at,
+            metadata_at: self.metadata_at,
         }
+    }
+
+    /// The encoding as an item of a list: without kind and apiVersion, which stand once on the list.
+    pub fn item(&self) -> (&'static [u8], &[u8]) {
+        (b"{", &self.bytes[self.metadata_at..])
     }
 
     /// Namespace; empty at cluster scope.
@@ -130,7 +145,8 @@ mod tests {
     #[track_caller]
     fn check(stored: &str, expected: &str) {
         let entry =
-            Entry::from_stored("n/x".into(), 42, stored.as_bytes(), Labels::default(), Fields::default()).unwrap();
+            Entry::from_stored("n/x".into(), 42, stored.as_bytes(), Labels::default(), Fields::default())
+                .unwrap();
         assert_eq!(std::str::from_utf8(&entry.bytes).unwrap(), expected);
         let later = entry.with_revision(1234);
         assert_eq!(std::str::from_utf8(&later.bytes).unwrap(), expected.replace("\"42\"", "\"1234\""));

@@ -49,7 +49,12 @@ pub struct Change {
 }
 
 impl Change {
-    pub(super) fn new(revision: u64, kind: ChangeKind, entry: Arc<Entry>, previous: Option<Arc<Entry>>) -> Change {
+    pub(super) fn new(
+        revision: u64,
+        kind: ChangeKind,
+        entry: Arc<Entry>,
+        previous: Option<Arc<Entry>>,
+    ) -> Change {
         Change { revision, kind, entry, previous, frames: Default::default() }
     }
 
@@ -143,7 +148,8 @@ impl Hub {
         if self.watchers.is_empty() {
             return;
         }
-        let node = |entry: &Entry| entry.field("spec.nodeName").filter(|n| !n.is_empty()).map(Box::<str>::from);
+        let node =
+            |entry: &Entry| entry.field("spec.nodeName").filter(|n| !n.is_empty()).map(Box::<str>::from);
         let now = node(&change.entry);
         let before = change.previous.as_deref().and_then(node).filter(|n| now.as_ref() != Some(n));
         let keys = [

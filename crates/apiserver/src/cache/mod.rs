@@ -8,6 +8,7 @@ mod entry;
 mod hub;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,11 +19,16 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 pub use entry::{Entry, Fields, Labels};
-pub use hub::{Change, ChangeKind, Interest, Subscription};
 use hub::Hub;
+pub use hub::{Change, ChangeKind, Interest, Subscription, frame};
 
 /// A snapshot of one kind: objects by `namespace/name`.
 pub type Snapshot = OrdMap<Arc<str>, Arc<Entry>>;
+
+/// The range of keys from `start` on.
+pub fn from(start: &str) -> (Bound<&str>, Bound<&str>) {
+    (Bound::Included(start), Bound::Unbounded)
+}
 
 /// Finds the selectable fields of an object.
 pub type FieldsOf = Box<dyn Fn(&Value) -> Fields + Send + Sync>;
@@ -154,7 +160,8 @@ impl Cache {
     pub fn subscribe(&self, from: Option<u64>, interest: Interest) -> Result<Subscription, TooOld> {
         let mut state = self.state.write();
         let current = state.last.max(self.applied.revision.load(Ordering::Acquire));
-        let mut subscription = Subscription { initial: None, backlog: Vec::new(), revision: current, receiver: None };
+        let mut subscription =
+            Subscription { initial: None, backlog: Vec::new(), revision: current, receiver: None };
         match from {
             None => subscription.initial = Some(state.map.clone()),
             Some(from) => {
@@ -188,7 +195,13 @@ impl Cache {
         state.ring.clear();
     }
 
-    fn entry(&self, key: &[u8], value: &[u8], revision: u64, facts: Option<(Labels, Fields)>) -> Option<Entry> {
+    fn entry(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        revision: u64,
+        facts: Option<(Labels, Fields)>,
+    ) -> Option<Entry> {
         let key: Arc<str> = std::str::from_utf8(key.get(self.prefix.len()..)?).ok()?.into();
         let (labels, fields) = match facts {
             Some(facts) => facts,
@@ -321,7 +334,8 @@ impl Caches {
 
     fn cache_of(&self, key: &[u8]) -> Option<&Arc<Cache>> {
         let key = std::str::from_utf8(key).ok()?;
-        let (prefix, cache) = self.by_prefix.range::<str, _>(..=key).next_back()?;
+        let (prefix, cache) =
+            self.by_prefix.range::<str, _>((Bound::Unbounded, Bound::Included(key))).next_back()?;
         key.starts_with(prefix.as_str()).then_some(cache)
     }
 
@@ -347,7 +361,8 @@ impl Caches {
             cache.load(entries, revision.0);
         }
         self.applied.advance(revision.0);
-        let stream = store.watch(Bytes::from_static(b"/registry/"), orlop_store::Revision(revision.0 + 1)).await?;
+        let stream =
+            store.watch(Bytes::from_static(b"/registry/"), orlop_store::Revision(revision.0 + 1)).await?;
         let caches = self.clone();
         tokio::spawn(async move { caches.follow(store, stream, stop).await });
         Ok(())

@@ -1,0 +1,47 @@
+//! `DefaultTolerationSeconds`: a pod stays five minutes on a node that became unreachable or not ready, unless it
+//! says otherwise.
+
+use async_trait::async_trait;
+use orlop_api::status::ApiError;
+use serde_json::{Value, json};
+
+use super::{Admission, Request};
+use crate::registry::Registry;
+
+const TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+const SECONDS: i64 = 300;
+
+pub(super) struct DefaultTolerationSeconds;
+
+/// Whether a toleration answers a NoExecute taint of this key.
+fn tolerates(toleration: &Value, taint: &str) -> bool {
+    let text = |field: &str| toleration.get(field).and_then(Value::as_str).unwrap_or("");
+    (text("key") == taint || text("key").is_empty()) && matches!(text("effect"), "" | "NoExecute")
+}
+
+#[async_trait]
+impl Admission for DefaultTolerationSeconds {
+    fn name(&self) -> &'static str {
+        "DefaultTolerationSeconds"
+    }
+
+    async fn mutate(&self, _registry: &Registry, request: &mut Request<'_>) -> Result<(), ApiError> {
+        if !request.is_core("pods") {
+            return Ok(());
+        }
+        let current =
+            request.object["spec"].get("tolerations").and_then(Value::as_array).cloned().unwrap_or_default();
+        let mut tolerations = current.clone();
+        for taint in TAINTS {
+            if !current.iter().any(|toleration| tolerates(toleration, taint)) {
+                tolerations.push(
+                    json!({"key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": SECONDS}),
+                );
+            }
+        }
+        if tolerations.len() > current.len() {
+            request.object["spec"]["tolerations"] = Value::Array(tolerations);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,81 @@
+//! `Priority`: the number behind a pod's priority class. Without classes of its own the two built-in system classes
+//! and the default of zero are known.
+
+use async_trait::async_trait;
+use orlop_api::status::ApiError;
+use serde_json::{Value, json};
+
+use super::{Admission, Operation, Request};
+use crate::registry::Registry;
+
+pub(super) struct Priority;
+
+/// The classes every cluster has.
+fn builtin(name: &str) -> Option<i64> {
+    match name {
+        "system-node-critical" => Some(2_000_001_000),
+        "system-cluster-critical" => Some(2_000_000_000),
+        _ => None,
+    }
+}
+
+#[async_trait]
+impl Admission for Priority {
+    fn name(&self) -> &'static str {
+        "Priority"
+    }
+
+    async fn mutate(&self, registry: &Registry, request: &mut Request<'_>) -> Result<(), ApiError> {
+        if !request.is_core("pods") {
+            return Ok(());
+        }
+        if request.operation == Operation::Update {
+            // Priority is settled at creation; an update that leaves it out does not change it.
+            if let Some(old) = request.old {
+                for field in ["priority", "preemptionPolicy"] {
+                    if request.object["spec"].get(field).is_none()
+                        && let Some(value) = old["spec"].get(field)
+                    {
+                        request.object["spec"][field] = value.clone();
+                    }
+                }
+            }
+            return Ok(());
+        }
+        let class =
+            request.object["spec"].get("priorityClassName").and_then(Value::as_str).unwrap_or("").to_string();
+        let (priority, policy) = if class.is_empty() {
+            (0, "PreemptLowerPriority".to_string())
+        } else if let Some(value) = builtin(&class) {
+            (value, "PreemptLowerPriority".to_string())
+        } else {
+            let found =
+                registry.resources.cache("scheduling.k8s.io", "PriorityClass").and_then(|c| c.get(&class));
+            let Some(found) = found else {
+                return Err(request.forbidden(format!("no PriorityClass with name {class} was found")));
+            };
+            let object = found.value();
+            (
+                object.get("value").and_then(Value::as_i64).unwrap_or(0),
+                object
+                    .get("preemptionPolicy")
+                    .and_then(Value::as_str)
+                    .unwrap_or("PreemptLowerPriority")
+                    .to_string(),
+            )
+        };
+        let given = request.object["spec"].get("priority").and_then(Value::as_i64);
+        if let Some(given) = given
+            && given != priority
+        {
+            return Err(request.forbidden(format!(
+                "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {priority} from the given PriorityClass name"
+            )));
+        }
+        request.object["spec"]["priority"] = json!(priority);
+        if request.object["spec"].get("preemptionPolicy").is_none() {
+            request.object["spec"]["preemptionPolicy"] = json!(policy);
+        }
+        Ok(())
+    }
+}

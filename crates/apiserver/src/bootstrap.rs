@@ -1,0 +1,231 @@
+//! What every cluster has from its first second: system namespaces, RBAC defaults, the `kubernetes` Service, and
+//! the CA that in-cluster clients trust. Each start adds what is missing and leaves what was changed.
+
+use std::net::IpAddr;
+
+use orlop_api::status::ApiError;
+use serde_json::{Value, json};
+
+use crate::ApiServer;
+use crate::authn::UserInfo;
+use crate::registry::object::{meta, set_meta};
+use crate::registry::update::Replace;
+use crate::registry::{Call, Warnings};
+
+const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+const RBAC: &str = include_str!("../data/bootstrap-rbac.json");
+const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
+/// Roles with this annotation set to `false` are left alone.
+const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
+
+/// The rules of the bootstrap role `system:node`.
+pub fn node_rules() -> Vec<crate::authz::rbac::PolicyRule> {
+    let all: Value = serde_json::from_str(RBAC).unwrap_or_default();
+    all["clusterRoles"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|role| role["name"] == "system:node")
+        .map(|role| crate::authz::rbac::PolicyRule::list(role.get("rules")))
+        .unwrap_or_default()
+}
+
+struct Bootstrap<'a> {
+    server: &'a ApiServer,
+    user: UserInfo,
+    warnings: Warnings,
+}
+
+impl Bootstrap<'_> {
+    /// Creates an object unless it exists; a kind that is not served is passed over.
+    async fn ensure(&self, group: &str, object: Value) -> Result<(), ApiError> {
+        let kind = object["kind"].as_str().unwrap_or("");
+        let Some(resource) = self.server.registry.resources.of_kind(group, kind) else { return Ok(()) };
+        let namespace = meta(&object, "namespace").to_string();
+        let name = meta(&object, "name").to_string();
+        let call = Call {
+            user: &self.user,
+            resource,
+            namespace: &namespace,
+            name: &name,
+            subresource: "",
+            dry_run: false,
+            field_manager: "kube-apiserver",
+            warnings: &self.warnings,
+        };
+        if let Ok(entry) = self.server.registry.get(&call) {
+            if group == RBAC_GROUP {
+                self.reconcile(&call, entry.value(), object).await?;
+            }
+            return Ok(());
+        }
+        let body = object.to_string();
+        let gvk = orlop_api::decode::Gvk { group, version: &resource.version, kind };
+        let decoded = orlop_api::decode::decode(
+            body.as_bytes(),
+            orlop_api::decode::Media::Json,
+            &gvk,
+            orlop_api::decode::FieldValidation::Ignore,
+        )?;
+        let mut value = decoded.value;
+        if let Some(strategy) = resource.strategy {
+            strategy.defaults(&mut value);
+        }
+        match self.server.registry.create(&call, value).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.reason() == "AlreadyExists" => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives a default role the rules and a default binding the subjects it lacks, as upstream's reconciliation.
+    async fn reconcile(&self, call: &Call<'_>, current: Value, wanted: Value) -> Result<(), ApiError> {
+        if current.pointer("/metadata/annotations").and_then(|a| a.get(AUTOUPDATE)).and_then(Value::as_str)
+            == Some("false")
+        {
+            return Ok(());
+        }
+        let mut object = current.clone();
+        for list in ["rules", "subjects"] {
+            let mut items = object[list].as_array().cloned().unwrap_or_default();
+            let before = items.len();
+            for item in wanted[list].as_array().into_iter().flatten() {
+                if !items.contains(item) {
+                    items.push(item.clone());
+                }
+            }
+            if items.len() > before {
+                object[list] = Value::Array(items);
+            }
+        }
+        if object == current {
+            return Ok(());
+        }
+        set_meta(&mut object, "resourceVersion", None);
+        self.server.registry.update(call, &Replace(object)).await.map(|_| ())
+    }
+}
+
+/// Creates and reconciles everything.
+pub async fn run(server: &ApiServer) -> Result<(), ApiError> {
+    let bootstrap = Bootstrap { server, user: UserInfo::loopback(), warnings: Warnings::default() };
+    for name in NAMESPACES {
+        bootstrap
+            .ensure("", json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": name}}))
+            .await?;
+    }
+    rbac(&bootstrap).await?;
+    bootstrap
+        .ensure(
+            "",
+            json!({
+                "kind": "ConfigMap", "apiVersion": "v1",
+                "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
+                "data": {"client-ca-file": server.client_ca_pem},
+            }),
+        )
+        .await
+}
+
+async fn rbac(bootstrap: &Bootstrap<'_>) -> Result<(), ApiError> {
+    let all: Value = serde_json::from_str(RBAC).map_err(ApiError::internal)?;
+    for (list, kind) in [
+        ("clusterRoles", "ClusterRole"),
+        ("clusterRoleBindings", "ClusterRoleBinding"),
+        ("roles", "Role"),
+        ("roleBindings", "RoleBinding"),
+    ] {
+        for row in all[list].as_array().into_iter().flatten() {
+            let mut object =
+                json!({"kind": kind, "apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {}});
+            for (key, value) in row.as_object().into_iter().flatten() {
+                match key.as_str() {
+                    "name" | "namespace" | "labels" | "annotations" => {
+                        object["metadata"][key] = value.clone()
+                    }
+                    _ => object[key] = value.clone(),
+                }
+            }
+            bootstrap.ensure(RBAC_GROUP, object).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Publishes where this server is: the `kubernetes` Service with its Endpoints and EndpointSlice.
+pub async fn publish(server: &ApiServer, address: IpAddr, port: u16) -> Result<(), ApiError> {
+    let bootstrap = Bootstrap { server, user: UserInfo::loopback(), warnings: Warnings::default() };
+    let first = server.registry.allocators.first().to_string();
+    bootstrap
+        .ensure(
+            "",
+            json!({
+                "kind": "Service", "apiVersion": "v1",
+                "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"component": "apiserver", "provider": "kubernetes"}},
+                "spec": {
+                    "clusterIP": first, "clusterIPs": [first], "type": "ClusterIP", "sessionAffinity": "None",
+                    "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
+                    "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": port}],
+                },
+            }),
+        )
+        .await?;
+    let metadata = json!({"name": "kubernetes", "namespace": "default", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}});
+    overwrite(
+        &bootstrap,
+        "",
+        json!({
+            "kind": "Endpoints", "apiVersion": "v1", "metadata": metadata,
+            "subsets": [{
+                "addresses": [{"ip": address.to_string()}],
+                "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+            }],
+        }),
+    )
+    .await?;
+    overwrite(
+        &bootstrap,
+        "discovery.k8s.io",
+        json!({
+            "kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1",
+            "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+            "addressType": if address.is_ipv4() { "IPv4" } else { "IPv6" },
+            "endpoints": [{"addresses": [address.to_string()], "conditions": {"ready": true}}],
+            "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+        }),
+    )
+    .await
+}
+
+/// Creates an object or makes it say what it should.
+async fn overwrite(bootstrap: &Bootstrap<'_>, group: &str, object: Value) -> Result<(), ApiError> {
+    let kind = object["kind"].as_str().unwrap_or("").to_string();
+    let Some(resource) = bootstrap.server.registry.resources.of_kind(group, &kind) else { return Ok(()) };
+    let (namespace, name) = (meta(&object, "namespace").to_string(), meta(&object, "name").to_string());
+    let call = Call {
+        user: &bootstrap.user,
+        resource,
+        namespace: &namespace,
+        name: &name,
+        subresource: "",
+        dry_run: false,
+        field_manager: "kube-apiserver",
+        warnings: &bootstrap.warnings,
+    };
+    let Ok(entry) = bootstrap.server.registry.get(&call) else {
+        return bootstrap.ensure(group, object).await;
+    };
+    let mut current = entry.value();
+    let mut changed = false;
+    for (key, value) in object.as_object().into_iter().flatten() {
+        if key != "metadata" && current.get(key) != Some(value) {
+            current[key] = value.clone();
+            changed = true;
+        }
+    }
+    if !changed {
+        return Ok(());
+    }
+    set_meta(&mut current, "resourceVersion", None);
+    bootstrap.server.registry.update(&call, &Replace(current)).await.map(|_| ())
+}

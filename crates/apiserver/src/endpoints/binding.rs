@@ -1,0 +1,150 @@
+//! `pods/binding` (and the older `bindings`): the scheduler's decision written into a pod.
+
+use orlop_api::decode::Gvk;
+use orlop_api::field::{self, Path};
+use orlop_api::status::{ApiError, Status};
+use serde_json::{Value, json};
+
+use super::Endpoint;
+use crate::http::body::{self, Response};
+use crate::http::pipeline::{RequestBody, read_body};
+use crate::registry::Call;
+use crate::registry::options::WriteOptions;
+use crate::registry::update::Change;
+
+struct Bind {
+    node: String,
+    uid: String,
+    annotations: Value,
+    labels: Value,
+}
+
+impl Change for Bind {
+    fn make(&self, current: &Value) -> Result<Value, ApiError> {
+        let name = current["metadata"]["name"].as_str().unwrap_or("");
+        let conflict = |message: String| ApiError::conflict("", "pods/binding", name, message);
+        let uid = current["metadata"]["uid"].as_str().unwrap_or("");
+        if !self.uid.is_empty() && self.uid != uid {
+            return Err(conflict(format!(
+                "Precondition failed: UID in precondition: {}, UID in object meta: {uid}",
+                self.uid
+            )));
+        }
+        if crate::registry::object::is_deleting(current) {
+            return Err(conflict(format!("pod {name} is being deleted, cannot be assigned to a host")));
+        }
+        let assigned = current["spec"]["nodeName"].as_str().unwrap_or("");
+        if !assigned.is_empty() {
+            return Err(conflict(format!(
+                "pod {name} is already assigned to node {}",
+                field::go_quote(assigned)
+            )));
+        }
+        if let Some(gates) = current["spec"]["schedulingGates"].as_array().filter(|gates| !gates.is_empty()) {
+            return Err(conflict(format!(
+                "pod {name} has non-empty .spec.schedulingGates ({} gates)",
+                gates.len()
+            )));
+        }
+        let mut pod = current.clone();
+        pod["spec"]["nodeName"] = json!(self.node);
+        for (field, added) in [("annotations", &self.annotations), ("labels", &self.labels)] {
+            for (key, value) in added.as_object().into_iter().flatten() {
+                if pod["metadata"].get(field).is_none_or(Value::is_null) {
+                    pod["metadata"][field] = json!({});
+                }
+                pod["metadata"][field][key] = value.clone();
+            }
+        }
+        set_condition(&mut pod);
+        // The pod's version is not the binder's: a status written meanwhile does not spoil the binding.
+        if let Some(metadata) = pod["metadata"].as_object_mut() {
+            metadata.shift_remove("resourceVersion");
+        }
+        Ok(pod)
+    }
+
+    fn owns_managed_fields(&self) -> bool {
+        true
+    }
+}
+
+/// `PodScheduled=True`.
+fn set_condition(pod: &mut Value) {
+    let mut conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let now = crate::registry::now();
+    let scheduled = conditions.iter_mut().find(|c| c["type"] == "PodScheduled");
+    match scheduled {
+        Some(condition) => {
+            if condition["status"] != "True" {
+                condition["lastTransitionTime"] = json!(now);
+            }
+            condition["status"] = json!("True");
+            if let Some(condition) = condition.as_object_mut() {
+                condition.shift_remove("reason");
+                condition.shift_remove("message");
+            }
+        }
+        None => conditions.push(json!({
+            "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now,
+        })),
+    }
+    pod["status"]["conditions"] = Value::Array(conditions);
+}
+
+pub(super) async fn create(
+    endpoint: &Endpoint<'_>,
+    body: RequestBody,
+    name: &str,
+) -> Result<Response, ApiError> {
+    let options = WriteOptions::parse(&endpoint.request.query, "CreateOptions", false)?;
+    let body = read_body(body).await?;
+    let binding = endpoint.decode(&body, &Gvk { group: "", version: "v1", kind: "Binding" }, &options)?;
+    let text = |path: &str| binding.pointer(path).and_then(Value::as_str).unwrap_or("").to_string();
+    let bound_name = text("/metadata/name");
+    if !name.is_empty() && !bound_name.is_empty() && name != bound_name {
+        return Err(ApiError::bad_request(format!(
+            "name in URL does not match name in Binding object: {name} vs {bound_name}"
+        )));
+    }
+    let name = if name.is_empty() { bound_name } else { name.to_string() };
+    let namespace = text("/metadata/namespace");
+    if !namespace.is_empty() && namespace != endpoint.request.info.namespace {
+        return Err(ApiError::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    let target = Path::new("target");
+    let mut errors = Vec::new();
+    if !matches!(text("/target/kind").as_str(), "" | "Node") {
+        errors.push(field::not_supported(&target.child("kind"), text("/target/kind"), &["Node", "<empty>"]));
+    }
+    if text("/target/name").is_empty() {
+        errors.push(field::required(&target.child("name"), ""));
+    }
+    if !errors.is_empty() {
+        return Err(ApiError::invalid("", "Binding", &name, errors));
+    }
+    let registry = &endpoint.server.registry;
+    let pods = registry.resources.of_kind("", "Pod").ok_or_else(ApiError::path_not_found)?;
+    let call = Call {
+        user: &endpoint.request.user,
+        resource: pods,
+        namespace: &endpoint.request.info.namespace,
+        name: &name,
+        subresource: "binding",
+        dry_run: options.dry_run,
+        field_manager: "",
+        warnings: &endpoint.request.warnings,
+    };
+    let bind = Bind {
+        node: text("/target/name"),
+        uid: text("/metadata/uid"),
+        annotations: binding["metadata"]["annotations"].clone(),
+        labels: binding["metadata"]["labels"].clone(),
+    };
+    registry.update_raw(&call, &bind).await?;
+    let mut status = Status::success(None);
+    status.code = 201;
+    Ok(body::json(201, &serde_json::to_value(status).unwrap_or_default()))
+}

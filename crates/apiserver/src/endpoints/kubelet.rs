@@ -1,0 +1,297 @@
+//! `pods/log`, `exec`, `attach`, `portforward`: passed on to the kubelet of the pod's node over TLS. An upgraded
+//! connection (WebSocket, SPDY) is copied byte by byte in both directions.
+
+use http::{HeaderValue, Method, header};
+use http_body_util::{BodyExt as _, Empty};
+use hyper_util::rt::TokioIo;
+use orlop_api::field::{self, ErrorList, Path};
+use orlop_api::status::ApiError;
+use serde_json::Value;
+
+use super::Endpoint;
+use crate::http::body::{BoxError, Response};
+use crate::request_info::Query;
+
+/// How long a node has to answer.
+const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+
+fn encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(byte as char),
+            other => {
+                use std::fmt::Write as _;
+                let _ = write!(out, "%{other:02X}");
+            }
+        }
+    }
+    out
+}
+
+/// Names of a pod's containers of one sort.
+fn names<'a>(pod: &'a Value, list: &str) -> Vec<&'a str> {
+    pod["spec"][list].as_array().into_iter().flatten().filter_map(|c| c["name"].as_str()).collect()
+}
+
+/// The container that is meant: the named one, or the only one.
+fn container(pod: &Value, wanted: &str) -> Result<String, ApiError> {
+    let name = pod["metadata"]["name"].as_str().unwrap_or("");
+    let (main, init, ephemeral) =
+        (names(pod, "containers"), names(pod, "initContainers"), names(pod, "ephemeralContainers"));
+    if wanted.is_empty() {
+        if let [only] = main.as_slice()
+            && init.is_empty()
+            && ephemeral.is_empty()
+        {
+            return Ok(only.to_string());
+        }
+        if let Some(default) = pod
+            .pointer("/metadata/annotations")
+            .and_then(|a| a.get("kubectl.kubernetes.io/default-container"))
+            .and_then(Value::as_str)
+            .filter(|c| main.contains(c))
+        {
+            return Ok(default.to_string());
+        }
+        let mut message =
+            format!("a container name must be specified for pod {name}, choose one of: [{}]", main.join(" "));
+        if !init.is_empty() {
+            message.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
+        }
+        if !ephemeral.is_empty() {
+            message.push_str(&format!(" or one of the ephemeral containers: [{}]", ephemeral.join(" ")));
+        }
+        return Err(ApiError::bad_request(message));
+    }
+    if main.contains(&wanted) || init.contains(&wanted) || ephemeral.contains(&wanted) {
+        return Ok(wanted.to_string());
+    }
+    Err(ApiError::bad_request(format!("container {wanted} is not valid for pod {name}")))
+}
+
+/// Checks `PodLogOptions` and turns them into the kubelet's query.
+fn log_query(query: &Query, name: &str) -> Result<String, ApiError> {
+    let mut errors = ErrorList::new();
+    let mut parts = Vec::new();
+    for flag in ["follow", "previous", "timestamps"] {
+        if query.flag(flag) {
+            parts.push(format!("{flag}=true"));
+        }
+    }
+    for (number, minimum) in [("tailLines", 0), ("sinceSeconds", 1), ("limitBytes", 1)] {
+        let Some(text) = query.get(number).filter(|t| !t.is_empty()) else { continue };
+        match text.parse::<i64>() {
+            Ok(value) if value < minimum => errors.push(field::invalid(
+                &Path::new(number),
+                value,
+                if minimum == 0 { "must be greater than or equal to 0" } else { "must be greater than 0" },
+            )),
+            Ok(value) => parts.push(format!("{number}={value}")),
+            Err(_) => {
+                return Err(ApiError::bad_request(format!(
+                    "strconv.ParseInt: parsing {}: invalid syntax",
+                    field::go_quote(text)
+                )));
+            }
+        }
+    }
+    if let Some(since) = query.get("sinceTime").filter(|t| !t.is_empty()) {
+        if query.get("sinceSeconds").is_some() {
+            errors.push(field::forbidden(
+                &Path::new(""),
+                "at most one of `sinceTime` or `sinceSeconds` may be specified",
+            ));
+        }
+        parts.push(format!("sinceTime={}", encode(since)));
+    }
+    if let Some(stream) = query.get("stream").filter(|t| !t.is_empty()) {
+        if matches!(stream, "All" | "Stdout" | "Stderr") {
+            parts.push(format!("stream={stream}"));
+        } else {
+            errors.push(field::not_supported(&Path::new("stream"), stream, &["All", "Stderr", "Stdout"]));
+        }
+    }
+    if !errors.is_empty() {
+        return Err(ApiError::invalid("", "PodLogOptions", name, errors));
+    }
+    Ok(parts.join("&"))
+}
+
+/// The kubelet's path and query for a connect request.
+fn target(subresource: &str, pod: &Value, query: &Query) -> Result<String, ApiError> {
+    let namespace = pod["metadata"]["namespace"].as_str().unwrap_or("");
+    let name = pod["metadata"]["name"].as_str().unwrap_or("");
+    match subresource {
+        "log" => {
+            let parameters = log_query(query, name)?;
+            let container = container(pod, query.value("container"))?;
+            Ok(format!("/containerLogs/{namespace}/{name}/{container}?{parameters}"))
+        }
+        "exec" | "attach" => {
+            let container = container(pod, query.value("container"))?;
+            let mut parts: Vec<String> =
+                [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")]
+                    .iter()
+                    .filter(|(option, _)| query.flag(option))
+                    .map(|(_, parameter)| format!("{parameter}=1"))
+                    .collect();
+            if parts.is_empty() || parts == ["tty=1"] {
+                return Err(ApiError::bad_request("you must specify at least 1 of stdin, stdout, stderr"));
+            }
+            if subresource == "exec" {
+                let command: Vec<String> =
+                    query.all("command").map(|c| format!("command={}", encode(c))).collect();
+                if command.is_empty() {
+                    return Err(ApiError::bad_request(
+                        "you must specify at least 1 command for the container",
+                    ));
+                }
+                parts.extend(command);
+            }
+            Ok(format!("/{subresource}/{namespace}/{name}/{container}?{}", parts.join("&")))
+        }
+        _ => {
+            let ports: Vec<String> = query
+                .all("ports")
+                .flat_map(|ports| ports.split(','))
+                .filter(|port| !port.is_empty())
+                .map(|port| format!("port={}", encode(port)))
+                .collect();
+            Ok(format!("/portForward/{namespace}/{name}?{}", ports.join("&")))
+        }
+    }
+}
+
+/// The address of a node's kubelet: its internal address and the port it says it serves on.
+fn address(node: &Value) -> Option<(String, u16)> {
+    let addresses = node.pointer("/status/addresses")?.as_array()?;
+    let of = |kind: &str| addresses.iter().find(|a| a["type"] == kind).and_then(|a| a["address"].as_str());
+    // Upstream's default order of preference; the host name must be resolvable here.
+    let host = of("InternalIP").or_else(|| of("Hostname")).or_else(|| of("ExternalIP"))?;
+    let port = node
+        .pointer("/status/daemonEndpoints/kubeletEndpoint/Port")
+        .and_then(Value::as_u64)
+        .unwrap_or(10_250);
+    Some((host.to_string(), u16::try_from(port).ok().filter(|p| *p > 0).unwrap_or(10_250)))
+}
+
+pub(super) async fn connect(endpoint: &Endpoint<'_>) -> Result<Response, ApiError> {
+    let info = &endpoint.request.info;
+    let method_ok = match info.subresource.as_str() {
+        "log" => endpoint.request.parts.method == Method::GET,
+        _ => matches!(endpoint.request.parts.method, Method::GET | Method::POST),
+    };
+    if !method_ok {
+        return Err(super::method_not_allowed());
+    }
+    let registry = &endpoint.server.registry;
+    let pod = registry.get(&endpoint.call(false, ""))?.value();
+    let node_name = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or("");
+    let path = target(&info.subresource, &pod, &endpoint.request.query)?;
+    if node_name.is_empty() {
+        // Upstream answers an empty log for a pod that has no node yet.
+        if info.subresource == "log" {
+            return Ok(crate::http::body::text(200, ""));
+        }
+        return Err(ApiError::bad_request(format!("pod {} does not have a host assigned", info.name)));
+    }
+    let node = registry
+        .resources
+        .cache("", "Node")
+        .and_then(|cache| cache.get(node_name))
+        .ok_or_else(|| ApiError::not_found("", "nodes", node_name))?
+        .value();
+    let (host, port) = address(&node).ok_or_else(|| {
+        ApiError::internal(format!("no preferred addresses found; known addresses: [] of node {node_name}"))
+    })?;
+    let response = forward(endpoint, &host, port, &path)
+        .await
+        .map_err(|error| ApiError::internal(format!("error dialing backend: {error}")))?;
+    Ok(response)
+}
+
+async fn forward(endpoint: &Endpoint<'_>, host: &str, port: u16, path: &str) -> Result<Response, BoxError> {
+    let connector = endpoint.server.kubelet_connector.clone();
+    let host_name = host.to_string();
+    let stream = tokio::time::timeout(CONNECT_TIMEOUT, async move {
+        let stream = tokio::net::TcpStream::connect((host_name.as_str(), port)).await?;
+        stream.set_nodelay(true)?;
+        let name = rustls_pki_types::ServerName::try_from(host_name).map_err(std::io::Error::other)?;
+        connector.connect(name, stream).await
+    })
+    .await
+    .map_err(|_| format!("dial tcp {host}:{port}: i/o timeout"))?
+    .map_err(|error| format!("dial tcp {host}:{port}: {error}"))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "kubelet connection ended");
+        }
+    });
+    let parts = &endpoint.request.parts;
+    let mut request = http::Request::builder().method(parts.method.clone()).uri(path);
+    for (name, value) in &parts.headers {
+        // The identity of the caller is not the kubelet's business: the API server answers for the request.
+        let private = *name == header::AUTHORIZATION
+            || *name == header::HOST
+            || name.as_str().starts_with("impersonate-");
+        let framing = *name == header::CONTENT_LENGTH
+            || *name == header::TRANSFER_ENCODING
+            || *name == header::ACCEPT_ENCODING;
+        if !private && !framing {
+            request = request.header(name, value);
+        }
+    }
+    request = request.header(header::HOST, format!("{host}:{port}"));
+    let request = request.body(Empty::<bytes::Bytes>::new())?;
+    let mut response = sender.send_request(request).await?;
+    if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+        let Some(client) = parts.extensions.get::<hyper::upgrade::OnUpgrade>().cloned() else {
+            return Err("the client's connection cannot be upgraded".into());
+        };
+        let kubelet = hyper::upgrade::on(&mut response);
+        tokio::spawn(async move {
+            let (Ok(client), Ok(kubelet)) = tokio::join!(client, kubelet) else { return };
+            let (mut client, mut kubelet) = (TokioIo::new(client), TokioIo::new(kubelet));
+            let _ = tokio::io::copy_bidirectional(&mut client, &mut kubelet).await;
+        });
+        let (parts, _) = response.into_parts();
+        return Ok(http::Response::from_parts(parts, crate::http::body::full("")));
+    }
+    response.headers_mut().remove(header::TRANSFER_ENCODING);
+    response.headers_mut().remove(header::CONNECTION);
+    if !response.headers().contains_key(header::CONTENT_TYPE) {
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
+    Ok(response.map(|body| body.map_err(BoxError::from).boxed_unsync()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn kubelet_paths() {
+        let pod =
+            json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {"containers": [{"name": "c"}]}});
+        let check = |subresource: &str, query: &str, expected: &str| {
+            assert_eq!(target(subresource, &pod, &Query::parse(query)).unwrap(), expected);
+        };
+        check("log", "tailLines=5&follow=true", "/containerLogs/n/p/c?follow=true&tailLines=5");
+        check(
+            "exec",
+            "command=sh&command=-c&command=echo%20a%26b&stdin=true&stdout=true&tty=true",
+            "/exec/n/p/c?input=1&output=1&tty=1&command=sh&command=-c&command=echo%20a%26b",
+        );
+        check("portforward", "ports=80", "/portForward/n/p?port=80");
+        let two = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}, {"name": "b"}]}});
+        let error = container(&two, "").unwrap_err();
+        assert_eq!(
+            error.status().message,
+            "a container name must be specified for pod p, choose one of: [a b]"
+        );
+    }
+}

@@ -1,0 +1,361 @@
+//! Requests to registry operations and back: which handler answers a path, decoding of bodies, encoding of answers.
+
+mod binding;
+mod eviction;
+mod kubelet;
+mod plain;
+mod reviews;
+mod scale;
+mod token;
+
+use bytes::Bytes;
+use http::Method;
+use orlop_api::decode::{self, Gvk, Media};
+use orlop_api::status::ApiError;
+use serde_json::Value;
+use std::sync::Arc;
+
+use crate::ApiServer;
+use crate::http::body::{self, Response};
+use crate::http::negotiate::{Format, content_format, media_type};
+use crate::http::pipeline::{Request, RequestBody, read_body};
+use crate::registry::delete::Deleted;
+use crate::registry::list::{self, ListOptions};
+use crate::registry::options::{DeleteOptions, WriteOptions};
+use crate::registry::patch::{Patch, PatchKind};
+use crate::registry::render::{IncludeObject, Renderer};
+use crate::registry::selection::Selection;
+use crate::registry::update::Replace;
+use crate::registry::{Call, Written, object, watch};
+use crate::resources::Resource;
+
+pub use plain::{is_plain_path, plain};
+
+/// The 405 of upstream's router.
+pub fn method_not_allowed() -> ApiError {
+    let mut error = ApiError::generic(
+        405,
+        "MethodNotAllowed",
+        "the server does not allow this method on the requested resource",
+    );
+    error.0.details = Some(Default::default());
+    error
+}
+
+/// What a request to a resource is served with.
+struct Endpoint<'a> {
+    server: Arc<ApiServer>,
+    request: &'a Request,
+    resource: &'a Arc<Resource>,
+    renderer: Renderer,
+}
+
+/// Answers a request for a resource.
+pub fn resource(
+    server: Arc<ApiServer>,
+    request: &Request,
+    body: RequestBody,
+) -> futures::future::BoxFuture<'_, Result<Response, ApiError>> {
+    // Boxed: the futures behind it are large and of many kinds.
+    Box::pin(serve(server, request, body))
+}
+
+async fn serve(server: Arc<ApiServer>, request: &Request, body: RequestBody) -> Result<Response, ApiError> {
+    let info = &request.info;
+    let table = server.clone();
+    let resource = table
+        .registry
+        .resources
+        .find(&info.group, &info.version, &info.resource)
+        .ok_or_else(ApiError::path_not_found)?;
+    // A namespaced object needs its namespace in the path, and a cluster-scoped one must not have one.
+    let in_namespace =
+        !info.namespace.is_empty() && !(resource.plural == "namespaces" && resource.group.is_empty());
+    if resource.namespaced != in_namespace {
+        let across =
+            resource.namespaced && request_name_in_path(request).is_empty() && info.subresource.is_empty();
+        let allowed =
+            across && matches!(info.verb.as_str(), "list" | "watch" | "create" | "deletecollection");
+        if !allowed {
+            return Err(ApiError::path_not_found());
+        }
+        if !matches!(info.verb.as_str(), "list" | "watch") {
+            return Err(method_not_allowed());
+        }
+    }
+    let include = IncludeObject::parse(request.query.value("includeObject"));
+    let renderer = Renderer::new(resource.clone(), request.accept, include);
+    let endpoint = Endpoint { server, request, resource, renderer };
+    if info.subresource.is_empty() { endpoint.main(body).await } else { endpoint.subresource(body).await }
+}
+
+/// The name in the path; a `metadata.name` field selector does not count.
+fn request_name_in_path(request: &Request) -> &str {
+    match request.info.verb.as_str() {
+        "list" | "watch" | "deletecollection" => "",
+        _ => &request.info.name,
+    }
+}
+
+impl<'a> Endpoint<'a> {
+    fn call(&'a self, dry_run: bool, field_manager: &'a str) -> Call<'a> {
+        let info = &self.request.info;
+        Call {
+            user: &self.request.user,
+            resource: self.resource,
+            namespace: if self.resource.namespaced { &info.namespace } else { "" },
+            name: request_name_in_path(self.request),
+            subresource: &info.subresource,
+            dry_run,
+            field_manager,
+            warnings: &self.request.warnings,
+        }
+    }
+
+    /// The recorded field manager: named, or the user agent.
+    fn manager(&self, options: &WriteOptions) -> String {
+        if !options.field_manager.is_empty() {
+            return options.field_manager.clone();
+        }
+        let agent = self.request.parts.headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok());
+        object::manager_of_agent(agent.unwrap_or(""))
+    }
+
+    fn answer(&self, code: u16, bytes: Bytes) -> Response {
+        body::response(code, self.request.accept.format.content_type(), bytes)
+    }
+
+    fn written(&self, code: u16, written: &Written) -> Response {
+        self.answer(code, self.renderer.written(written))
+    }
+
+    /// Decodes a body as an object of a kind, with warnings taken note of and defaults filled in.
+    fn decode(&self, body: &[u8], gvk: &Gvk<'_>, options: &WriteOptions) -> Result<Value, ApiError> {
+        let media = match content_format(&self.request.parts.headers)? {
+            Format::Json => Media::Json,
+            Format::Yaml => Media::Yaml,
+        };
+        let decoded = decode::decode(body, media, gvk, options.field_validation)?;
+        for warning in decoded.warnings {
+            self.request.warnings.add(warning);
+        }
+        Ok(decoded.value)
+    }
+
+    /// Decodes the resource's own kind.
+    fn decode_own(&self, body: &[u8], options: &WriteOptions) -> Result<Value, ApiError> {
+        let gvk =
+            Gvk { group: &self.resource.group, version: &self.resource.version, kind: &self.resource.kind };
+        let mut value = self.decode(body, &gvk, options)?;
+        if let Some(strategy) = self.resource.strategy {
+            strategy.defaults(&mut value);
+        }
+        Ok(value)
+    }
+
+    async fn main(&self, body: RequestBody) -> Result<Response, ApiError> {
+        let info = &self.request.info;
+        let has_name = !request_name_in_path(self.request).is_empty();
+        let method_fits = match self.request.parts.method {
+            Method::POST => !has_name,
+            Method::PUT | Method::PATCH => has_name,
+            Method::HEAD | Method::OPTIONS => false,
+            _ => true,
+        };
+        if !method_fits || !self.resource.allows(&info.verb) {
+            return Err(method_not_allowed());
+        }
+        if self.resource.cache.is_none() {
+            return reviews::create(self, body).await;
+        }
+        match info.verb.as_str() {
+            "get" => self.get(),
+            "list" => self.list().await,
+            "watch" => self.watch(),
+            "create" => self.create(body).await,
+            "update" => self.update(body).await,
+            "patch" => self.patch(body).await,
+            "delete" => self.delete(body).await,
+            "deletecollection" => self.delete_collection(body).await,
+            _ => Err(method_not_allowed()),
+        }
+    }
+
+    async fn subresource(&self, body: RequestBody) -> Result<Response, ApiError> {
+        let info = &self.request.info;
+        let subresource =
+            self.resource.subresource(&info.subresource).ok_or_else(ApiError::path_not_found)?;
+        let connects = matches!(info.subresource.as_str(), "exec" | "attach" | "portforward" | "log");
+        if !info.rest.is_empty() {
+            return Err(ApiError::path_not_found());
+        }
+        if !connects && !subresource.verbs.contains(&info.verb) {
+            return Err(method_not_allowed());
+        }
+        match (self.resource.kind.as_str(), info.subresource.as_str()) {
+            (_, "status") => match info.verb.as_str() {
+                "get" => self.get(),
+                "update" => self.update(body).await,
+                _ => self.patch(body).await,
+            },
+            (_, "scale") => scale::serve(self, body).await,
+            ("Namespace", "finalize") => self.update(body).await,
+            ("Pod", "binding") => binding::create(self, body, &info.name).await,
+            ("Pod", "eviction") => eviction::create(self, body).await,
+            ("Pod", "ephemeralcontainers") => match info.verb.as_str() {
+                "get" => self.get(),
+                "update" => self.update(body).await,
+                _ => self.patch(body).await,
+            },
+            ("Pod", "log" | "exec" | "attach" | "portforward") => kubelet::connect(self).await,
+            ("ServiceAccount", "token") => token::create(self, body).await,
+            _ => Err(ApiError::path_not_found()),
+        }
+    }
+
+    fn get(&self) -> Result<Response, ApiError> {
+        list::parse_revision(self.request.query.value("resourceVersion"))?;
+        let entry = self.server.registry.get(&self.call(false, ""))?;
+        Ok(self.answer(200, self.renderer.entry(&entry)))
+    }
+
+    fn namespace(&self) -> &str {
+        if self.resource.namespaced { &self.request.info.namespace } else { "" }
+    }
+
+    async fn list(&self) -> Result<Response, ApiError> {
+        let options = ListOptions::parse(&self.request.query, false)?;
+        let selection = Selection::parse(&self.request.query, self.resource)?;
+        let registry = &self.server.registry;
+        let cache = registry.cache(self.resource)?;
+        let page = list::page(&registry.caches, cache, self.namespace(), &options, &selection).await?;
+        Ok(self.answer(200, self.renderer.page(&page)))
+    }
+
+    fn watch(&self) -> Result<Response, ApiError> {
+        let options = ListOptions::parse(&self.request.query, true)?;
+        let mut selection = Selection::parse(&self.request.query, self.resource)?;
+        // The old form `/watch/…/name` names the object in the path.
+        if self.request.parts.uri.path().contains("/watch/") && !self.request.info.name.is_empty() {
+            selection = selection.named(&self.request.info.name);
+        }
+        let registry = &self.server.registry;
+        let cache = registry.cache(self.resource)?;
+        let watch = watch::start(
+            registry.caches.clone(),
+            cache,
+            self.namespace(),
+            &options,
+            selection,
+            self.renderer.clone(),
+            self.server.options.min_request_timeout,
+            self.server.watches_stop(),
+        )?;
+        use futures::StreamExt as _;
+        use http_body_util::BodyExt as _;
+        let frames =
+            watch.into_stream().map(|bytes| Ok::<_, crate::http::BoxError>(http_body::Frame::data(bytes)));
+        let mut response = Response::new(http_body_util::StreamBody::new(frames).boxed_unsync());
+        response
+            .headers_mut()
+            .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+        Ok(response)
+    }
+
+    async fn create(&self, body: RequestBody) -> Result<Response, ApiError> {
+        let options = WriteOptions::parse(&self.request.query, "CreateOptions", false)?;
+        content_format(&self.request.parts.headers)?;
+        let body = read_body(body).await?;
+        let object = self.decode_own(&body, &options)?;
+        let manager = self.manager(&options);
+        let written = self.server.registry.create(&self.call(options.dry_run, &manager), object).await?;
+        Ok(self.written(201, &written))
+    }
+
+    async fn update(&self, body: RequestBody) -> Result<Response, ApiError> {
+        let options = WriteOptions::parse(&self.request.query, "UpdateOptions", false)?;
+        content_format(&self.request.parts.headers)?;
+        let body = read_body(body).await?;
+        let object = self.decode_own(&body, &options)?;
+        let manager = self.manager(&options);
+        let call = self.call(options.dry_run, &manager);
+        let exists = self.server.registry.get(&call).is_ok();
+        let creates = self.resource.strategy.is_some_and(|s| s.allow_create_on_update());
+        if !exists && creates && call.subresource.is_empty() {
+            if object::meta(&object, "name") != call.name {
+                return Err(ApiError::bad_request(format!(
+                    "the name of the object ({}) does not match the name on the URL ({})",
+                    object::meta(&object, "name"),
+                    call.name
+                )));
+            }
+            self.may_create()?;
+            let written = self.server.registry.create(&call, object).await?;
+            return Ok(self.written(201, &written));
+        }
+        let written = self.server.registry.update(&call, &Replace(object)).await?;
+        Ok(self.written(200, &written))
+    }
+
+    /// Whether the user may create what a PUT or apply would create.
+    fn may_create(&self) -> Result<(), ApiError> {
+        let mut info = self.request.info.clone();
+        info.verb = "create".to_string();
+        let attributes = crate::http::pipeline::attributes(&self.request.user, &info, &self.request.query);
+        self.server.authorizer.check(&attributes)
+    }
+
+    async fn patch(&self, body: RequestBody) -> Result<Response, ApiError> {
+        let kind = PatchKind::of_media_type(&media_type(&self.request.parts.headers))?;
+        let options = WriteOptions::parse(&self.request.query, "PatchOptions", kind == PatchKind::Apply)?;
+        let body = read_body(body).await?;
+        let manager = self.manager(&options);
+        let call = self.call(options.dry_run, &manager);
+        let patch = Patch::new(&call, kind, &body, options.field_validation, options.force)?;
+        let exists = self.server.registry.get(&call).is_ok();
+        if !exists && kind == PatchKind::Apply && call.subresource.is_empty() {
+            self.may_create()?;
+            let written = self.server.registry.create_applied(&call, &patch).await?;
+            return Ok(self.written(201, &written));
+        }
+        let written = self.server.registry.update(&call, &patch).await?;
+        Ok(self.written(200, &written))
+    }
+
+    async fn delete_options(&self, body: RequestBody) -> Result<DeleteOptions, ApiError> {
+        let body = read_body(body).await?;
+        if body.iter().all(u8::is_ascii_whitespace) {
+            return DeleteOptions::parse(None, &self.request.query);
+        }
+        let media = match content_format(&self.request.parts.headers)? {
+            Format::Json => Media::Json,
+            Format::Yaml => Media::Yaml,
+        };
+        let value = decode::parse(&body, media).map_err(|error| ApiError::bad_request(error.to_string()))?;
+        DeleteOptions::parse(Some(&value), &self.request.query)
+    }
+
+    async fn delete(&self, body: RequestBody) -> Result<Response, ApiError> {
+        let options = self.delete_options(body).await?;
+        let call = self.call(options.dry_run, "");
+        match self.server.registry.delete(&call, &options).await? {
+            Deleted::Object(value) => Ok(self.answer(200, self.renderer.value(&value))),
+            Deleted::Status(status) => {
+                let value = serde_json::to_value(status.as_ref()).unwrap_or_default();
+                Ok(self.answer(200, crate::registry::render::encode(&value, self.request.accept)))
+            }
+        }
+    }
+
+    async fn delete_collection(&self, body: RequestBody) -> Result<Response, ApiError> {
+        let list_options = ListOptions::parse(&self.request.query, false)?;
+        let selection = Selection::parse(&self.request.query, self.resource)?;
+        let options = self.delete_options(body).await?;
+        let call = self.call(options.dry_run, "");
+        let registry = &self.server.registry;
+        let cache = registry.cache(self.resource)?;
+        let page = list::page(&registry.caches, cache, self.namespace(), &list_options, &selection).await?;
+        registry.delete_collection(&call, &options, &page.entries).await?;
+        Ok(self.answer(200, self.renderer.page(&page)))
+    }
+}

@@ -1,0 +1,13 @@
+//! Everything between a connection and the registry: bodies, negotiation, the request pipeline, discovery.
+
+pub mod body;
+pub mod discovery;
+pub mod gzip;
+pub mod in_memory;
+pub mod metrics;
+pub mod negotiate;
+pub mod openapi;
+pub mod pipeline;
+pub mod server;
+
+pub use body::{Body, BoxError, Response};

@@ -1,0 +1,351 @@
+//! OpenAPI documents: schemas from `k8s-openapi`'s types, paths from the resource table. Built when first asked for
+//! and kept.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use http::header;
+use orlop_api::status::ApiError;
+use parking_lot::Mutex;
+use serde_json::{Map, Value, json};
+
+use super::body::{self, Response};
+use super::pipeline::Request;
+use crate::ApiServer;
+use crate::resources::Resource;
+
+/// The documents made so far, by path, with their hashes.
+#[derive(Default)]
+pub struct Documents(Mutex<HashMap<String, (Bytes, String)>>);
+
+/// Whether this is a path of OpenAPI.
+pub fn is_path(path: &str) -> bool {
+    path == "/openapi/v2" || path == "/openapi/v3" || path.starts_with("/openapi/v3/")
+}
+
+/// Answers it.
+pub fn serve(server: &ApiServer, request: &Request) -> Result<Response, ApiError> {
+    let path = request.info.path.trim_end_matches('/');
+    if path == "/openapi/v3" {
+        return Ok(body::json(200, &index(server)));
+    }
+    if path == "/openapi/v2" {
+        let (bytes, hash) = document(server, path).ok_or_else(ApiError::path_not_found)?;
+        return Ok(with_etag(request, bytes, &hash));
+    }
+    let Some((bytes, hash)) = document(server, path) else {
+        return Ok(body::text(404, "404 page not found\n"));
+    };
+    Ok(with_etag(request, bytes, &hash))
+}
+
+fn with_etag(request: &Request, bytes: Bytes, hash: &str) -> Response {
+    let etag = format!("\"{hash}\"");
+    let same =
+        request.parts.headers.get(header::IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == etag.as_bytes());
+    let mut response = if same {
+        body::response(304, "application/json", "")
+    } else {
+        body::response(200, "application/json", bytes)
+    };
+    if let Ok(value) = etag.parse() {
+        response.headers_mut().insert(header::ETAG, value);
+    }
+    response
+}
+
+/// The group versions served, as document paths: `api/v1`, `apis/apps/v1`.
+fn document_paths(server: &ApiServer) -> Vec<String> {
+    let mut paths: Vec<String> = server.registry.resources.iter().map(|r| prefix(r)).collect();
+    paths.dedup();
+    paths.sort();
+    paths.dedup();
+    paths
+}
+
+fn prefix(resource: &Resource) -> String {
+    if resource.group.is_empty() {
+        format!("api/{}", resource.version)
+    } else {
+        format!("apis/{}/{}", resource.group, resource.version)
+    }
+}
+
+fn index(server: &ApiServer) -> Value {
+    let mut paths = Map::new();
+    for path in document_paths(server) {
+        if let Some((_, hash)) = document(server, &format!("/openapi/v3/{path}")) {
+            paths.insert(
+                path.clone(),
+                json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")}),
+            );
+        }
+    }
+    json!({ "paths": paths })
+}
+
+/// A document from memory, or made now; `None` when there is no such group version.
+fn document(server: &ApiServer, path: &str) -> Option<(Bytes, String)> {
+    if let Some(found) = server.openapi.0.lock().get(path) {
+        return Some(found.clone());
+    }
+    let value = if path == "/openapi/v2" {
+        let resources: Vec<&Resource> = server.registry.resources.iter().map(|r| r.as_ref()).collect();
+        v2(&resources)
+    } else {
+        let group_version = path.strip_prefix("/openapi/v3/")?;
+        let resources: Vec<&Resource> = server
+            .registry
+            .resources
+            .iter()
+            .map(|r| r.as_ref())
+            .filter(|r| prefix(r) == group_version)
+            .collect();
+        if resources.is_empty() {
+            return None;
+        }
+        v3(&resources)
+    };
+    let bytes = Bytes::from(value.to_string());
+    use sha2::Digest as _;
+    let hash: String = sha2::Sha256::digest(&bytes).iter().map(|b| format!("{b:02X}")).collect();
+    server.openapi.0.lock().insert(path.to_string(), (bytes.clone(), hash.clone()));
+    Some((bytes, hash))
+}
+
+fn v3(resources: &[&Resource]) -> Value {
+    json!({
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes", "version": "v1.36.0"},
+        "paths": paths(resources, false),
+        "components": {"schemas": schemas(resources, "#/components/schemas/")},
+    })
+}
+
+fn v2(resources: &[&Resource]) -> Value {
+    json!({
+        "swagger": "2.0",
+        "info": {"title": "Kubernetes", "version": "v1.36.0"},
+        "paths": paths(resources, true),
+        "definitions": schemas(resources, "#/definitions/"),
+    })
+}
+
+fn gvk(resource: &Resource) -> Value {
+    json!({"group": resource.group, "version": resource.version, "kind": resource.kind})
+}
+
+/// The name of a kind's schema, as `k8s-openapi` and upstream call it.
+fn schema_name(group: &str, version: &str, kind: &str) -> String {
+    let package = match group {
+        "" => "core",
+        group => group.split('.').next().unwrap_or(group),
+    };
+    format!("io.k8s.api.{package}.{version}.{kind}")
+}
+
+fn parameter(name: &str, kind: &str, place: &str, v2: bool) -> Value {
+    let mut out = json!({"name": name, "in": place, "uniqueItems": true});
+    if place == "path" {
+        out["required"] = json!(true);
+    }
+    if v2 {
+        out["type"] = json!(kind);
+    } else {
+        out["schema"] = json!({"type": kind, "uniqueItems": true});
+    }
+    out
+}
+
+/// Paths with their verbs. Clients look here for the parameters that a verb accepts.
+fn paths(resources: &[&Resource], v2: bool) -> Value {
+    let mut out = Map::new();
+    let strings = |names: &[&str]| -> Vec<Value> {
+        names.iter().map(|n| parameter(n, "string", "query", v2)).collect()
+    };
+    let operation = |resource: &Resource, verb: &str, parameters: Vec<Value>| {
+        let name = schema_name(&resource.group, &resource.version, &resource.kind);
+        let reference =
+            if v2 { format!("#/definitions/{name}") } else { format!("#/components/schemas/{name}") };
+        let ok = if v2 {
+            json!({"description": "OK", "schema": {"$ref": reference}})
+        } else {
+            json!({"description": "OK", "content": {"application/json": {"schema": {"$ref": reference}}}})
+        };
+        json!({
+            "x-kubernetes-action": verb,
+            "x-kubernetes-group-version-kind": gvk(resource),
+            "parameters": parameters,
+            "responses": {"200": ok},
+        })
+    };
+    let write = ["dryRun", "fieldManager", "fieldValidation"];
+    for resource in resources {
+        let base = prefix(resource);
+        let collection = if resource.namespaced {
+            format!("/{base}/namespaces/{{namespace}}/{}", resource.plural)
+        } else {
+            format!("/{base}/{}", resource.plural)
+        };
+        let mut shared = vec![parameter("pretty", "string", "query", v2)];
+        if resource.namespaced {
+            shared.push(parameter("namespace", "string", "path", v2));
+        }
+        let mut many = Map::new();
+        if resource.allows("list") {
+            many.insert(
+                "get".into(),
+                operation(
+                    resource,
+                    "list",
+                    strings(&[
+                        "fieldSelector",
+                        "labelSelector",
+                        "continue",
+                        "resourceVersion",
+                        "resourceVersionMatch",
+                    ]),
+                ),
+            );
+        }
+        if resource.allows("create") {
+            many.insert("post".into(), operation(resource, "post", strings(&write)));
+        }
+        if resource.allows("deletecollection") {
+            many.insert(
+                "delete".into(),
+                operation(
+                    resource,
+                    "deletecollection",
+                    strings(&["dryRun", "fieldSelector", "labelSelector", "propagationPolicy"]),
+                ),
+            );
+        }
+        many.insert("parameters".into(), json!(shared));
+        out.insert(collection.clone(), Value::Object(many));
+        if !resource.allows("get") {
+            continue;
+        }
+        shared.push(parameter("name", "string", "path", v2));
+        let mut one = Map::new();
+        one.insert("get".into(), operation(resource, "get", Vec::new()));
+        if resource.allows("update") {
+            one.insert("put".into(), operation(resource, "put", strings(&write)));
+        }
+        if resource.allows("patch") {
+            let mut parameters = strings(&write);
+            parameters.push(parameter("force", "boolean", "query", v2));
+            one.insert("patch".into(), operation(resource, "patch", parameters));
+        }
+        if resource.allows("delete") {
+            one.insert(
+                "delete".into(),
+                operation(resource, "delete", strings(&["dryRun", "propagationPolicy"])),
+            );
+        }
+        one.insert("parameters".into(), json!(shared));
+        out.insert(format!("{collection}/{{name}}"), Value::Object(one));
+    }
+    Value::Object(out)
+}
+
+/// Schemas of the kinds and of everything they refer to.
+fn schemas(resources: &[&Resource], prefix: &str) -> Value {
+    let mut settings = schemars::generate::SchemaSettings::openapi3();
+    settings.definitions_path = prefix.trim_start_matches('#').trim_end_matches('/').to_string().into();
+    let mut generator = schemars::SchemaGenerator::new(settings);
+    for resource in resources {
+        add_type(&mut generator, &resource.group, &resource.version, &resource.kind);
+    }
+    let mut definitions: Map<String, Value> = generator.take_definitions(false).into_iter().collect();
+    for resource in resources {
+        let name = schema_name(&resource.group, &resource.version, &resource.kind);
+        if let Some(schema) = definitions.get_mut(&name) {
+            schema["x-kubernetes-group-version-kind"] = json!([gvk(resource)]);
+        }
+    }
+    for (name, schema) in &mut definitions {
+        overlay(name, schema);
+    }
+    Value::Object(definitions)
+}
+
+/// What the types do not say: list types, merge keys.
+fn overlay(name: &str, schema: &mut Value) {
+    let Some(facts) = orlop_api::schema::Schemas::get().openapi(name) else { return };
+    let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else { return };
+    for (json_name, property) in properties {
+        if let Some(field) = facts.field(json_name) {
+            field_overlay(field, property);
+        }
+    }
+}
+
+fn field_overlay(field: &orlop_api::schema::Field, property: &mut Value) {
+    use orlop_api::schema::{ListType, Type};
+    let list = matches!(field.ty, Type::List(_));
+    match &field.list {
+        ListType::Default => {}
+        ListType::Atomic => {
+            property[if list { "x-kubernetes-list-type" } else { "x-kubernetes-map-type" }] = json!("atomic")
+        }
+        ListType::Set => property["x-kubernetes-list-type"] = json!("set"),
+        ListType::Map(keys) => {
+            property["x-kubernetes-list-type"] = json!("map");
+            property["x-kubernetes-list-map-keys"] = json!(keys);
+        }
+    }
+    if !field.patch_strategy.is_empty() {
+        property["x-kubernetes-patch-strategy"] = json!(field.patch_strategy);
+    }
+    if !field.patch_merge_key.is_empty() {
+        property["x-kubernetes-patch-merge-key"] = json!(field.patch_merge_key);
+    }
+    if let Some(default) = &field.default {
+        property["default"] = default.clone();
+    }
+}
+
+macro_rules! kinds {
+    ($generator:ident, $wanted:expr; $($group:literal $version:literal { $($path:path => $kind:literal),* $(,)? })*) => {
+        match $wanted {
+            $($(($group, $version, $kind) => { $generator.subschema_for::<$path>(); })*)*
+            _ => {}
+        }
+    };
+}
+
+/// Adds a kind's schema, and its list's, to the generator.
+fn add_type(generator: &mut schemars::SchemaGenerator, group: &str, version: &str, kind: &str) {
+    use k8s_openapi::api::{
+        apps, authentication, authorization, coordination, core, discovery, events, rbac,
+    };
+    kinds!(generator, (group, version, kind);
+        "" "v1" {
+            core::v1::Binding => "Binding", core::v1::ConfigMap => "ConfigMap", core::v1::Endpoints => "Endpoints",
+            core::v1::Event => "Event", core::v1::Namespace => "Namespace", core::v1::Node => "Node",
+            core::v1::Pod => "Pod", core::v1::Secret => "Secret", core::v1::Service => "Service",
+            core::v1::ServiceAccount => "ServiceAccount",
+        }
+        "apps" "v1" {
+            apps::v1::ControllerRevision => "ControllerRevision", apps::v1::Deployment => "Deployment",
+            apps::v1::ReplicaSet => "ReplicaSet", apps::v1::DaemonSet => "DaemonSet", apps::v1::StatefulSet => "StatefulSet",
+        }
+        "authentication.k8s.io" "v1" {
+            authentication::v1::SelfSubjectReview => "SelfSubjectReview", authentication::v1::TokenReview => "TokenReview",
+        }
+        "authorization.k8s.io" "v1" {
+            authorization::v1::LocalSubjectAccessReview => "LocalSubjectAccessReview",
+            authorization::v1::SelfSubjectAccessReview => "SelfSubjectAccessReview",
+            authorization::v1::SelfSubjectRulesReview => "SelfSubjectRulesReview",
+            authorization::v1::SubjectAccessReview => "SubjectAccessReview",
+        }
+        "coordination.k8s.io" "v1" { coordination::v1::Lease => "Lease" }
+        "discovery.k8s.io" "v1" { discovery::v1::EndpointSlice => "EndpointSlice" }
+        "events.k8s.io" "v1" { events::v1::Event => "Event" }
+        "rbac.authorization.k8s.io" "v1" {
+            rbac::v1::ClusterRole => "ClusterRole", rbac::v1::ClusterRoleBinding => "ClusterRoleBinding",
+            rbac::v1::Role => "Role", rbac::v1::RoleBinding => "RoleBinding",
+        }
+    );
+}

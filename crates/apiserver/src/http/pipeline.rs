@@ -1,0 +1,317 @@
+//! The way of every request: request info, authentication, impersonation, authorization, routing, and what every
+//! answer gets (warnings, audit id, compression, metrics).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, header};
+use http_body_util::BodyExt as _;
+use orlop_api::status::ApiError;
+
+use super::body::{self, BoxError, Response};
+use super::negotiate::{Accept, Format};
+use super::{discovery, gzip, openapi};
+use crate::ApiServer;
+use crate::authn::{AUTHENTICATED, UNAUTHENTICATED, UserInfo};
+use crate::authz::Attributes;
+use crate::registry::{Warnings, render};
+use crate::request_info::{Query, RequestInfo};
+
+/// Largest request body in bytes.
+pub const MAX_BODY: usize = 3 * 1024 * 1024;
+
+/// Where an identity comes from.
+#[derive(Clone)]
+pub enum Identity {
+    /// A connection: its verified client certificate, if it showed one; else the headers decide.
+    Connection(Option<Arc<UserInfo>>),
+    /// A client in this process.
+    InProcess(Arc<UserInfo>),
+}
+
+/// A request on its way, after authentication and authorization.
+pub struct Request {
+    /// Method, URI, headers, extensions.
+    pub parts: Parts,
+    /// Where it goes.
+    pub info: RequestInfo,
+    /// Its query.
+    pub query: Query,
+    /// Who asks.
+    pub user: UserInfo,
+    /// The form of the answer.
+    pub accept: Accept,
+    /// Warnings for the answer.
+    pub warnings: Warnings,
+}
+
+/// A request body, read when it is needed.
+pub type RequestBody = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
+
+/// Reads a body whole; 413 above the limit.
+pub async fn read_body(mut body: RequestBody) -> Result<Bytes, ApiError> {
+    let mut first: Option<Bytes> = None;
+    let mut more: Vec<u8> = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            ApiError::bad_request(format!("the body of the request could not be read: {error}"))
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        if first.as_ref().map_or(0, Bytes::len) + more.len() + data.len() > MAX_BODY {
+            return Err(ApiError::request_entity_too_large(format!("limit is {MAX_BODY}")));
+        }
+        match &first {
+            // Most bodies are one frame and need no copy.
+            None => first = Some(data),
+            Some(_) => more.extend_from_slice(&data),
+        }
+    }
+    let first = first.unwrap_or_default();
+    if more.is_empty() {
+        return Ok(first);
+    }
+    let mut whole = first.to_vec();
+    whole.append(&mut more);
+    Ok(Bytes::from(whole))
+}
+
+/// The node that a `spec.nodeName=` term of a field selector names.
+fn selected_node(query: &Query) -> Option<&str> {
+    query.get("fieldSelector")?.split(',').find_map(|term| {
+        let value = term.strip_prefix("spec.nodeName=")?;
+        Some(value.strip_prefix('=').unwrap_or(value))
+    })
+}
+
+/// Attributes of a request for the authorizers.
+pub fn attributes<'a>(user: &'a UserInfo, info: &'a RequestInfo, query: &'a Query) -> Attributes<'a> {
+    Attributes {
+        user,
+        verb: &info.verb,
+        is_resource: info.is_resource,
+        group: &info.group,
+        resource: &info.resource,
+        subresource: &info.subresource,
+        namespace: &info.namespace,
+        name: &info.name,
+        path: &info.path,
+        selected_node: selected_node(query),
+    }
+}
+
+impl ApiServer {
+    /// Serves one request.
+    pub async fn handle(
+        self: Arc<Self>,
+        parts: Parts,
+        request_body: RequestBody,
+        identity: Identity,
+    ) -> Response {
+        let started = Instant::now();
+        let query = Query::parse(parts.uri.query().unwrap_or(""));
+        let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query);
+        let audit_id = parts
+            .headers
+            .get("audit-id")
+            .cloned()
+            .or_else(|| HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).ok());
+        let labels = super::metrics::RequestLabels::of(&info);
+        let gzip_accepted = gzip::accepted(&parts.headers);
+        let accept = Accept::negotiate(&parts.headers, query.get("pretty"));
+        let error_accept = accept.clone().unwrap_or(Accept::JSON);
+        let warnings = Warnings::default();
+        let mut kept = None;
+        let result = match self.admit(&parts, &info, &query, &identity) {
+            Err(error) => Err(error),
+            Ok(user) => {
+                let accept = match (accept, info.is_resource) {
+                    (Ok(accept), _) => Ok(accept),
+                    // Other paths have forms of their own and negotiate themselves.
+                    (Err(_), false) => Ok(Accept::JSON),
+                    (Err(error), true) => Err(error),
+                };
+                match accept {
+                    Err(error) => Err(error),
+                    Ok(accept) => {
+                        let request = Request { parts, info, query, user, accept, warnings };
+                        let result = self.clone().route(&request, request_body).await;
+                        kept = Some(request.warnings);
+                        result
+                    }
+                }
+            }
+        };
+        let mut response = match result {
+            Ok(response) => response,
+            Err(error) => error_response(&error, error_accept),
+        };
+        let headers = response.headers_mut();
+        for warning in kept.map(|w| w.take()).unwrap_or_default() {
+            add_warning(headers, &warning);
+        }
+        if let Some(id) = audit_id {
+            headers.insert("audit-id", id);
+        }
+        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
+        self.metrics.observe(&labels, response.status().as_u16(), started.elapsed());
+        if gzip_accepted { gzip::compress(response).await } else { response }
+    }
+
+    /// Authentication, impersonation and authorization.
+    fn admit(
+        &self,
+        parts: &Parts,
+        info: &RequestInfo,
+        query: &Query,
+        identity: &Identity,
+    ) -> Result<UserInfo, ApiError> {
+        let user = match identity {
+            Identity::InProcess(user) => user.as_ref().clone(),
+            Identity::Connection(certificate) => {
+                self.authenticator.authenticate(&parts.headers, certificate.as_deref())?
+            }
+        };
+        let user = self.impersonate(user, &parts.headers)?;
+        // Health checks must work before anybody has rights.
+        if !info.is_resource && matches!(info.path.as_str(), "/healthz" | "/livez" | "/readyz") {
+            return Ok(user);
+        }
+        self.authorizer.check(&attributes(&user, info, query))?;
+        Ok(user)
+    }
+
+    /// `Impersonate-*` headers: acting as somebody else, if one may.
+    fn impersonate(&self, user: UserInfo, headers: &HeaderMap) -> Result<UserInfo, ApiError> {
+        let text = |value: &HeaderValue| value.to_str().unwrap_or("").to_string();
+        let name = headers.get("impersonate-user").map(text).unwrap_or_default();
+        let groups: Vec<String> = headers.get_all("impersonate-group").iter().map(text).collect();
+        let uid = headers.get("impersonate-uid").map(text).unwrap_or_default();
+        let extra: Vec<(String, String)> = headers
+            .iter()
+            .filter_map(|(key, value)| {
+                let key = key.as_str().strip_prefix("impersonate-extra-")?;
+                Some((crate::request_info::percent_decode(key, false), text(value)))
+            })
+            .collect();
+        if name.is_empty() {
+            if groups.is_empty() && uid.is_empty() && extra.is_empty() {
+                return Ok(user);
+            }
+            return Err(ApiError::internal("requested impersonation without impersonating a user"));
+        }
+        let account = name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
+        let check = |group: &str, resource: &str, subresource: &str, namespace: &str, name: &str| {
+            self.authorizer.check(&Attributes {
+                user: &user,
+                verb: "impersonate",
+                is_resource: true,
+                group,
+                resource,
+                subresource,
+                namespace,
+                name,
+                path: "",
+                selected_node: None,
+            })
+        };
+        match account {
+            Some((namespace, name)) => check("", "serviceaccounts", "", namespace, name)?,
+            None => check("", "users", "", "", &name)?,
+        }
+        for group in &groups {
+            check("", "groups", "", "", group)?;
+        }
+        if !uid.is_empty() {
+            check("authentication.k8s.io", "uids", "", "", &uid)?;
+        }
+        for (key, value) in &extra {
+            check("authentication.k8s.io", "userextras", key, "", value)?;
+        }
+        let mut impersonated = UserInfo { name: name.clone(), uid, groups, ..UserInfo::default() };
+        for (key, value) in extra {
+            impersonated.extra.entry(key).or_default().push(value);
+        }
+        if let Some((namespace, _)) = account
+            && impersonated.groups.is_empty()
+        {
+            impersonated.groups =
+                vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")];
+        }
+        if name == crate::authn::ANONYMOUS {
+            if !impersonated.in_group(UNAUTHENTICATED) {
+                impersonated.groups.push(UNAUTHENTICATED.into());
+            }
+        } else if !impersonated.in_group(AUTHENTICATED) && !impersonated.in_group(UNAUTHENTICATED) {
+            impersonated.groups.push(AUTHENTICATED.into());
+        }
+        Ok(impersonated)
+    }
+
+    async fn route(self: Arc<Self>, request: &Request, body: RequestBody) -> Result<Response, ApiError> {
+        if request.info.is_resource {
+            return crate::endpoints::resource(self, request, body).await;
+        }
+        let path = request.info.path.as_str();
+        let read = matches!(request.parts.method, Method::GET | Method::HEAD);
+        let known = discovery::is_path(&self, path)
+            || openapi::is_path(path)
+            || crate::endpoints::is_plain_path(path);
+        if !known {
+            return if path.starts_with("/api/") || path.starts_with("/apis/") && path.matches('/').count() > 2
+            {
+                Err(ApiError::path_not_found())
+            } else {
+                Ok(body::text(404, "404 page not found\n"))
+            };
+        }
+        if !read {
+            let mut error = ApiError::generic(
+                405,
+                "MethodNotAllowed",
+                "the server does not allow this method on the requested resource",
+            );
+            error.0.details = Some(Default::default());
+            return Err(error);
+        }
+        if discovery::is_path(&self, path) {
+            return discovery::serve(&self, request);
+        }
+        if openapi::is_path(path) {
+            return openapi::serve(&self, request);
+        }
+        crate::endpoints::plain(&self, request)
+    }
+}
+
+/// An error in the negotiated format.
+fn error_response(error: &ApiError, accept: Accept) -> Response {
+    let mut response = body::error(error);
+    if accept.format == Format::Yaml || accept.pretty {
+        let value = serde_json::to_value(error.status()).unwrap_or_default();
+        *response.body_mut() = body::full(render::encode(&value, accept));
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static(accept.format.content_type()));
+    }
+    response
+}
+
+/// Adds `Warning: 299 - "text"`; control characters are dropped, quotes escaped.
+fn add_warning(headers: &mut HeaderMap, text: &str) {
+    let mut quoted = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => {
+                quoted.push('\\');
+                quoted.push(c);
+            }
+            c if c.is_control() => quoted.push(' '),
+            c => quoted.push(c),
+        }
+    }
+    if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
+        headers.append(header::WARNING, value);
+    }
+}

@@ -1,0 +1,213 @@
+//! The generic registry: what create, get, list, watch, update, patch and delete mean for any kind.
+//!
+//! It decides in terms of objects, strategies and the store's revisions and knows nothing of HTTP. Upstream's
+//! counterpart is `registry/generic` with `registry/rest`.
+
+pub mod create;
+pub mod delete;
+pub mod events;
+pub mod list;
+pub mod object;
+pub mod options;
+pub mod patch;
+pub mod render;
+pub mod selection;
+pub mod update;
+pub mod watch;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use orlop_api::status::ApiError;
+use orlop_store::{Revision, Store, StoreError, Txn, TxnOutcome};
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use crate::admission::Admission;
+use crate::authn::UserInfo;
+use crate::cache::{Cache, Caches, Entry, labels_of};
+use crate::resources::{Resource, Resources};
+use crate::services::Allocators;
+
+/// Texts for `Warning` headers, collected while a request is served.
+#[derive(Default)]
+pub struct Warnings(Mutex<Vec<String>>);
+
+impl Warnings {
+    /// Adds one unless it is already there.
+    pub fn add(&self, text: impl Into<String>) {
+        let text = text.into();
+        let mut list = self.0.lock();
+        if !list.contains(&text) {
+            list.push(text);
+        }
+    }
+
+    /// Takes all.
+    pub fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock())
+    }
+}
+
+/// One operation on one resource by somebody.
+pub struct Call<'a> {
+    /// Who.
+    pub user: &'a UserInfo,
+    /// On what.
+    pub resource: &'a Arc<Resource>,
+    /// In which namespace; empty at cluster scope.
+    pub namespace: &'a str,
+    /// Object name; may be empty.
+    pub name: &'a str,
+    /// Subresource; may be empty.
+    pub subresource: &'a str,
+    /// Whether nothing may be persisted (`dryRun=All`).
+    pub dry_run: bool,
+    /// Who is recorded in `managedFields`.
+    pub field_manager: &'a str,
+    /// Where warnings go.
+    pub warnings: &'a Warnings,
+}
+
+/// What a write left behind.
+pub enum Written {
+    /// A stored object.
+    Stored(Arc<Entry>),
+    /// An object that was not stored (dry run).
+    Unstored(Value),
+}
+
+impl Written {
+    /// The object.
+    pub fn value(&self) -> Value {
+        match self {
+            Written::Stored(entry) => entry.value(),
+            Written::Unstored(value) => value.clone(),
+        }
+    }
+}
+
+/// The registry of a server.
+pub struct Registry {
+    /// The engine.
+    pub store: Arc<dyn Store>,
+    /// Live state.
+    pub caches: Arc<Caches>,
+    /// What is served.
+    pub resources: Resources,
+    /// Admission plugins in order.
+    pub admission: Vec<Box<dyn Admission>>,
+    /// Cluster addresses and node ports.
+    pub allocators: Allocators,
+    /// Roles and bindings, for escalation checks.
+    pub authorizer: Arc<crate::authz::Authorizer>,
+}
+
+/// The current second as the API writes it.
+pub fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// Turns an engine's error into what the client is told; the operator's log gets the cause.
+pub fn store_error(error: StoreError) -> ApiError {
+    match error {
+        StoreError::TooLarge { size, limit, .. } => ApiError::request_entity_too_large(format!(
+            "the object is {size} bytes long, the limit is {limit}"
+        )),
+        error => {
+            tracing::error!(%error, "the store failed");
+            ApiError::internal(format!("store: {error}"))
+        }
+    }
+}
+
+impl Registry {
+    /// The cache of a stored resource.
+    pub fn cache<'a>(&self, resource: &'a Resource) -> Result<&'a Arc<Cache>, ApiError> {
+        resource.cache.as_ref().ok_or_else(ApiError::path_not_found)
+    }
+
+    /// The stored object of a call, or 404.
+    pub fn get(&self, call: &Call<'_>) -> Result<Arc<Entry>, ApiError> {
+        self.cache(call.resource)?
+            .get(&call.resource.key(call.namespace, call.name))
+            .ok_or_else(|| ApiError::not_found(&call.resource.group, &call.resource.plural, call.name))
+    }
+
+    /// Writes an object if the key is still at `expected` (0: absent). `None`: it is not; the cache has caught up with
+    /// whoever was faster.
+    async fn put(
+        &self,
+        resource: &Resource,
+        key: &str,
+        object: &Value,
+        expected: u64,
+    ) -> Result<Option<Arc<Entry>>, ApiError> {
+        let cache = self.cache(resource)?;
+        let value = Bytes::from(object::encode(object));
+        let storage_key = Bytes::from(format!("{}{key}", cache.prefix()));
+        let (labels, fields) = (labels_of(object), cache.fields_of(object));
+        let prepared =
+            self.caches.prepare(storage_key.clone(), value.clone(), labels.clone(), fields.clone());
+        let outcome = self
+            .store
+            .txn(Txn::put(storage_key, value.clone(), Revision(expected)))
+            .await
+            .map_err(store_error)?;
+        match outcome {
+            TxnOutcome::Committed(revision) => {
+                self.caches.wait(revision.0).await;
+                drop(prepared);
+                if let Some(entry) = cache.get(key).filter(|entry| entry.revision == revision.0) {
+                    return Ok(Some(entry));
+                }
+                // Somebody has overwritten it already; the answer still is what this request wrote.
+                Entry::from_stored(key.into(), revision.0, &value, labels, fields)
+                    .map(|entry| Some(Arc::new(entry)))
+                    .ok_or_else(|| ApiError::internal("the object has no metadata"))
+            }
+            TxnOutcome::GuardFailed { current } => {
+                self.catch_up(&current).await;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Deletes a key that is at `expected`; its deletion's revision, or `None` when it is not there any more.
+    async fn remove(&self, resource: &Resource, key: &str, expected: u64) -> Result<Option<u64>, ApiError> {
+        let cache = self.cache(resource)?;
+        let storage_key = Bytes::from(format!("{}{key}", cache.prefix()));
+        match self.store.txn(Txn::delete(storage_key, Revision(expected))).await.map_err(store_error)? {
+            TxnOutcome::Committed(revision) => {
+                self.caches.wait(revision.0).await;
+                Ok(Some(revision.0))
+            }
+            TxnOutcome::GuardFailed { current } => {
+                self.catch_up(&current).await;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Waits until the cache knows what made a guard fail.
+    async fn catch_up(&self, current: &[Option<orlop_store::KeyValue>]) {
+        let seen = current.iter().flatten().map(|kv| kv.mod_revision.0).max();
+        self.caches.wait(seen.unwrap_or_else(|| self.store.revision().0)).await;
+    }
+
+    /// Runs the mutating plugins.
+    pub async fn mutate(&self, request: &mut crate::admission::Request<'_>) -> Result<(), ApiError> {
+        for plugin in &self.admission {
+            plugin.mutate(self, request).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs the validating plugins.
+    pub async fn validate(&self, request: &crate::admission::Request<'_>) -> Result<(), ApiError> {
+        for plugin in &self.admission {
+            plugin.validate(self, request).await?;
+        }
+        Ok(())
+    }
+}

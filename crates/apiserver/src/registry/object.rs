@@ -1,0 +1,186 @@
+//! Small things the registry does to objects: the order they are encoded in, system fields of metadata, names.
+
+use rand::Rng as _;
+use serde_json::{Map, Value, json};
+
+/// The order of metadata fields in upstream's encoding.
+const METADATA_ORDER: [&str; 14] = [
+    "name",
+    "generateName",
+    "namespace",
+    "selfLink",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "labels",
+    "annotations",
+    "ownerReferences",
+    "finalizers",
+];
+
+fn ordered(map: &Map<String, Value>, order: &[&str]) -> Map<String, Value> {
+    let mut out = Map::with_capacity(map.len());
+    for key in order {
+        if let Some(value) = map.get(*key) {
+            out.insert((*key).to_string(), value.clone());
+        }
+    }
+    for (key, value) in map {
+        if !order.contains(&key.as_str()) {
+            out.insert(key.clone(), value.clone());
+        }
+    }
+    out
+}
+
+/// Encodes an object for the store: kind, apiVersion and metadata first, and no resource version.
+pub fn encode(object: &Value) -> Vec<u8> {
+    let Some(map) = object.as_object() else { return b"null".to_vec() };
+    let mut out = Vec::with_capacity(1024);
+    out.push(b'{');
+    let mut first = true;
+    let mut field = |out: &mut Vec<u8>, key: &str, value: &Value| {
+        if !first {
+            out.push(b',');
+        }
+        first = false;
+        // Encoding a JSON value into memory cannot fail.
+        let _ = serde_json::to_writer(&mut *out, key);
+        out.push(b':');
+        let _ = serde_json::to_writer(&mut *out, value);
+    };
+    for key in ["kind", "apiVersion"] {
+        if let Some(value) = map.get(key) {
+            field(&mut out, key, value);
+        }
+    }
+    let mut metadata = map
+        .get("metadata")
+        .and_then(Value::as_object)
+        .map(|metadata| ordered(metadata, &METADATA_ORDER))
+        .unwrap_or_default();
+    metadata.shift_remove("resourceVersion");
+    field(&mut out, "metadata", &Value::Object(metadata));
+    for (key, value) in map {
+        if !matches!(key.as_str(), "kind" | "apiVersion" | "metadata") {
+            field(&mut out, key, value);
+        }
+    }
+    out.push(b'}');
+    out
+}
+
+/// Sorts an object's top level and metadata as upstream encodes them.
+pub fn order(object: &mut Value) {
+    let Some(map) = object.as_object_mut() else { return };
+    if let Some(Value::Object(metadata)) = map.get_mut("metadata") {
+        *metadata = ordered(metadata, &METADATA_ORDER);
+    }
+    *map = ordered(map, &["kind", "apiVersion", "metadata"]);
+}
+
+/// A field of metadata as text; empty when absent.
+pub fn meta<'a>(object: &'a Value, field: &str) -> &'a str {
+    object.get("metadata").and_then(|m| m.get(field)).and_then(Value::as_str).unwrap_or("")
+}
+
+/// Metadata of an object, made when absent.
+pub fn metadata_mut(object: &mut Value) -> &mut Map<String, Value> {
+    if !object.is_object() {
+        *object = json!({});
+    }
+    if !object["metadata"].is_object() {
+        object["metadata"] = json!({});
+    }
+    match &mut object["metadata"] {
+        Value::Object(map) => map,
+        _ => unreachable!("it was made an object just above"),
+    }
+}
+
+/// Sets or (with `None`) removes a metadata field.
+pub fn set_meta(object: &mut Value, field: &str, value: Option<Value>) {
+    let metadata = metadata_mut(object);
+    match value {
+        Some(value) => {
+            metadata.insert(field.to_string(), value);
+        }
+        None => {
+            metadata.shift_remove(field);
+        }
+    }
+}
+
+/// `metadata.finalizers`.
+pub fn finalizers(object: &Value) -> Vec<String> {
+    object
+        .pointer("/metadata/finalizers")
+        .and_then(Value::as_array)
+        .map(|list| list.iter().filter_map(|f| f.as_str().map(String::from)).collect())
+        .unwrap_or_default()
+}
+
+/// An integer field of metadata.
+pub fn meta_int(object: &Value, field: &str) -> Option<i64> {
+    object.get("metadata")?.get(field)?.as_i64()
+}
+
+/// Whether deletion of the object has begun.
+pub fn is_deleting(object: &Value) -> bool {
+    !meta(object, "deletionTimestamp").is_empty()
+}
+
+/// Longest prefix a generated name keeps: with the five random letters it is a label's 63 characters.
+const MAX_GENERATED_BASE: usize = 58;
+
+/// A name of a prefix and five random letters, none of which can spell a word or look like another.
+pub fn generate_name(prefix: &str) -> String {
+    let mut base = prefix;
+    while base.len() > MAX_GENERATED_BASE {
+        let end = base.char_indices().next_back().map_or(0, |(at, _)| at);
+        base = &base[..end];
+    }
+    format!("{base}{}", random_suffix())
+}
+
+/// Five random letters as upstream's `rand.String`.
+pub fn random_suffix() -> String {
+    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+    let mut rng = rand::rng();
+    (0..5).map(|_| LETTERS[rng.random_range(0..LETTERS.len())] as char).collect()
+}
+
+/// The user agent's first word: the field manager of those who name none.
+pub fn manager_of_agent(agent: &str) -> String {
+    let base = agent.split('/').next().unwrap_or("");
+    let mut end = base.len().min(128);
+    while !base.is_char_boundary(end) {
+        end -= 1;
+    }
+    let name: String = base[..end].chars().filter(|c| !c.is_control()).collect();
+    if name.is_empty() { "unknown".to_string() } else { name }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_order() {
+        let object = json!({"spec": {}, "metadata": {"labels": {}, "resourceVersion": "5", "uid": "u", "name": "n"}, "apiVersion": "v1", "kind": "K"});
+        assert_eq!(
+            String::from_utf8_lossy(&encode(&object)),
+            r#"{"kind":"K","apiVersion":"v1","metadata":{"name":"n","uid":"u","labels":{}},"spec":{}}"#
+        );
+    }
+
+    #[test]
+    fn generated_names() {
+        let name = generate_name("web-");
+        assert!(name.starts_with("web-") && name.len() == 9, "{name}");
+        assert_eq!(generate_name(&"a".repeat(100)).len(), 63);
+    }
+}

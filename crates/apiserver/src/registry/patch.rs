@@ -1,0 +1,222 @@
+//! Patches: JSON patch, merge patch, strategic merge patch, server-side apply.
+
+use std::sync::Arc;
+
+use orlop_api::decode::{self, DecodeError, FieldValidation, Media};
+use orlop_api::field::{self, Path};
+use orlop_api::schema::Struct;
+use orlop_api::status::ApiError;
+use serde_json::Value;
+
+use super::update::Change;
+use super::{Call, Registry, Warnings, Written, object};
+use crate::managed;
+use crate::resources::Resource;
+
+/// A kind of patch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatchKind {
+    /// RFC 6902.
+    Json,
+    /// RFC 7386.
+    Merge,
+    /// Kubernetes' own, which knows list keys.
+    Strategic,
+    /// Server-side apply.
+    Apply,
+}
+
+impl PatchKind {
+    /// By content type; 415 for others.
+    pub fn of_media_type(media_type: &str) -> Result<PatchKind, ApiError> {
+        match media_type {
+            "application/json-patch+json" => Ok(PatchKind::Json),
+            "application/merge-patch+json" => Ok(PatchKind::Merge),
+            "application/strategic-merge-patch+json" => Ok(PatchKind::Strategic),
+            "application/apply-patch+yaml" => Ok(PatchKind::Apply),
+            _ => {
+                let mut error = ApiError::generic(415, "UnsupportedMediaType", "415: Unsupported Media Type");
+                error.0.details = Some(Default::default());
+                Err(error)
+            }
+        }
+    }
+}
+
+/// A patch that is ready to be applied to whatever is current.
+pub struct Patch<'a> {
+    kind: PatchKind,
+    body: Value,
+    resource: &'a Arc<Resource>,
+    schema: &'static Struct,
+    validation: FieldValidation,
+    warnings: &'a Warnings,
+    manager: &'a str,
+    subresource: &'a str,
+    force: bool,
+}
+
+impl<'a> Patch<'a> {
+    /// Reads a patch body.
+    pub fn new(
+        call: &Call<'a>,
+        kind: PatchKind,
+        body: &[u8],
+        validation: FieldValidation,
+        force: bool,
+    ) -> Result<Patch<'a>, ApiError> {
+        let resource = call.resource;
+        let schema = orlop_api::schema::kind(&resource.group, &resource.version, &resource.kind)
+            .ok_or_else(|| ApiError::internal(format!("no type is known for {}", resource.kind)))?;
+        let media = if kind == PatchKind::Apply { Media::Yaml } else { Media::Json };
+        let (value, duplicates) = decode::parse_strict(body, media).map_err(|error| {
+            if kind == PatchKind::Apply {
+                ApiError::bad_request(format!("error decoding YAML: {error}"))
+            } else {
+                ApiError::bad_request(error.to_string())
+            }
+        })?;
+        match validation {
+            FieldValidation::Strict if !duplicates.is_empty() => {
+                return Err(ApiError::bad_request(DecodeError::Strict(duplicates).to_string()));
+            }
+            FieldValidation::Warn => duplicates.into_iter().for_each(|text| call.warnings.add(text)),
+            _ => {}
+        }
+        Ok(Patch {
+            kind,
+            body: value,
+            resource,
+            schema,
+            validation,
+            warnings: call.warnings,
+            manager: call.field_manager,
+            subresource: call.subresource,
+            force,
+        })
+    }
+
+    /// Reads a patched object again as its kind, and fills in defaults.
+    fn settle(&self, patched: &Value) -> Result<Value, ApiError> {
+        let decoded =
+            decode::normalise(patched, self.schema, self.validation).map_err(|error| match error {
+                DecodeError::Strict(all) => {
+                    let name = object::meta(patched, "name");
+                    let errors = vec![field::invalid(
+                        &Path::new("patch"),
+                        patched.to_string(),
+                        DecodeError::Strict(all).to_string(),
+                    )];
+                    ApiError::invalid(&self.resource.group, &self.resource.kind, name, errors)
+                }
+                other => {
+                    let mut error = ApiError::generic(
+                        422,
+                        "Invalid",
+                        format!(
+                            "{} {} is invalid: {}",
+                            orlop_api::status::qualified(&self.resource.group, &self.resource.kind),
+                            field::go_quote(object::meta(patched, "name")),
+                            field::invalid(&Path::new("patch"), patched.to_string(), other.to_string())
+                        ),
+                    );
+                    error.0.details = Some(Default::default());
+                    error
+                }
+            })?;
+        for warning in decoded.warnings {
+            self.warnings.add(warning);
+        }
+        let mut value = decoded.value;
+        value["kind"] = self.resource.kind.clone().into();
+        value["apiVersion"] = self.resource.group_version().into();
+        if let Some(strategy) = self.resource.strategy {
+            strategy.defaults(&mut value);
+        }
+        Ok(value)
+    }
+
+    /// The object an apply to nothing makes.
+    fn applied(&self, live: Option<&Value>) -> Result<Value, ApiError> {
+        managed::apply(
+            self.resource,
+            self.subresource,
+            live,
+            &self.body,
+            self.manager,
+            self.force,
+            |merged| self.settle(merged),
+        )
+    }
+}
+
+/// Applies a patch to a plain value, without settling it.
+pub fn apply_plain(
+    kind: PatchKind,
+    current: &Value,
+    patch: &Value,
+    schema: Option<&'static Struct>,
+) -> Result<Value, ApiError> {
+    use orlop_api::patch::{json, merge, strategic};
+    match (kind, schema) {
+        (PatchKind::Json, _) => json::apply(current, patch).map_err(|e| e.into_api_error()),
+        (PatchKind::Strategic, Some(schema)) => {
+            strategic::apply(current, patch, schema).map_err(|e| e.into_api_error())
+        }
+        _ => Ok(merge::apply(current, patch)),
+    }
+}
+
+impl Change for Patch<'_> {
+    fn make(&self, current: &Value) -> Result<Value, ApiError> {
+        if self.kind == PatchKind::Apply {
+            return self.applied(Some(current));
+        }
+        let mut patched = apply_plain(self.kind, current, &self.body, Some(self.schema))?;
+        // A patch that does not speak of the version does not mean one.
+        let named = match self.kind {
+            PatchKind::Json => {
+                object::meta(&patched, "resourceVersion") != object::meta(current, "resourceVersion")
+            }
+            _ => self.body.pointer("/metadata/resourceVersion").is_some(),
+        };
+        if !named {
+            object::set_meta(&mut patched, "resourceVersion", None);
+        }
+        self.settle(&patched)
+    }
+
+    fn owns_managed_fields(&self) -> bool {
+        self.kind == PatchKind::Apply
+    }
+
+    fn is_patch(&self) -> bool {
+        true
+    }
+
+    /// Upstream tries a patch five times.
+    fn attempts(&self) -> usize {
+        5
+    }
+}
+
+impl Registry {
+    /// Creates the object that an apply names and that does not exist.
+    pub async fn create_applied(&self, call: &Call<'_>, patch: &Patch<'_>) -> Result<Written, ApiError> {
+        let mut object = patch.applied(None)?;
+        super::create::align_namespace(call, &mut object)?;
+        let name = object::meta(&object, "name");
+        if name != call.name {
+            return Err(ApiError::bad_request(if name.is_empty() {
+                format!(
+                    "the name of the object ({} based on URL) was undeterminable: name must be provided",
+                    call.name
+                )
+            } else {
+                format!("the name of the object ({name}) does not match the name on the URL ({})", call.name)
+            }));
+        }
+        object::set_meta(&mut object, "resourceVersion", None);
+        self.create_prepared(call, object).await
+    }
+}

@@ -1,0 +1,276 @@
+//! Answers in the form the client asked for: the object, a `Table` of it, or its metadata only; JSON or YAML.
+
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde_json::{Value, json};
+
+use super::list::Page;
+use super::{Written, events, watch};
+use crate::cache::Entry;
+use crate::http::negotiate::{Accept, Format, View};
+use crate::resources::{Conversion, Resource};
+
+/// What a table row carries besides its cells (`includeObject`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IncludeObject {
+    /// Metadata (the default).
+    Metadata,
+    /// The whole object.
+    Object,
+    /// Nothing.
+    None,
+}
+
+impl IncludeObject {
+    /// Reads the query parameter.
+    pub fn parse(text: &str) -> IncludeObject {
+        match text {
+            "Object" => IncludeObject::Object,
+            "None" => IncludeObject::None,
+            _ => IncludeObject::Metadata,
+        }
+    }
+}
+
+/// Renders objects of one resource for one request.
+#[derive(Clone)]
+pub struct Renderer {
+    resource: Arc<Resource>,
+    accept: Accept,
+    include: IncludeObject,
+    /// Whether a table's columns were already sent on this watch.
+    columns_sent: bool,
+}
+
+/// Encodes a value in the negotiated format.
+pub fn encode(value: &Value, accept: Accept) -> Bytes {
+    match accept.format {
+        Format::Yaml => Bytes::from(to_yaml(value)),
+        Format::Json if accept.pretty => {
+            let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
+            text.push(b'\n');
+            Bytes::from(text)
+        }
+        Format::Json => Bytes::from(serde_json::to_vec(value).unwrap_or_default()),
+    }
+}
+
+/// YAML with sorted keys, as upstream writes it.
+pub fn to_yaml(value: &Value) -> String {
+    fn sorted(value: &Value) -> Value {
+        match value {
+            Value::Object(map) => {
+                let mut keys: Vec<&String> = map.keys().collect();
+                keys.sort();
+                Value::Object(keys.into_iter().map(|k| (k.clone(), sorted(&map[k]))).collect())
+            }
+            Value::Array(list) => Value::Array(list.iter().map(sorted).collect()),
+            other => other.clone(),
+        }
+    }
+    serde_saphyr::to_string(&sorted(value)).unwrap_or_default()
+}
+
+fn partial(object: &Value, version: &str) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": version, "metadata": object["metadata"]})
+}
+
+impl Renderer {
+    /// For answers about `resource` in the negotiated form.
+    pub fn new(resource: Arc<Resource>, accept: Accept, include: IncludeObject) -> Renderer {
+        Renderer { resource, accept, include, columns_sent: false }
+    }
+
+    /// Whether stored bytes can be sent as they are.
+    pub fn is_plain(&self) -> bool {
+        // A list view means nothing for single objects: they are sent as they are.
+        matches!(self.accept.view, View::Object) && self.resource.conversion == Conversion::None
+    }
+
+    fn sends_bytes(&self) -> bool {
+        self.is_plain() && self.accept.format == Format::Json && !self.accept.pretty
+    }
+
+    fn served(&self, entry: &Entry) -> Value {
+        events::to_served(&self.resource, entry.value())
+    }
+
+    /// One stored object.
+    pub fn entry(&self, entry: &Entry) -> Bytes {
+        if self.sends_bytes() { entry.bytes.clone() } else { self.value(&self.served(entry)) }
+    }
+
+    /// The result of a write.
+    pub fn written(&self, written: &Written) -> Bytes {
+        match written {
+            Written::Stored(entry) => self.entry(entry),
+            Written::Unstored(value) => self.value(value),
+        }
+    }
+
+    /// One object in served form.
+    pub fn value(&self, value: &Value) -> Bytes {
+        encode(&self.view(value), self.accept)
+    }
+
+    fn view(&self, value: &Value) -> Value {
+        match self.accept.view {
+            View::Object | View::PartialList(_) => value.clone(),
+            View::Partial(version) => partial(value, version),
+            View::Table(version) => {
+                let metadata = json!({"resourceVersion": value["metadata"]["resourceVersion"]});
+                self.table(version, metadata, true, std::iter::once(value))
+            }
+        }
+    }
+
+    /// A list.
+    pub fn page(&self, page: &Page) -> Bytes {
+        let kind = format!("{}List", self.resource.kind);
+        let mut metadata = json!({"resourceVersion": page.revision.to_string()});
+        if !page.continue_token.is_empty() {
+            metadata["continue"] = json!(page.continue_token);
+            if let Some(remaining) = page.remaining {
+                metadata["remainingItemCount"] = json!(remaining);
+            }
+        }
+        if self.sends_bytes() {
+            let size: usize = page.entries.iter().map(|entry| entry.bytes.len() + 1).sum();
+            let mut out = BytesMut::with_capacity(size + 256);
+            out.put_slice(
+                format!(
+                    "{{\"kind\":\"{kind}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
+                    self.resource.group_version()
+                )
+                .as_bytes(),
+            );
+            for (at, entry) in page.entries.iter().enumerate() {
+                if at > 0 {
+                    out.put_u8(b',');
+                }
+                let (start, rest) = entry.item();
+                out.put_slice(start);
+                out.put_slice(rest);
+            }
+            out.put_slice(b"]}");
+            return out.freeze();
+        }
+        let objects: Vec<Value> = page.entries.iter().map(|entry| self.served(entry)).collect();
+        let value = match self.accept.view {
+            View::Table(version) => self.table(version, metadata, true, objects.iter()),
+            View::Partial(version) | View::PartialList(version) => {
+                let items: Vec<Value> = objects.iter().map(|object| partial(object, version)).collect();
+                json!({"kind": "PartialObjectMetadataList", "apiVersion": version, "metadata": metadata, "items": items})
+            }
+            View::Object => {
+                let items: Vec<Value> = objects
+                    .into_iter()
+                    .map(|mut object| {
+                        if let Some(map) = object.as_object_mut() {
+                            map.shift_remove("kind");
+                            map.shift_remove("apiVersion");
+                        }
+                        object
+                    })
+                    .collect();
+                json!({"kind": kind, "apiVersion": self.resource.group_version(), "metadata": metadata, "items": items})
+            }
+        };
+        encode(&value, self.accept)
+    }
+
+    fn table<'a>(
+        &self,
+        version: &str,
+        metadata: Value,
+        columns: bool,
+        objects: impl Iterator<Item = &'a Value>,
+    ) -> Value {
+        let now = jiff::Timestamp::now();
+        let rows: Vec<Value> = objects
+            .map(|object| {
+                let cells = match self.resource.strategy {
+                    Some(strategy) => strategy.cells(object, now),
+                    None => vec![object["metadata"]["name"].clone()],
+                };
+                let mut row = json!({"cells": cells});
+                match self.include {
+                    IncludeObject::Metadata => row["object"] = partial(object, version),
+                    IncludeObject::Object => row["object"] = object.clone(),
+                    IncludeObject::None => {}
+                }
+                row
+            })
+            .collect();
+        let definitions = if columns { self.columns() } else { Value::Null };
+        json!({"kind": "Table", "apiVersion": version, "metadata": metadata, "columnDefinitions": definitions, "rows": rows})
+    }
+
+    fn columns(&self) -> Value {
+        self.resource
+            .columns
+            .iter()
+            .map(|column| {
+                json!({
+                    "name": column.name,
+                    "type": column.kind,
+                    "format": column.format,
+                    "description": format!("{} of the {}", column.name, self.resource.kind),
+                    "priority": column.priority,
+                })
+            })
+            .collect()
+    }
+
+    /// A watch event.
+    pub fn event(&mut self, kind: &str, entry: &Entry) -> Bytes {
+        if self.is_plain() {
+            return frame(kind, &entry.bytes);
+        }
+        let object = self.served(entry);
+        let value = match self.accept.view {
+            View::Object => object,
+            View::Partial(version) | View::PartialList(version) => partial(&object, version),
+            View::Table(version) => {
+                let metadata = json!({"resourceVersion": entry.revision.to_string()});
+                let first = !std::mem::replace(&mut self.columns_sent, true);
+                self.table(version, metadata, first, std::iter::once(&object))
+            }
+        };
+        frame(kind, &serde_json::to_vec(&value).unwrap_or_default())
+    }
+
+    /// A bookmark event.
+    pub fn bookmark(&mut self, revision: u64, initial_end: bool) -> Bytes {
+        let api_version = self.resource.group_version();
+        let object = match self.accept.view {
+            View::Object => watch::bookmark_object(&self.resource.kind, &api_version, revision, initial_end),
+            View::Partial(version) | View::PartialList(version) => {
+                watch::bookmark_object("PartialObjectMetadata", version, revision, initial_end)
+            }
+            View::Table(version) => {
+                let object = watch::bookmark_object(&self.resource.kind, &api_version, revision, initial_end);
+                let metadata = json!({"resourceVersion": revision.to_string()});
+                let first = !std::mem::replace(&mut self.columns_sent, true);
+                self.table(version, metadata, first, std::iter::once(&object))
+            }
+        };
+        frame("BOOKMARK", &serde_json::to_vec(&object).unwrap_or_default())
+    }
+}
+
+fn frame(kind: &str, object: &[u8]) -> Bytes {
+    crate::cache::frame(kind, object)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn yaml_is_sorted() {
+        let yaml = to_yaml(&json!({"b": 1, "a": ["x"], "c": {"z": "true", "y": null}}));
+        assert!(yaml.find("a:") < yaml.find("b:") && yaml.find("y:") < yaml.find("z:"), "{yaml}");
+    }
+}

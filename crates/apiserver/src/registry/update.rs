@@ -1,0 +1,222 @@
+//! Replacement of an object, by PUT or by the result of a patch: preconditions, strategy, admission, commit, retry.
+
+use orlop_api::field::{self, Path};
+use orlop_api::status::ApiError;
+use serde_json::{Value, json};
+
+use super::object::{self, finalizers, is_deleting, meta, meta_int, set_meta};
+use super::{Call, Registry, Written};
+use crate::admission::{Operation, Request};
+use crate::managed;
+
+/// What a client is told when somebody else was faster.
+pub const MODIFIED: &str =
+    "the object has been modified; please apply your changes to the latest version and try again";
+
+/// Makes the new object from the current one.
+pub trait Change: Send + Sync {
+    /// The new object, decoded and defaulted; `current` has its resource version.
+    fn make(&self, current: &Value) -> Result<Value, ApiError>;
+
+    /// Whether managed fields are already settled in what `make` returns (an apply).
+    fn owns_managed_fields(&self) -> bool {
+        false
+    }
+
+    /// Whether a lost race is tried again even though the new object carries a version.
+    fn is_patch(&self) -> bool {
+        false
+    }
+
+    /// How often a lost race is tried again when the client did not say which version it meant.
+    fn attempts(&self) -> usize {
+        32
+    }
+}
+
+/// A PUT: the object is what the client sent.
+pub struct Replace(pub Value);
+
+impl Change for Replace {
+    fn make(&self, _current: &Value) -> Result<Value, ApiError> {
+        Ok(self.0.clone())
+    }
+}
+
+impl Registry {
+    /// Writes what `change` makes without asking the strategy: for subresources that have rules of their own.
+    pub async fn update_raw(&self, call: &Call<'_>, change: &dyn Change) -> Result<Written, ApiError> {
+        let resource = call.resource;
+        let key = resource.key(call.namespace, call.name);
+        for _ in 0..change.attempts() {
+            let entry = self.get(call)?;
+            let mut new = change.make(&entry.value())?;
+            object::order(&mut new);
+            if call.dry_run {
+                return Ok(Written::Unstored(new));
+            }
+            if let Some(stored) = self.put(resource, &key, &new, entry.revision).await? {
+                return Ok(Written::Stored(stored));
+            }
+        }
+        Err(ApiError::conflict(&resource.group, &resource.plural, call.name, MODIFIED))
+    }
+
+    /// Replaces the object of a call by what `change` makes of it; 404 when there is none.
+    pub async fn update(&self, call: &Call<'_>, change: &dyn Change) -> Result<Written, ApiError> {
+        let resource = call.resource;
+        let conflict =
+            |message: &str| ApiError::conflict(&resource.group, &resource.plural, call.name, message);
+        let mut last_revision = 0;
+        for _ in 0..change.attempts() {
+            let entry = self.get(call)?;
+            let old = super::events::to_served(resource, entry.value());
+            let new = change.make(&old)?;
+            let asked = meta(&new, "resourceVersion").to_string();
+            if !asked.is_empty() && asked != "0" && asked != entry.revision.to_string() {
+                return Err(conflict(MODIFIED));
+            }
+            // A lost race is the client's when it named its version.
+            if !asked.is_empty() && asked != "0" && last_revision != 0 && entry.revision != last_revision {
+                return Err(conflict(MODIFIED));
+            }
+            last_revision = entry.revision;
+            if let Some(written) = self.update_once(call, change, &entry, &old, new, &asked).await? {
+                return Ok(written);
+            }
+        }
+        Err(conflict(MODIFIED))
+    }
+
+    async fn update_once(
+        &self,
+        call: &Call<'_>,
+        change: &dyn Change,
+        entry: &std::sync::Arc<crate::cache::Entry>,
+        old: &Value,
+        mut new: Value,
+        asked: &str,
+    ) -> Result<Option<Written>, ApiError> {
+        let resource = call.resource;
+        let strategy = resource.strategy.ok_or_else(ApiError::path_not_found)?;
+        super::create::align_namespace(call, &mut new)?;
+        let name = meta(&new, "name");
+        if name != call.name {
+            if name.is_empty() {
+                return Err(ApiError::bad_request(format!(
+                    "the name of the object ({} based on URL) was undeterminable: name must be provided",
+                    call.name
+                )));
+            }
+            return Err(ApiError::bad_request(format!(
+                "the name of the object ({name}) does not match the name on the URL ({})",
+                call.name
+            )));
+        }
+        let invalid = |errors| ApiError::invalid(&resource.group, &resource.kind, call.name, errors);
+        if (asked.is_empty() || asked == "0")
+            && !strategy.allow_unconditional_update()
+            && !change.owns_managed_fields()
+        {
+            let path = Path::new("metadata").child("resourceVersion");
+            return Err(invalid(vec![field::invalid(&path, json!(0), "must be specified for an update")]));
+        }
+        let uid = meta(&new, "uid");
+        if !uid.is_empty() && uid != meta(old, "uid") && !change.owns_managed_fields() {
+            return Err(ApiError::conflict(
+                &resource.group,
+                &resource.plural,
+                call.name,
+                format!(
+                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                    meta(old, "uid")
+                ),
+            ));
+        }
+        // System fields that a client may leave out but not change.
+        for field in ["uid", "creationTimestamp", "selfLink"] {
+            if meta(&new, field).is_empty() {
+                let value = old["metadata"].get(field).cloned();
+                set_meta(&mut new, field, value);
+            }
+        }
+        for field in ["generation", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+            let value = old["metadata"].get(field).cloned();
+            set_meta(&mut new, field, value);
+        }
+        set_meta(&mut new, "resourceVersion", Some(json!(entry.revision.to_string())));
+        if !change.owns_managed_fields() {
+            managed::update(call, Some(old), &mut new);
+        }
+        let mut request = Request::new(call, Operation::Update, &mut new, Some(old));
+        self.mutate(&mut request).await?;
+        crate::authz::escalation_guard::check(self, call, &new, Some(old))?;
+
+        let errors = if call.subresource == "status" {
+            strategy.prepare_status_update(&mut new, old);
+            strategy.validate_status_update(&new, old)
+        } else {
+            strategy.prepare_update(&mut new, old);
+            Vec::new()
+        };
+        let reservation = if call.subresource.is_empty() {
+            Some(self.allocators.for_update(self, call, &mut new, old)?)
+        } else {
+            None
+        };
+        let errors = if call.subresource == "status" { errors } else { strategy.validate_update(&new, old) };
+        if !errors.is_empty() {
+            return Err(invalid(errors));
+        }
+        if call.subresource.is_empty() {
+            for warning in strategy.warnings(&new, Some(old)) {
+                call.warnings.add(warning);
+            }
+        }
+        self.validate(&Request::new(call, Operation::Update, &mut new, Some(old))).await?;
+        object::order(&mut new);
+
+        let key = resource.key(call.namespace, call.name);
+        if should_delete(resource, &new, old) {
+            if call.dry_run {
+                return Ok(Some(Written::Unstored(new)));
+            }
+            // The last finalizer is gone: the object's final state is what it would have become.
+            return match self.remove(resource, &key, entry.revision).await? {
+                Some(revision) => {
+                    self.allocators.release(&new);
+                    set_meta(&mut new, "resourceVersion", Some(json!(revision.to_string())));
+                    object::order(&mut new);
+                    Ok(Some(Written::Unstored(new)))
+                }
+                None => Ok(None),
+            };
+        }
+        let stored = super::events::to_stored(resource, new.clone());
+        let unchanged = object::encode(&stored) == object::encode(&entry.value());
+        if unchanged || (managed::only_times_differ(&stored, &entry.value())) {
+            return Ok(Some(Written::Stored(entry.clone())));
+        }
+        if call.dry_run {
+            return Ok(Some(Written::Unstored(new)));
+        }
+        let put = self.put(resource, &key, &stored, entry.revision).await?;
+        if put.is_some()
+            && let Some(reservation) = reservation
+        {
+            reservation.keep();
+        }
+        Ok(put.map(Written::Stored))
+    }
+}
+
+/// Whether this update takes away the last thing that kept a deleted object.
+fn should_delete(resource: &crate::resources::Resource, new: &Value, old: &Value) -> bool {
+    if !is_deleting(old) || !finalizers(new).is_empty() {
+        return false;
+    }
+    if resource.kind == "Namespace" {
+        return new.pointer("/spec/finalizers").and_then(Value::as_array).is_none_or(Vec::is_empty);
+    }
+    meta_int(old, "deletionGracePeriodSeconds") == Some(0)
+}
