@@ -5,6 +5,7 @@
 
 pub mod decode;
 pub mod field;
+pub mod managed;
 pub mod meta;
 pub mod names;
 pub mod patch;

@@ -438,7 +438,8 @@ fn encoded(field: &Field, value: Option<Value>) -> Option<Value> {
                 return Some(value);
             }
             if field.omitempty {
-                return None;
+                // An empty list of managers, said out loud, resets them.
+                return (field.json == "managedFields" && value.is_array()).then_some(value);
             }
             // Storage knows no difference between an empty list and none.
             Some(if matches!(field.ty, Type::List(_) | Type::Map(_)) { Value::Null } else { value })

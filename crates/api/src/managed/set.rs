@@ -1,0 +1,248 @@
+//! Sets of field paths, as `fieldsV1` writes them: `{"f:spec":{"f:replicas":{}}}`.
+//!
+//! A step of a path is kept in its written form: `f:NAME`, `k:{"key":"value"}`, `v:"value"`, `i:0`.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+/// A set of paths: whether the path up to here is a member, and the paths that go on from here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Set {
+    /// Whether the path itself is in the set.
+    pub member: bool,
+    /// Longer paths by their next step.
+    pub children: BTreeMap<String, Set>,
+}
+
+impl Set {
+    /// A set of one path: the one it stands for.
+    pub fn leaf() -> Set {
+        Set { member: true, children: BTreeMap::new() }
+    }
+
+    /// A set of dotted paths of plain fields.
+    pub fn of_fields(paths: &[&str]) -> Set {
+        let mut set = Set::default();
+        for path in paths {
+            let mut at = &mut set;
+            for name in path.split('.') {
+                at = at.children.entry(format!("f:{name}")).or_default();
+            }
+            at.member = true;
+        }
+        set
+    }
+
+    /// Whether no path is in it.
+    pub fn is_empty(&self) -> bool {
+        !self.member && self.children.is_empty()
+    }
+
+    /// Puts a longer path's set under a step; empty ones are dropped.
+    pub fn insert(&mut self, step: String, set: Set) {
+        if !set.is_empty() {
+            self.children.insert(step, set);
+        }
+    }
+
+    /// Reads `fieldsV1`.
+    pub fn from_fields_v1(value: &Value) -> Set {
+        let Value::Object(map) = value else { return Set::default() };
+        let children = map
+            .iter()
+            .filter(|(step, _)| *step != ".")
+            .map(|(step, value)| {
+                let mut set = Set::from_fields_v1(value);
+                set.member = value.as_object().is_none_or(|map| map.is_empty() || map.contains_key("."));
+                (step.clone(), set)
+            })
+            .collect();
+        Set { member: false, children }
+    }
+
+    /// Writes `fieldsV1`.
+    pub fn to_fields_v1(&self) -> Value {
+        let mut map = Map::new();
+        for (step, set) in &self.children {
+            let mut value = set.to_fields_v1();
+            if let (true, false, Value::Object(map)) = (set.member, set.children.is_empty(), &mut value) {
+                map.shift_insert(0, ".".into(), Value::Object(Map::new()));
+            }
+            map.insert(step.clone(), value);
+        }
+        Value::Object(map)
+    }
+
+    /// The paths of either.
+    #[must_use]
+    pub fn union(mut self, other: &Set) -> Set {
+        self.member |= other.member;
+        for (step, set) in &other.children {
+            match self.children.remove(step) {
+                Some(known) => self.children.insert(step.clone(), known.union(set)),
+                None => self.children.insert(step.clone(), set.clone()),
+            };
+        }
+        self
+    }
+
+    /// The paths of this that are not in the other.
+    #[must_use]
+    pub fn difference(mut self, other: &Set) -> Set {
+        self.member &= !other.member;
+        self.walk(other, Set::difference)
+    }
+
+    /// The paths of this that neither are in the other nor go on from one that is.
+    #[must_use]
+    pub fn recursive_difference(mut self, other: &Set) -> Set {
+        if other.member {
+            return Set::default();
+        }
+        self.member &= !other.member;
+        self.walk(other, Set::recursive_difference)
+    }
+
+    fn walk(mut self, other: &Set, rule: fn(Set, &Set) -> Set) -> Set {
+        for (step, set) in &other.children {
+            if let Some(known) = self.children.remove(step) {
+                self.insert(step.clone(), rule(known, set));
+            }
+        }
+        self
+    }
+
+    /// The paths of both.
+    #[must_use]
+    pub fn intersection(&self, other: &Set) -> Set {
+        let mut out = Set { member: self.member && other.member, children: BTreeMap::new() };
+        for (step, set) in &self.children {
+            if let Some(theirs) = other.children.get(step) {
+                out.insert(step.clone(), set.intersection(theirs));
+            }
+        }
+        out
+    }
+
+    /// The members, printed as upstream prints paths: `.spec.containers[name="c"].image`.
+    pub fn paths(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        self.collect(&mut String::new(), &mut out);
+        out
+    }
+
+    fn collect(&self, path: &mut String, out: &mut Vec<String>) {
+        if self.member {
+            out.push(path.clone());
+        }
+        for (step, set) in &self.children {
+            let length = path.len();
+            path.push_str(&print_step(step));
+            set.collect(path, out);
+            path.truncate(length);
+        }
+    }
+}
+
+/// A step as upstream prints it: `.name`, `[key="value"]`, `[="value"]`, `[0]`.
+pub fn print_step(step: &str) -> String {
+    match step.split_at_checked(2) {
+        Some(("f:", name)) => format!(".{name}"),
+        Some(("k:", keys)) => match serde_json::from_str::<Map<String, Value>>(keys) {
+            Ok(keys) => {
+                let keys: Vec<String> = keys.iter().map(|(key, value)| format!("{key}={value}")).collect();
+                format!("[{}]", keys.join(","))
+            }
+            Err(_) => format!("[{keys}]"),
+        },
+        Some(("v:", value)) => format!("[={value}]"),
+        Some(("i:", index)) => format!("[{index}]"),
+        _ => format!(".{step}"),
+    }
+}
+
+/// Takes the paths of a set out of `fieldsV1` as it is stored, without reading all of it. True = something changed.
+pub fn subtract_stored(stored: &mut Map<String, Value>, set: &Set) -> bool {
+    let mut changed = false;
+    for (step, set) in &set.children {
+        let Some(Value::Object(node)) = stored.get_mut(step) else { continue };
+        let was_member = node.is_empty() || node.contains_key(".");
+        let mut touched = subtract_stored(node, set);
+        let member = was_member && !set.member;
+        if was_member && set.member {
+            node.shift_remove(".");
+            touched = true;
+        }
+        if !touched {
+            continue;
+        }
+        changed = true;
+        let children = node.keys().any(|key| key != ".");
+        if !children {
+            if member {
+                node.clear();
+            } else {
+                stored.shift_remove(step);
+            }
+        }
+    }
+    changed
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use serde_json::json;
+
+    fn set(value: Value) -> Set {
+        Set::from_fields_v1(&value)
+    }
+
+    #[test]
+    fn algebra() {
+        let a = json!({"f:a": {".": {}, "f:b": {}, "f:c": {}}, "f:d": {}});
+        let b = json!({"f:a": {"f:b": {}}, "f:e": {}});
+        assert_eq!(set(a.clone()).to_fields_v1(), a);
+        assert_eq!(
+            set(a.clone()).union(&set(b.clone())).to_fields_v1(),
+            json!({"f:a": {".": {}, "f:b": {}, "f:c": {}}, "f:d": {}, "f:e": {}})
+        );
+        assert_eq!(
+            set(a.clone()).difference(&set(b.clone())).to_fields_v1(),
+            json!({"f:a": {".": {}, "f:c": {}}, "f:d": {}})
+        );
+        assert_eq!(
+            set(a.clone()).difference(&set(json!({"f:a": {}}))).to_fields_v1(),
+            json!({"f:a": {"f:b": {}, "f:c": {}}, "f:d": {}})
+        );
+        assert_eq!(
+            set(a.clone()).recursive_difference(&set(json!({"f:a": {}}))).to_fields_v1(),
+            json!({"f:d": {}})
+        );
+        assert_eq!(set(a.clone()).intersection(&set(b)).to_fields_v1(), json!({"f:a": {"f:b": {}}}));
+    }
+
+    #[test]
+    fn stored_sets_lose_what_others_take() {
+        let cases = [
+            (json!({"f:a": {".": {}, "f:b": {}}}), json!({"f:a": {"f:b": {}}}), json!({"f:a": {}}), true),
+            (json!({"f:a": {"f:b": {}}}), json!({"f:a": {"f:b": {}}}), json!({}), true),
+            (json!({"f:a": {".": {}, "f:b": {}}}), json!({"f:a": {}}), json!({"f:a": {"f:b": {}}}), true),
+            (json!({"f:a": {}}), json!({"f:b": {}}), json!({"f:a": {}}), false),
+            (json!({"f:a": {}}), json!({"f:a": {"f:x": {}}}), json!({"f:a": {}}), false),
+        ];
+        for (mut stored, taken, want, changed) in cases {
+            let got = subtract_stored(stored.as_object_mut().unwrap(), &set(taken));
+            assert_eq!((stored, got), (want, changed));
+        }
+    }
+
+    #[test]
+    fn paths_print() {
+        let paths =
+            set(json!({"f:spec": {"k:{\"name\":\"c\",\"port\":80}": {"f:x": {}}, "v:\"a\"": {}}})).paths();
+        assert_eq!(paths, [".spec[name=\"c\",port=80].x", ".spec[=\"a\"]"]);
+    }
+}

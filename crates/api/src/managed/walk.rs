@@ -1,0 +1,534 @@
+//! Walking typed values: what changed between two, what an intent names, merging, removing.
+//!
+//! Answers to `sigs.k8s.io/structured-merge-diff/typed`.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use super::set::{Set, print_step};
+use crate::schema::{ListType, Struct, Type};
+
+/// What server-side apply knows of a value.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
+    /// One value; its type is checked when an intent names it.
+    Leaf(Option<&'static Type>),
+    /// A struct; atomic ones are one value.
+    Struct(&'static Struct, bool),
+    /// A map; atomic ones are one value.
+    Map(&'static Type, bool),
+    /// A list of its item type.
+    List(&'static Type, &'static ListType),
+    /// A custom resource without a schema: its metadata is known, the rest is what it looks like.
+    CustomRoot,
+    /// What it looks like: objects are granular, lists are one value.
+    Deduced,
+}
+
+static DEFAULT: ListType = ListType::Default;
+
+impl Kind {
+    pub fn root(ty: Option<&'static Struct>) -> Kind {
+        ty.map_or(Kind::CustomRoot, |ty| Kind::Struct(ty, ty.atomic))
+    }
+
+    fn of(ty: &'static Type, list: &'static ListType) -> Kind {
+        match ty {
+            Type::Struct(at) => {
+                let inner = at.get();
+                Kind::Struct(inner, inner.atomic || *list == ListType::Atomic)
+            }
+            Type::Map(item) => Kind::Map(item, *list == ListType::Atomic),
+            Type::List(item) => Kind::List(item, list),
+            other => Kind::Leaf(Some(other)),
+        }
+    }
+
+    /// The kind of a field or an entry; `None` = a struct has no such field.
+    fn field(self, name: &str) -> Option<Kind> {
+        match self {
+            Kind::Struct(ty, _) => ty.field(name).map(|field| Kind::of(&field.ty, &field.list)),
+            Kind::Map(item, _) => Some(Kind::of(item, &DEFAULT)),
+            Kind::CustomRoot if name == "metadata" => {
+                let meta =
+                    crate::schema::Schemas::get().openapi("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
+                Some(meta.map_or(Kind::Deduced, |meta| Kind::Struct(meta, false)))
+            }
+            _ => Some(Kind::Deduced),
+        }
+    }
+
+    fn item(self) -> Kind {
+        match self {
+            Kind::List(item, _) => Kind::of(item, &DEFAULT),
+            _ => Kind::Deduced,
+        }
+    }
+
+    /// How to walk the value, given what it looks like.
+    fn shape(self, values: [Option<&Value>; 2]) -> Shape {
+        match self {
+            Kind::Struct(_, false) | Kind::Map(_, false) | Kind::CustomRoot => Shape::Fields,
+            Kind::List(_, ListType::Map(_) | ListType::Set) => Shape::Items,
+            Kind::Deduced => {
+                let objects = values.iter().flatten().all(|value| value.is_object() || value.is_null());
+                let any = values.iter().flatten().any(|value| value.is_object());
+                if objects && any { Shape::Fields } else { Shape::Whole }
+            }
+            _ => Shape::Whole,
+        }
+    }
+
+    /// The step to an item of an associative list.
+    fn step(self, item: &Value) -> Result<String, String> {
+        match self {
+            Kind::List(item_type, ListType::Map(keys)) => {
+                let mut parts: BTreeMap<&str, Value> = BTreeMap::new();
+                for key in keys {
+                    let given = item.get(key).filter(|value| !value.is_null()).cloned();
+                    let default = || match item_type {
+                        Type::Struct(at) => at.get().field(key).and_then(|field| field.default.clone()),
+                        _ => None,
+                    };
+                    let Some(value) = given.or_else(default) else {
+                        return Err(format!(
+                            "associative list with keys has an element that omits key field {} (and doesn't have default value)",
+                            crate::field::go_quote(key)
+                        ));
+                    };
+                    parts.insert(key, value);
+                }
+                let parts: Map<String, Value> =
+                    parts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+                Ok(format!("k:{}", Value::Object(parts)))
+            }
+            _ => Ok(format!("v:{item}")),
+        }
+    }
+}
+
+enum Shape {
+    /// One value.
+    Whole,
+    /// By the fields of an object.
+    Fields,
+    /// By the items of an associative list.
+    Items,
+}
+
+fn fields(value: Option<&Value>) -> Option<&Map<String, Value>> {
+    value.and_then(Value::as_object).filter(|map| !map.is_empty())
+}
+
+fn items(value: Option<&Value>) -> &[Value] {
+    value.and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// What differs between two values.
+#[derive(Debug, Default)]
+pub(super) struct Diff {
+    /// Paths that are new or have another value.
+    pub changed: Set,
+    /// Paths that are gone.
+    pub removed: Set,
+}
+
+impl Diff {
+    fn insert(&mut self, step: String, diff: Diff) {
+        if !diff.removed.is_empty() {
+            self.removed.insert(step.clone(), diff.removed);
+        }
+        self.changed.insert(step, diff.changed);
+    }
+}
+
+/// Compares two values of a kind; `None` = absent.
+pub(super) fn diff(old: Option<&Value>, new: Option<&Value>, kind: Kind) -> Diff {
+    let mut out = Diff::default();
+    if old == new {
+        return out;
+    }
+    let leaf = |mut out: Diff| {
+        if new.is_none() {
+            out.removed.member = true;
+        } else {
+            out.changed.member = true;
+        }
+        out
+    };
+    match kind.shape([old, new]) {
+        Shape::Whole => return leaf(out),
+        Shape::Fields => {
+            let (olds, news) = (fields(old), fields(new));
+            if olds.is_none() && news.is_none() {
+                return leaf(out);
+            }
+            for (name, value) in olds.into_iter().flatten() {
+                let child = kind.field(name).unwrap_or(Kind::Deduced);
+                let there = news.and_then(|map| map.get(name));
+                if there != Some(value) {
+                    out.insert(format!("f:{name}"), diff(Some(value), there, child));
+                }
+            }
+            for (name, value) in news.into_iter().flatten() {
+                if olds.is_none_or(|map| !map.contains_key(name)) {
+                    let child = kind.field(name).unwrap_or(Kind::Deduced);
+                    out.insert(format!("f:{name}"), diff(None, Some(value), child));
+                }
+            }
+        }
+        Shape::Items => {
+            let (olds, news) = (items(old), items(new));
+            if olds.is_empty() && news.is_empty() {
+                return leaf(out);
+            }
+            let mut pairs: BTreeMap<String, (Vec<&Value>, Vec<&Value>)> = BTreeMap::new();
+            for item in olds {
+                if let Ok(step) = kind.step(item) {
+                    pairs.entry(step).or_default().0.push(item);
+                }
+            }
+            for item in news {
+                if let Ok(step) = kind.step(item) {
+                    pairs.entry(step).or_default().1.push(item);
+                }
+            }
+            for (step, (olds, news)) in pairs {
+                out.insert(step, diff_items(&olds, &news, kind.item()));
+            }
+        }
+    }
+    if old.is_none() {
+        out.changed.member = true;
+    }
+    if new.is_none() {
+        out.removed.member = true;
+    }
+    out
+}
+
+/// Items with one key; several on a side are compared as one value.
+fn diff_items(olds: &[&Value], news: &[&Value], item: Kind) -> Diff {
+    match (olds, news) {
+        ([], []) => Diff::default(),
+        ([] | [_], [] | [_]) => diff(olds.first().copied(), news.first().copied(), item),
+        ([_, _, ..], [_, _, ..]) => {
+            let mut out = Diff::default();
+            out.changed.member = olds != news;
+            out
+        }
+        ([_, _, ..], _) => {
+            let mut out = match news.first() {
+                Some(new) => diff(None, Some(new), item),
+                None => Diff::default(),
+            };
+            out.removed.member = true;
+            out
+        }
+        (_, [_, _, ..]) => {
+            let mut out = match olds.first() {
+                Some(old) => diff(Some(old), None, item),
+                None => Diff::default(),
+            };
+            out.changed.member = true;
+            out
+        }
+    }
+}
+
+/// The paths that an intent or an object names, and what is wrong with it (`.bogus: field not declared in schema`).
+pub(super) struct FieldSet {
+    pub errors: Vec<String>,
+    /// Whether several items may have the same key (objects may, intents may not).
+    pub allow_duplicates: bool,
+}
+
+impl FieldSet {
+    pub fn of(&mut self, value: &Value, kind: Kind, path: &mut String) -> Set {
+        let mut set = Set::default();
+        match kind.shape([Some(value), None]) {
+            Shape::Whole => {
+                self.check_whole(value, kind, path);
+                set.member = true;
+            }
+            Shape::Fields => {
+                let Some(map) = self.object(value, path) else { return set };
+                for (name, value) in map {
+                    let step = format!("f:{name}");
+                    let Some(child) = kind.field(name) else {
+                        self.errors.push(format!("{path}.{name}: field not declared in schema"));
+                        continue;
+                    };
+                    let mut inner = self.descend(value, child, &step, path);
+                    let named = matches!(kind, Kind::Struct(..));
+                    let empty = value.is_null() || value.as_object().is_some_and(Map::is_empty);
+                    inner.member |= empty || !named;
+                    set.insert(step, inner);
+                }
+            }
+            Shape::Items => {
+                let Some(list) = self.list(value, path) else { return set };
+                let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+                for item in list {
+                    match kind.step(item) {
+                        Ok(step) => *seen.entry(step).or_default() += 1,
+                        Err(error) => {
+                            let at = if path.is_empty() { "" } else { path.as_str() };
+                            self.errors.push(format!("{at}: element 0: {error}"));
+                        }
+                    }
+                }
+                for item in list {
+                    let Ok(step) = kind.step(item) else { continue };
+                    if seen.get(&step).is_some_and(|count| *count > 1) {
+                        if !self.allow_duplicates && !set.children.contains_key(&step) {
+                            self.errors
+                                .push(format!("{path}: duplicate entries for key {}", print_step(&step)));
+                        }
+                        set.insert(step, Set::leaf());
+                        continue;
+                    }
+                    let mut inner = self.descend(item, kind.item(), &step, path);
+                    inner.member = true;
+                    set.insert(step, inner);
+                }
+            }
+        }
+        set
+    }
+
+    fn descend(&mut self, value: &Value, kind: Kind, step: &str, path: &mut String) -> Set {
+        let length = path.len();
+        path.push_str(&print_step(step));
+        let set = self.of(value, kind, path);
+        path.truncate(length);
+        set
+    }
+
+    fn object<'v>(&mut self, value: &'v Value, path: &str) -> Option<&'v Map<String, Value>> {
+        if !value.is_object() && !value.is_null() {
+            self.errors.push(format!("{path}: expected map, got &{{{}}}", plain(value)));
+        }
+        value.as_object()
+    }
+
+    fn list<'v>(&mut self, value: &'v Value, path: &str) -> Option<&'v Vec<Value>> {
+        if !value.is_array() && !value.is_null() {
+            self.errors.push(format!("{path}: expected list, got &{{{}}}", plain(value)));
+        }
+        value.as_array()
+    }
+
+    /// Atomic values are still checked inside.
+    fn check_whole(&mut self, value: &Value, kind: Kind, path: &mut String) {
+        match kind {
+            Kind::Struct(ty, _) => {
+                for (name, value) in self.object(value, path).into_iter().flatten() {
+                    match Kind::Struct(ty, false).field(name) {
+                        Some(child) => {
+                            self.descend(value, child, &format!("f:{name}"), path);
+                        }
+                        None => self.errors.push(format!("{path}.{name}: field not declared in schema")),
+                    }
+                }
+            }
+            Kind::Map(item, _) => {
+                for (name, value) in self.object(value, path).into_iter().flatten() {
+                    self.descend(value, Kind::of(item, &DEFAULT), &format!("f:{name}"), path);
+                }
+            }
+            Kind::List(item, _) => {
+                for (at, value) in self.list(value, path).into_iter().flatten().enumerate() {
+                    self.descend(value, Kind::of(item, &DEFAULT), &format!("i:{at}"), path);
+                }
+            }
+            Kind::Leaf(Some(ty)) => {
+                if let Some(error) = scalar_error(value, ty) {
+                    self.errors.push(format!("{path}: {error}"));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn scalar_error(value: &Value, ty: &Type) -> Option<String> {
+    if value.is_null() {
+        return None;
+    }
+    match ty {
+        Type::String | Type::Bytes | Type::Time | Type::MicroTime | Type::Duration if !value.is_string() => {
+            Some(format!("expected string, got &value.valueUnstructured{{Value:{}}}", value))
+        }
+        Type::Int32 | Type::Int64 | Type::Float64 if !value.is_number() => {
+            let what = match value {
+                Value::String(_) => "string",
+                Value::Bool(_) => "bool",
+                Value::Array(_) => "[]interface {}",
+                _ => "map[string]interface {}",
+            };
+            Some(format!("expected numeric (int or float), got {what}"))
+        }
+        Type::Bool if !value.is_boolean() => Some(format!("expected boolean, got &{{{}}}", plain(value))),
+        Type::Quantity | Type::IntOrString if value.is_array() || value.is_object() => {
+            Some(format!("expected any scalar, got &{{{}}}", plain(value)))
+        }
+        _ => None,
+    }
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// The live value with an intent laid over it; associative lists keep the live order where the intent leaves room.
+pub(super) fn merge(live: Option<&Value>, intent: Option<&Value>, kind: Kind) -> Option<Value> {
+    let (Some(old), Some(new)) = (live, intent) else { return intent.or(live).cloned() };
+    match kind.shape([live, intent]) {
+        Shape::Whole => Some(new.clone()),
+        Shape::Fields => {
+            let (olds, news) = (fields(live), fields(intent));
+            if olds.is_none() && news.is_none() {
+                return Some(new.clone());
+            }
+            let mut out = Map::new();
+            for (name, value) in olds.into_iter().flatten() {
+                let child = kind.field(name).unwrap_or(Kind::Deduced);
+                let there = news.and_then(|map| map.get(name));
+                out.extend(merge(Some(value), there, child).map(|value| (name.clone(), value)));
+            }
+            for (name, value) in news.into_iter().flatten() {
+                if olds.is_none_or(|map| !map.contains_key(name)) {
+                    out.insert(name.clone(), value.clone());
+                }
+            }
+            Some(Value::Object(out))
+        }
+        Shape::Items => {
+            let (olds, news) = (items(Some(old)), items(Some(new)));
+            if olds.is_empty() && news.is_empty() {
+                return Some(new.clone());
+            }
+            Some(Value::Array(merge_items(olds, news, kind)))
+        }
+    }
+}
+
+fn merge_items(olds: &[Value], news: &[Value], kind: Kind) -> Vec<Value> {
+    let steps = |list: &[Value]| -> Vec<String> {
+        list.iter()
+            .enumerate()
+            .map(|(at, item)| kind.step(item).unwrap_or_else(|_| format!("i:{at}")))
+            .collect()
+    };
+    let (old_steps, new_steps) = (steps(olds), steps(news));
+    // An item whose key several have is nobody's partner.
+    let partner = |step: &String| -> Option<&Value> {
+        let mut found = old_steps.iter().zip(olds).filter(|(known, _)| *known == step);
+        let first = found.next();
+        if found.next().is_some() { None } else { first.map(|(_, item)| item) }
+    };
+    let mut shared = new_steps.iter().filter(|step| old_steps.contains(step));
+    let mut next_shared = shared.next();
+    let mut done: Vec<&String> = Vec::new();
+    let mut out = Vec::new();
+    let (mut l, mut r) = (0, 0);
+    while l < olds.len() || r < news.len() {
+        if l < olds.len() && r < news.len() {
+            let step = &old_steps[l];
+            if *step == new_steps[r] {
+                done.push(step);
+                out.extend(merge(partner(step), Some(&news[r]), kind.item()));
+                l += 1;
+                r += 1;
+                next_shared = shared.next();
+                continue;
+            }
+            if new_steps.contains(step) && next_shared.is_some_and(|next| next != step) {
+                // Shared, but its turn comes later.
+                l += 1;
+                continue;
+            }
+        }
+        if l < olds.len() {
+            let step = &old_steps[l];
+            if !new_steps.contains(step) {
+                out.push(olds[l].clone());
+                l += 1;
+                continue;
+            }
+            if done.contains(&step) {
+                l += 1;
+            }
+        }
+        if r < news.len() {
+            let step = &new_steps[r];
+            done.push(step);
+            out.extend(merge(partner(step), Some(&news[r]), kind.item()));
+            r += 1;
+            if next_shared == Some(step) {
+                next_shared = shared.next();
+            }
+        }
+    }
+    out
+}
+
+/// The value without the fields and items whose paths are in the set.
+pub(super) fn remove(value: &Value, set: &Set, kind: Kind) -> Value {
+    if set.children.is_empty() {
+        return value.clone();
+    }
+    match (kind.shape([Some(value), None]), value) {
+        (Shape::Fields, Value::Object(map)) => {
+            let mut out = Map::new();
+            for (name, value) in map {
+                match set.children.get(&format!("f:{name}")) {
+                    Some(gone) if gone.member => {}
+                    Some(inner) => {
+                        let child = kind.field(name).unwrap_or(Kind::Deduced);
+                        out.insert(name.clone(), remove(value, inner, child));
+                    }
+                    None => {
+                        out.insert(name.clone(), value.clone());
+                    }
+                }
+            }
+            if out.is_empty() { Value::Null } else { Value::Object(out) }
+        }
+        (Shape::Items, Value::Array(list)) => {
+            let mut out = Vec::new();
+            for item in list {
+                let found = kind.step(item).ok().and_then(|step| set.children.get(&step));
+                match found {
+                    Some(gone) if gone.member => {}
+                    Some(inner) => out.push(remove(item, inner, kind.item())),
+                    None => out.push(item.clone()),
+                }
+            }
+            if out.is_empty() { Value::Null } else { Value::Array(out) }
+        }
+        _ => value.clone(),
+    }
+}
+
+/// The set with every struct field that has members inside it as a member too.
+pub(super) fn with_named_fields(mut set: Set, kind: Kind) -> Set {
+    for (step, inner) in &mut set.children {
+        let taken = std::mem::take(inner);
+        let (named, child) = match step.strip_prefix("f:") {
+            Some(name) => (
+                matches!(kind, Kind::Struct(ty, _) if ty.field(name).is_some()),
+                kind.field(name).unwrap_or(Kind::Deduced),
+            ),
+            None => (false, kind.item()),
+        };
+        *inner = with_named_fields(taken, child);
+        inner.member |= named;
+    }
+    set
+}
