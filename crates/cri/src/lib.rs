@@ -13,5 +13,5 @@ mod types;
 
 pub use error::{CriError, Result};
 pub use network::{PodNetwork, PodNetworkAttachment, PodNetworkRequest};
-pub use service::{AttachStreams, ExecSession, Runtime, TerminalSize};
+pub use service::{AttachStreams, DuplexStream, ExecSession, Runtime, TerminalSize};
 pub use types::*;
