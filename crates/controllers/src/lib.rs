@@ -1,1 +1,28 @@
-//! The controllers, one module each.
+//! The controllers of `kube-controller-manager`: each watches some kinds and drives the cluster towards what they say.
+//!
+//! A controller is a pure decision (cached objects in, actions out; tested without a server) and a thin shell around
+//! it (informers → work queue → reconcile → writes). All read through one set of shared informers; each writes under
+//! an identity of its own. The crate must never know whether the API server is in the same process, and it keeps no
+//! state that a restart would miss.
+
+mod claim;
+mod deployment;
+mod discovery;
+mod endpoints;
+mod endpointslice;
+mod error;
+mod expectations;
+mod garbage;
+mod namespace;
+mod node;
+mod objects;
+mod pod_control;
+mod podgc;
+mod replicaset;
+mod root_ca;
+mod service_account;
+mod services;
+mod shell;
+
+pub use error::Error;
+pub use shell::{CONTROLLERS, ClientFor, Context, Options, run};

@@ -1,0 +1,157 @@
+//! Starts every controller, keeps each running on its own, and gives each what it works with.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, join_all};
+use orlop_client::{EventRecorder, SharedInformerFactory};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::Error;
+
+/// Makes a client that acts as somebody: the name of a service account in `kube-system` (`deployment-controller`), or
+/// a whole user name when it begins with `system:` (`system:kube-controller-manager`, used for all reads).
+pub type ClientFor = Arc<dyn Fn(&str) -> kube::Client + Send + Sync>;
+
+/// What an administrator can set. The defaults are upstream's, with node addresses handed out.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The range that nodes get their pod ranges from, e.g. `10.244.0.0/16`; `None` hands out none.
+    pub cluster_cidr: Option<String>,
+    /// The range of Service addresses, never handed to a node, e.g. `10.96.0.0/16`.
+    pub service_cidr: Option<String>,
+    /// The prefix length of a node's pod range in an IPv4 `cluster_cidr`.
+    pub node_cidr_mask_size: u8,
+    /// PEM of the CA that the API server's certificate is verified with: what `kube-root-ca.crt` tells pods.
+    pub root_ca_pem: Option<String>,
+    /// How long a node may be silent before its conditions become Unknown.
+    pub node_monitor_grace_period: Duration,
+    /// The same for a node that never posted a status.
+    pub node_startup_grace_period: Duration,
+    /// How many finished pods stay; 0 or less keeps all.
+    pub terminated_pod_gc_threshold: i64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            cluster_cidr: Some("10.244.0.0/16".to_owned()),
+            service_cidr: Some("10.96.0.0/16".to_owned()),
+            node_cidr_mask_size: 24,
+            root_ca_pem: None,
+            node_monitor_grace_period: Duration::from_secs(50),
+            node_startup_grace_period: Duration::from_secs(60),
+            terminated_pod_gc_threshold: 12500,
+        }
+    }
+}
+
+/// What [`run`] needs.
+#[derive(Clone)]
+pub struct Context {
+    /// Clients by identity.
+    pub client_for: ClientFor,
+    /// Settings.
+    pub options: Options,
+    /// Ends all controllers.
+    pub shutdown: CancellationToken,
+}
+
+/// What one controller works with.
+#[derive(Clone)]
+pub(crate) struct Shell {
+    pub(crate) informers: SharedInformerFactory,
+    /// Writes under the controller's own identity.
+    pub(crate) client: kube::Client,
+    pub(crate) recorder: EventRecorder,
+    pub(crate) options: Arc<Options>,
+    pub(crate) shutdown: CancellationToken,
+}
+
+type Run = fn(Shell) -> BoxFuture<'static, Result<(), Error>>;
+
+struct Controller {
+    name: &'static str,
+    /// The service account it writes as.
+    account: &'static str,
+    /// `source.component` of its events.
+    component: &'static str,
+    run: Run,
+}
+
+macro_rules! controllers {
+    ($($name:literal, $account:literal, $component:literal, $run:path;)*) => {
+        /// The names of all controllers, as upstream's `--controllers` flag knows them.
+        pub const CONTROLLERS: &[&str] = &[$($name),*];
+        const TABLE: &[Controller] = &[$(Controller {
+            name: $name, account: $account, component: $component, run: |shell| $run(shell).boxed(),
+        }),*];
+    };
+}
+
+controllers! {
+    "deployment-controller", "deployment-controller", "deployment-controller", crate::deployment::run;
+    "replicaset-controller", "replicaset-controller", "replicaset-controller", crate::replicaset::run;
+    "endpoints-controller", "endpoint-controller", "endpoint-controller", crate::endpoints::run;
+    "endpointslice-controller", "endpointslice-controller", "endpoint-slice-controller", crate::endpointslice::run;
+    "namespace-controller", "namespace-controller", "namespace-controller", crate::namespace::run;
+    "serviceaccount-controller", "service-account-controller", "service-account-controller", crate::service_account::run;
+    "root-ca-certificate-publisher-controller", "root-ca-cert-publisher", "root-ca-cert-publisher", crate::root_ca::run;
+    "garbage-collector-controller", "generic-garbage-collector", "garbage-collector-controller", crate::garbage::run;
+    "node-lifecycle-controller", "node-controller", "node-controller", crate::node::lifecycle::run;
+    "taint-eviction-controller", "node-controller", "taint-eviction-controller", crate::node::eviction::run;
+    "node-ipam-controller", "node-controller", "cidrAllocator", crate::node::ipam::run;
+    "pod-garbage-collector-controller", "pod-garbage-collector", "pod-garbage-collector", crate::podgc::run;
+}
+
+/// Runs all controllers until `context.shutdown`. Only one process of a cluster may do so at a time: callers with
+/// several hold the lease `kube-controller-manager` first.
+pub async fn run(context: Context) {
+    let reader = (context.client_for)("system:kube-controller-manager");
+    let informers = SharedInformerFactory::new(reader, context.shutdown.clone());
+    let options = Arc::new(context.options.clone());
+    join_all(TABLE.iter().map(|controller| {
+        let client = (context.client_for)(controller.account);
+        let shell = Shell {
+            informers: informers.clone(),
+            recorder: EventRecorder::new(client.clone(), controller.component, ""),
+            client,
+            options: options.clone(),
+            shutdown: context.shutdown.clone(),
+        };
+        // A task each, so that a busy controller does not hold up the others.
+        tokio::spawn(supervise(controller.name, controller.run, shell))
+    }))
+    .await;
+}
+
+/// Runs one controller again and again: whatever kills it, the others do not notice.
+async fn supervise(controller: &'static str, run: Run, shell: Shell) {
+    let mut wait = Duration::from_secs(1);
+    while !shell.shutdown.is_cancelled() {
+        let mut own = shell.clone();
+        // Ends what the controller started when it dies, before it starts again.
+        own.shutdown = shell.shutdown.child_token();
+        let guard = own.shutdown.clone().drop_guard();
+        let started = Instant::now();
+        let ended = AssertUnwindSafe(run(own)).catch_unwind().await;
+        drop(guard);
+        if shell.shutdown.is_cancelled() {
+            break;
+        }
+        match ended {
+            Ok(Ok(())) => info!(controller, "controller ended; starting it again"),
+            Ok(Err(reason)) => error!(controller, %reason, "controller failed; starting it again"),
+            Err(_) => error!(controller, "controller panicked; starting it again"),
+        }
+        if started.elapsed() > Duration::from_secs(60) {
+            wait = Duration::from_secs(1);
+        }
+        let _ = shell.shutdown.run_until_cancelled(tokio::time::sleep(wait)).await;
+        wait = (wait * 2).min(Duration::from_secs(60));
+    }
+}
