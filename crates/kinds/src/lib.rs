@@ -16,7 +16,11 @@ pub mod apps;
 pub mod coordination;
 pub mod core;
 pub mod discovery;
+pub mod networking;
+pub mod policy;
 pub mod rbac;
+pub mod scheduling;
+pub mod storage;
 
 pub use duration::{age, human_duration};
 pub use metadata::{
@@ -134,15 +138,20 @@ pub fn strategy(group: &str, kind: &str) -> Option<&'static dyn Strategy> {
         ("", "ConfigMap") => &core::configmap::ConfigMap,
         ("", "Endpoints") => &core::endpoints::Endpoints,
         ("", "Event") => &core::event::Event,
+        ("", "LimitRange") => &core::limitrange::LimitRange,
         ("", "Namespace") => &core::namespace::Namespace,
         ("", "Node") => &core::node::Node,
         ("", "Pod") => &core::pod::Pod,
+        ("", "PodTemplate") => &core::podtemplate::PodTemplate,
+        ("", "ResourceQuota") => &core::resourcequota::ResourceQuota,
         ("", "Secret") => &core::secret::Secret,
         ("", "Service") => &core::service::Service,
         ("", "ServiceAccount") => &core::service_account::ServiceAccount,
         ("apps", "ControllerRevision") => &apps::controllerrevision::ControllerRevision,
+        ("apps", "DaemonSet") => &apps::daemonset::DaemonSet,
         ("apps", "Deployment") => &apps::deployment::Deployment,
         ("apps", "ReplicaSet") => &apps::replicaset::ReplicaSet,
+        ("apps", "StatefulSet") => &apps::statefulset::StatefulSet,
         ("coordination.k8s.io", "Lease") => &coordination::lease::Lease,
         ("discovery.k8s.io", "EndpointSlice") => &discovery::endpointslice::EndpointSlice,
         ("events.k8s.io", "Event") => &core::event::EventsEvent,
@@ -150,6 +159,12 @@ pub fn strategy(group: &str, kind: &str) -> Option<&'static dyn Strategy> {
         ("rbac.authorization.k8s.io", "ClusterRoleBinding") => &rbac::RoleBinding { cluster: true },
         ("rbac.authorization.k8s.io", "Role") => &rbac::Role { cluster: false },
         ("rbac.authorization.k8s.io", "RoleBinding") => &rbac::RoleBinding { cluster: false },
+        ("networking.k8s.io", "Ingress") => &networking::ingress::Ingress,
+        ("networking.k8s.io", "IngressClass") => &networking::ingressclass::IngressClass,
+        ("networking.k8s.io", "NetworkPolicy") => &networking::networkpolicy::NetworkPolicy,
+        ("policy", "PodDisruptionBudget") => &policy::poddisruptionbudget::PodDisruptionBudget,
+        ("scheduling.k8s.io", "PriorityClass") => &scheduling::priorityclass::PriorityClass,
+        ("storage.k8s.io", "StorageClass") => &storage::storageclass::StorageClass,
         _ => return None,
     })
 }

@@ -1,8 +1,10 @@
 //! The group `apps`.
 
 pub mod controllerrevision;
+pub mod daemonset;
 pub mod deployment;
 pub mod replicaset;
+pub mod statefulset;
 
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
@@ -12,7 +14,7 @@ use crate::cursor::Cursor;
 use crate::validate::{invalids, nonnegative};
 
 /// An `IntOrString` that is a number or a percentage, not negative.
-fn positive_int_or_percent(errs: &mut ErrorList, path: &Path, value: &Value) {
+pub(crate) fn positive_int_or_percent(errs: &mut ErrorList, path: &Path, value: &Value) {
     match value.as_str() {
         Some(text) => invalids(errs, path, text, names::is_valid_percent(text)),
         None => nonnegative(errs, path, value),
@@ -20,7 +22,7 @@ fn positive_int_or_percent(errs: &mut ErrorList, path: &Path, value: &Value) {
 }
 
 /// A percentage of at most 100. A plain number is fine.
-fn not_more_than_100_percent(errs: &mut ErrorList, path: &Path, value: &Value) {
+pub(crate) fn not_more_than_100_percent(errs: &mut ErrorList, path: &Path, value: &Value) {
     if let Some(percent) = percent(value)
         && percent > 100
     {

@@ -3,10 +3,13 @@
 pub mod configmap;
 pub mod endpoints;
 pub mod event;
+pub mod limitrange;
 pub mod namespace;
 pub mod node;
 pub mod pod;
 pub mod pod_template;
+pub mod podtemplate;
+pub mod resourcequota;
 pub mod secret;
 pub mod service;
 pub mod service_account;

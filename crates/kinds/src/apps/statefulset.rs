@@ -1,0 +1,233 @@
+//! StatefulSet: pods with names and volumes of their own, made and replaced in order.
+
+use jiff::Timestamp;
+use orlop_api::field::{self, ErrorList, Path};
+use serde_json::{Value, json};
+
+use super::{
+    not_more_than_100_percent, number, positive_int_or_percent, validate_collision_count,
+    validate_replica_counts,
+};
+use crate::core::pod_template;
+use crate::cursor::{
+    Cursor, bump_generation, child, default_empty_to, default_to, items_mut, keep, keep_field, same,
+    set_generation,
+};
+use crate::validate::{dns_label, nonnegative, one_of};
+use crate::{NameRule, Strategy, metadata, printer};
+
+/// The strategy of StatefulSets.
+pub struct StatefulSet;
+
+/// What may change in the spec.
+const MUTABLE: [&str; 7] = [
+    "replicas",
+    "template",
+    "updateStrategy",
+    "minReadySeconds",
+    "ordinals",
+    "revisionHistoryLimit",
+    "persistentVolumeClaimRetentionPolicy",
+];
+
+fn validate_spec(errs: &mut ErrorList, spec: &Value) {
+    let path = Path::new("spec");
+    let at = path.child("podManagementPolicy");
+    match spec["podManagementPolicy"].text() {
+        "" => errs.push(field::required(&at, "")),
+        "OrderedReady" | "Parallel" => {}
+        other => errs.push(field::invalid(&at, other, "must be 'OrderedReady' or 'Parallel'")),
+    }
+    validate_strategy(errs, &path.child("updateStrategy"), &spec["updateStrategy"]);
+    let retention = &spec["persistentVolumeClaimRetentionPolicy"];
+    for key in ["whenDeleted", "whenScaled"] {
+        let at = path.child("persistentVolumeClaimRetentionPolicy").child(key);
+        one_of(errs, &at, &retention[key], &["Retain", "Delete"]);
+    }
+    nonnegative(errs, &path.child("replicas"), &spec["replicas"]);
+    nonnegative(errs, &path.child("minReadySeconds"), &spec["minReadySeconds"]);
+    nonnegative(errs, &path.child("ordinals").child("start"), &spec["ordinals"]["start"]);
+    pod_template::validate_selector_and_template(errs, &path, spec, "statefulset", |_, _, _| {});
+    pod_template::validate_always_running(
+        errs,
+        &path.child("template").child("spec"),
+        &spec["template"]["spec"],
+        "StatefulSet",
+    );
+    let service = spec["serviceName"].text();
+    if !service.is_empty() {
+        dns_label(errs, &path.child("serviceName"), service);
+    }
+}
+
+fn validate_strategy(errs: &mut ErrorList, path: &Path, strategy: &Value) {
+    let rolling = &strategy["rollingUpdate"];
+    let at = path.child("rollingUpdate");
+    match strategy["type"].text() {
+        "" => errs.push(field::required(path, "")),
+        "OnDelete" => {
+            if rolling.is_set() {
+                errs.push(field::invalid(
+                    &at,
+                    rolling.clone(),
+                    "only allowed for updateStrategy 'RollingUpdate'",
+                ));
+            }
+        }
+        "RollingUpdate" => {
+            nonnegative(errs, &at.child("partition"), &rolling["partition"]);
+            let unavailable = &rolling["maxUnavailable"];
+            if unavailable.is_set() {
+                let at = at.child("maxUnavailable");
+                positive_int_or_percent(errs, &at, unavailable);
+                if number(unavailable) == 0 {
+                    errs.push(field::invalid(&at, unavailable.clone(), "cannot be 0"));
+                }
+                not_more_than_100_percent(errs, &at, unavailable);
+            }
+        }
+        _ => errs.push(field::invalid(path, strategy.clone(), "must be 'RollingUpdate' or 'OnDelete'")),
+    }
+}
+
+impl Strategy for StatefulSet {
+    fn defaults(&self, obj: &mut Value) {
+        let spec = child(obj, "spec");
+        default_to(spec, "replicas", 1);
+        pod_template::set_defaults(spec);
+        default_empty_to(spec, "podManagementPolicy", "OrderedReady");
+        let strategy = child(spec, "updateStrategy");
+        default_empty_to(strategy, "type", "RollingUpdate");
+        if strategy["type"].text() == "RollingUpdate" {
+            default_to(child(strategy, "rollingUpdate"), "partition", 0);
+        }
+        default_to(spec, "revisionHistoryLimit", 10);
+        let retention = child(spec, "persistentVolumeClaimRetentionPolicy");
+        default_empty_to(retention, "whenDeleted", "Retain");
+        default_empty_to(retention, "whenScaled", "Retain");
+        for claim in items_mut(spec, "volumeClaimTemplates") {
+            default_to(claim, "kind", "PersistentVolumeClaim");
+            default_to(claim, "apiVersion", "v1");
+            default_to(child(claim, "spec"), "volumeMode", "Filesystem");
+            default_empty_to(child(claim, "status"), "phase", "Pending");
+        }
+    }
+
+    fn prepare_create(&self, obj: &mut Value) {
+        obj["status"] = json!({"replicas": 0, "availableReplicas": 0});
+        set_generation(obj, 1);
+    }
+
+    fn prepare_update(&self, obj: &mut Value, old: &Value) {
+        keep(obj, old, &["status"]);
+        bump_generation(obj, old, &["spec"]);
+    }
+
+    fn validate_create(&self, obj: &Value) -> ErrorList {
+        let mut errs = metadata::validate_object_meta(obj, true, NameRule::DnsSubdomain);
+        validate_spec(&mut errs, &obj["spec"]);
+        errs
+    }
+
+    fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
+        let mut errs = metadata::validate_object_meta_update(obj, old);
+        validate_spec(&mut errs, &obj["spec"]);
+        let mut munged = obj["spec"].clone();
+        for key in MUTABLE {
+            keep_field(&mut munged, &old["spec"], key);
+        }
+        if !same(&munged, &old["spec"]) {
+            errs.push(field::forbidden(
+                &Path::new("spec"),
+                "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden",
+            ));
+        }
+        errs
+    }
+
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        pod_template::warnings(obj)
+    }
+
+    fn has_status(&self) -> bool {
+        true
+    }
+
+    fn validate_status_update(&self, obj: &Value, old: &Value) -> ErrorList {
+        let mut errs = metadata::validate_object_meta_update(obj, old);
+        validate_replica_counts(
+            &mut errs,
+            &obj["status"],
+            &[
+                "replicas",
+                "readyReplicas",
+                "currentReplicas",
+                "updatedReplicas",
+                "availableReplicas",
+                "observedGeneration",
+            ],
+            &["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"],
+        );
+        validate_collision_count(&mut errs, &obj["status"], &old["status"]);
+        errs
+    }
+
+    fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
+        let (spec, status) = (&obj["spec"], &obj["status"]);
+        let (containers, images) = printer::containers_and_images(&spec["template"]["spec"]);
+        vec![
+            printer::name(obj),
+            format!("{}/{}", status["readyReplicas"].int(), spec["replicas"].int()).into(),
+            printer::age(obj, now),
+            containers.into(),
+            images.into(),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{check_create, check_update};
+
+    fn stateful_set(extra: Value) -> Value {
+        let mut spec = json!({"serviceName": "s", "selector": {"matchLabels": {"app": "x"}},
+            "template": {"metadata": {"labels": {"app": "x"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}});
+        for (k, v) in extra.as_object().cloned().unwrap_or_default() {
+            spec[k] = v;
+        }
+        json!({"spec": spec})
+    }
+
+    #[test]
+    fn validation() {
+        let check = |extra: Value, expected: &[&str]| {
+            check_create("apps", "StatefulSet", stateful_set(extra), expected)
+        };
+        check(json!({}), &[]);
+        check(
+            json!({"podManagementPolicy": "Foo"}),
+            &["spec.podManagementPolicy: Invalid value: \"Foo\": must be 'OrderedReady' or 'Parallel'"],
+        );
+        check(
+            json!({"updateStrategy": {"type": "Foo"}}),
+            &[
+                "spec.updateStrategy: Invalid value: {\"type\":\"Foo\"}: must be 'RollingUpdate' or 'OnDelete'",
+            ],
+        );
+    }
+
+    #[test]
+    fn updates() {
+        let update = |extra: Value, expected: &[&str]| {
+            check_update("apps", "StatefulSet", stateful_set(extra), stateful_set(json!({})), expected);
+        };
+        update(json!({"replicas": 3}), &[]);
+        update(
+            json!({"serviceName": "t"}),
+            &[
+                "spec: Forbidden: updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden",
+            ],
+        );
+    }
+}

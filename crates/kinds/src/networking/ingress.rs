@@ -1,0 +1,286 @@
+//! Ingress: HTTP from outside, by host and path, to services.
+
+use jiff::Timestamp;
+use orlop_api::field::{self, ErrorList, Path};
+use orlop_api::names;
+use serde_json::{Value, json};
+
+use crate::core::endpoints::first_three;
+use crate::cursor::{Cursor, bump_generation, keep, set_generation};
+use crate::validate::{dns_subdomain, invalids, ip, object_name, port_number, require_text};
+use crate::{NameRule, Strategy, metadata, printer};
+
+/// The strategy of Ingresses.
+pub struct Ingress;
+
+const CLASS: &str = "kubernetes.io/ingress.class";
+
+fn validate_host(errs: &mut ErrorList, path: &Path, host: &str) {
+    if host.contains('*') {
+        invalids(errs, path, host, names::is_wildcard_dns1123_subdomain(host));
+    } else {
+        dns_subdomain(errs, path, host);
+    }
+}
+
+fn validate_spec(errs: &mut ErrorList, spec: &Value) {
+    let path = Path::new("spec");
+    let (rules, backend) = (spec["rules"].items(), &spec["defaultBackend"]);
+    if rules.is_empty() && !backend.is_set() {
+        errs.push(field::invalid(
+            &path,
+            spec["rules"].clone(),
+            "either `defaultBackend` or `rules` must be specified",
+        ));
+    }
+    if backend.is_set() {
+        validate_backend(errs, &path.child("defaultBackend"), backend);
+    }
+    for (i, rule) in rules.iter().enumerate() {
+        let path = path.child("rules").index(i);
+        let host = rule["host"].text();
+        if !host.is_empty() {
+            let at = path.child("host");
+            if host.parse::<std::net::IpAddr>().is_ok() {
+                errs.push(field::invalid(&at, host, "must be a DNS name, not an IP address"));
+            }
+            validate_host(errs, &at, host);
+        }
+        if rule["http"].is_set() {
+            let at = path.child("http").child("paths");
+            let paths = rule["http"]["paths"].items();
+            if paths.is_empty() {
+                errs.push(field::required(&at, ""));
+            }
+            for (p, entry) in paths.iter().enumerate() {
+                validate_path(errs, &at.index(p), entry);
+            }
+        }
+    }
+    for (i, tls) in spec["tls"].items().iter().enumerate() {
+        let path = path.child("tls").index(i);
+        for (h, host) in tls["hosts"].texts().into_iter().enumerate() {
+            validate_host(errs, &path.child("hosts").index(h), host);
+        }
+        let secret = tls["secretName"].text();
+        if !secret.is_empty() {
+            object_name(errs, &path.child("secretName"), secret, NameRule::DnsSubdomain);
+        }
+    }
+    if spec["ingressClassName"].is_set() {
+        object_name(
+            errs,
+            &path.child("ingressClassName"),
+            spec["ingressClassName"].text(),
+            NameRule::DnsSubdomain,
+        );
+    }
+}
+
+fn validate_path(errs: &mut ErrorList, path: &Path, entry: &Value) {
+    let text = entry["path"].text();
+    let at = path.child("path");
+    match entry["pathType"].as_str() {
+        None => errs.push(field::required(&path.child("pathType"), "pathType must be specified")),
+        Some("Exact" | "Prefix") => {
+            if !text.starts_with('/') {
+                errs.push(field::invalid(&at, text, "must be an absolute path"));
+            }
+            for sequence in ["//", "/./", "/../", "%2f", "%2F"] {
+                if text.contains(sequence) {
+                    errs.push(field::invalid(&at, text, format!("must not contain '{sequence}'")));
+                }
+            }
+            for suffix in ["/..", "/."] {
+                if text.ends_with(suffix) {
+                    errs.push(field::invalid(&at, text, format!("cannot end with '{suffix}'")));
+                }
+            }
+        }
+        Some("ImplementationSpecific") => {
+            if !text.is_empty() && !text.starts_with('/') {
+                errs.push(field::invalid(&at, text, "must be an absolute path"));
+            }
+        }
+        Some(other) => errs.push(field::not_supported(
+            &path.child("pathType"),
+            other,
+            &["Exact", "ImplementationSpecific", "Prefix"],
+        )),
+    }
+    validate_backend(errs, &path.child("backend"), &entry["backend"]);
+}
+
+fn validate_backend(errs: &mut ErrorList, path: &Path, backend: &Value) {
+    let (resource, service) = (&backend["resource"], &backend["service"]);
+    if resource.is_set() && service.is_set() {
+        errs.push(field::invalid(path, "", "cannot set both resource and service backends"));
+    } else if resource.is_set() {
+        let at = path.child("resource");
+        for key in ["kind", "name"] {
+            require_text(errs, &at.child(key), resource[key].text());
+        }
+    } else if service.is_set() {
+        let at = path.child("service");
+        let name = service["name"].text();
+        if name.is_empty() {
+            errs.push(field::required(&at.child("name"), ""));
+        } else {
+            object_name(errs, &at.child("name"), name, NameRule::Dns1035Label);
+        }
+        let (port_name, number) = (service["port"]["name"].text(), service["port"]["number"].int());
+        let at = at.child("port");
+        if !port_name.is_empty() && number != 0 {
+            errs.push(field::invalid(path, "", "cannot set both port name & port number"));
+        } else if !port_name.is_empty() {
+            invalids(errs, &at.child("name"), port_name, names::is_valid_port_name(port_name));
+        } else if number != 0 {
+            port_number(errs, &at.child("number"), number);
+        } else {
+            errs.push(field::required(path, "port name or number is required"));
+        }
+    } else {
+        errs.push(field::invalid(path, "", "resource or service backend is required"));
+    }
+}
+
+impl Strategy for Ingress {
+    fn prepare_create(&self, obj: &mut Value) {
+        obj["status"] = json!({"loadBalancer": {}});
+        set_generation(obj, 1);
+    }
+
+    fn prepare_update(&self, obj: &mut Value, old: &Value) {
+        keep(obj, old, &["status"]);
+        bump_generation(obj, old, &["spec"]);
+    }
+
+    fn validate_create(&self, obj: &Value) -> ErrorList {
+        let mut errs = metadata::validate_object_meta(obj, true, NameRule::DnsSubdomain);
+        validate_spec(&mut errs, &obj["spec"]);
+        let class = &obj["metadata"]["annotations"][CLASS];
+        if class.is_set() && obj["spec"]["ingressClassName"].is_set() {
+            errs.push(field::invalid(
+                &Path::new("metadata").child("annotations").key(CLASS),
+                class.text(),
+                "can not be set when the class field is also set",
+            ));
+        }
+        errs
+    }
+
+    fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
+        let mut errs = metadata::validate_object_meta_update(obj, old);
+        validate_spec(&mut errs, &obj["spec"]);
+        errs
+    }
+
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        if old.is_none() && obj["metadata"]["annotations"].has(CLASS) {
+            return vec![format!(
+                "annotation {CLASS:?} is deprecated, please use 'spec.ingressClassName' instead"
+            )];
+        }
+        Vec::new()
+    }
+
+    fn has_status(&self) -> bool {
+        true
+    }
+
+    fn validate_status_update(&self, obj: &Value, old: &Value) -> ErrorList {
+        let mut errs = metadata::validate_object_meta_update(obj, old);
+        let path = Path::new("status").child("loadBalancer").child("ingress");
+        for (i, entry) in obj["status"]["loadBalancer"]["ingress"].items().iter().enumerate() {
+            let path = path.index(i);
+            let (address, host) = (entry["ip"].text(), entry["hostname"].text());
+            if !address.is_empty() {
+                ip(&mut errs, &path.child("ip"), address);
+            }
+            if !host.is_empty() {
+                dns_subdomain(&mut errs, &path.child("hostname"), host);
+                if host.parse::<std::net::IpAddr>().is_ok() {
+                    errs.push(field::invalid(
+                        &path.child("hostname"),
+                        host,
+                        "must be a DNS name, not an IP address",
+                    ));
+                }
+            }
+        }
+        errs
+    }
+
+    fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
+        let spec = &obj["spec"];
+        let class = spec["ingressClassName"].as_str().unwrap_or("<none>");
+        let hosts: Vec<String> = spec["rules"]
+            .items()
+            .iter()
+            .map(|r| r["host"].text())
+            .filter(|h| !h.is_empty())
+            .map(str::to_owned)
+            .collect();
+        let mut addresses: Vec<&str> = obj["status"]["loadBalancer"]["ingress"]
+            .items()
+            .iter()
+            .map(|i| if i["ip"].text().is_empty() { i["hostname"].text() } else { i["ip"].text() })
+            .filter(|a| !a.is_empty())
+            .collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        let ports = if spec["tls"].is_empty() { "80" } else { "80, 443" };
+        vec![
+            printer::name(obj),
+            class.into(),
+            first_three(&hosts, "*").into(),
+            addresses.join(",").into(),
+            ports.into(),
+            printer::age(obj, now),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{check_cells, check_create};
+    use serde_json::{Value, json};
+
+    const GROUP: &str = "networking.k8s.io";
+
+    #[test]
+    fn validation() {
+        let check =
+            |spec: Value, expected: &[&str]| check_create(GROUP, "Ingress", json!({"spec": spec}), expected);
+        let rule = |path: Value| json!({"rules": [{"host": "a.b", "http": {"paths": [path]}}]});
+        let backend = json!({"service": {"name": "s", "port": {"number": 80}}});
+        check(json!({"defaultBackend": backend}), &[]);
+        check(
+            json!({}),
+            &["spec: Invalid value: \"null\": either `defaultBackend` or `rules` must be specified"],
+        );
+        check(
+            rule(json!({"path": "/x", "backend": backend})),
+            &["spec.rules[0].http.paths[0].pathType: Required value: pathType must be specified"],
+        );
+        check(
+            rule(json!({"path": "x", "pathType": "Prefix", "backend": {}})),
+            &[
+                "spec.rules[0].http.paths[0].path: Invalid value: \"x\": must be an absolute path",
+                "spec.rules[0].http.paths[0].backend: Invalid value: \"\": resource or service backend is required",
+            ],
+        );
+    }
+
+    #[test]
+    fn rows() {
+        check_cells(
+            GROUP,
+            "Ingress",
+            json!({"metadata": {"name": "x", "creationTimestamp": "2024-01-01T00:00:00Z"},
+                "spec": {"ingressClassName": "c", "tls": [{}], "rules": [{"host": "a.b"}, {}]},
+                "status": {"loadBalancer": {"ingress": [{"ip": "1.2.3.4"}]}}}),
+            json!(["x", "c", "a.b", "1.2.3.4", "80, 443", "24h"]),
+        );
+    }
+}

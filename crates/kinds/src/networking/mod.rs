@@ -1,0 +1,5 @@
+//! The group `networking.k8s.io`.
+
+pub mod ingress;
+pub mod ingressclass;
+pub mod networkpolicy;

@@ -1,0 +1,214 @@
+//! NetworkPolicy: which traffic to and from some pods is allowed.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use orlop_api::field::{self, ErrorList, Path};
+use orlop_api::names;
+use serde_json::{Value, json};
+
+use crate::cursor::{Cursor, bump_generation, child, default_empty_to, items_mut, set_generation};
+use crate::validate::{cidr, label_selector, port_num_or_name};
+use crate::{NameRule, Strategy, metadata, printer};
+
+/// The strategy of NetworkPolicies.
+pub struct NetworkPolicy;
+
+fn validate_spec(errs: &mut ErrorList, spec: &Value) {
+    let path = Path::new("spec");
+    label_selector(errs, &path.child("podSelector"), &spec["podSelector"]);
+    for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
+        for (i, rule) in spec[direction].items().iter().enumerate() {
+            let path = path.child(direction).index(i);
+            for (p, port) in rule["ports"].items().iter().enumerate() {
+                validate_port(errs, &path.child("ports").index(p), port);
+            }
+            for (p, peer) in rule[peers].items().iter().enumerate() {
+                validate_peer(errs, &path.child(peers).index(p), peer);
+            }
+        }
+    }
+    let types = spec["policyTypes"].texts();
+    let at = path.child("policyTypes");
+    if types.len() > 2 {
+        errs.push(field::invalid(
+            &at,
+            spec["policyTypes"].clone(),
+            "may not specify more than two policyTypes",
+        ));
+        return;
+    }
+    for (i, kind) in types.into_iter().enumerate() {
+        if !["Egress", "Ingress"].contains(&kind) {
+            errs.push(field::not_supported(&at.index(i), kind, &["Egress", "Ingress"]));
+        }
+    }
+}
+
+fn validate_port(errs: &mut ErrorList, path: &Path, port: &Value) {
+    let protocol = &port["protocol"];
+    if protocol.is_set() && !["TCP", "UDP", "SCTP"].contains(&protocol.text()) {
+        errs.push(field::not_supported(&path.child("protocol"), protocol.text(), &["TCP", "UDP", "SCTP"]));
+    }
+    let (first, last) = (&port["port"], &port["endPort"]);
+    if first.is_set() {
+        port_num_or_name(errs, &path.child("port"), first);
+    }
+    if !last.is_set() {
+        return;
+    }
+    let at = path.child("endPort");
+    match first {
+        Value::Null => {
+            errs.push(field::required(&path.child("port"), "must be specified when `endPort` is specified"))
+        }
+        Value::String(_) => errs.push(field::required(
+            &path.child("port"),
+            "must be specified as integer when `endPort` is specified",
+        )),
+        _ => {
+            if last.int() < first.int() {
+                errs.push(field::invalid(&at, last.int(), "must be greater than or equal to `port`"));
+            }
+            for msg in names::is_valid_port_num(last.int()) {
+                errs.push(field::invalid(&at, last.int(), msg));
+            }
+        }
+    }
+}
+
+fn validate_peer(errs: &mut ErrorList, path: &Path, peer: &Value) {
+    let mut kinds = 0;
+    for key in ["podSelector", "namespaceSelector"] {
+        if peer[key].is_set() {
+            kinds += 1;
+            label_selector(errs, &path.child(key), &peer[key]);
+        }
+    }
+    let block = &peer["ipBlock"];
+    if block.is_set() {
+        kinds += 1;
+        validate_block(errs, &path.child("ipBlock"), block);
+    }
+    if kinds == 0 {
+        errs.push(field::required(path, "must specify a peer"));
+    } else if kinds > 1 && block.is_set() {
+        errs.push(field::forbidden(path, "may not specify both ipBlock and another peer"));
+    }
+}
+
+/// An address range as (address bits, length of the prefix, length of an address).
+fn range(text: &str) -> Option<(u128, u32, u32)> {
+    let (address, bits) = text.split_once('/')?;
+    let bits: u32 = bits.parse().ok()?;
+    match address.parse().ok()? {
+        IpAddr::V4(a) if bits <= 32 => Some((u128::from(u32::from(a)), bits, 32)),
+        IpAddr::V6(a) if bits <= 128 => Some((u128::from(a), bits, 128)),
+        _ => None,
+    }
+}
+
+/// Whether `inner` is a smaller part of `outer`.
+fn is_strict_subset(inner: &str, outer: &str) -> bool {
+    let (Some((a, a_bits, a_len)), Some((b, b_bits, b_len))) = (range(inner), range(outer)) else {
+        return false;
+    };
+    let shift = b_len - b_bits;
+    let high = |x: u128| x.checked_shr(shift).unwrap_or(0);
+    a_len == b_len && a_bits > b_bits && high(a) == high(b)
+}
+
+fn validate_block(errs: &mut ErrorList, path: &Path, block: &Value) {
+    let outer = block["cidr"].text();
+    if outer.is_empty() {
+        errs.push(field::required(&path.child("cidr"), ""));
+        return;
+    }
+    let before = errs.len();
+    cidr(errs, &path.child("cidr"), outer);
+    if errs.len() > before {
+        return;
+    }
+    for (i, except) in block["except"].texts().into_iter().enumerate() {
+        let at = path.child("except").index(i);
+        let before = errs.len();
+        cidr(errs, &at, except);
+        if errs.len() == before && !is_strict_subset(except, outer) {
+            errs.push(field::invalid(&at, except, "must be a strict subset of `cidr`"));
+        }
+    }
+}
+
+impl Strategy for NetworkPolicy {
+    fn defaults(&self, obj: &mut Value) {
+        let spec = child(obj, "spec");
+        for direction in ["ingress", "egress"] {
+            for rule in items_mut(spec, direction) {
+                for port in items_mut(rule, "ports") {
+                    default_empty_to(port, "protocol", "TCP");
+                }
+            }
+        }
+        if spec["policyTypes"].is_empty() {
+            let egress = !spec["egress"].is_empty();
+            spec["policyTypes"] = if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) };
+        }
+    }
+
+    fn prepare_create(&self, obj: &mut Value) {
+        set_generation(obj, 1);
+    }
+
+    fn prepare_update(&self, obj: &mut Value, old: &Value) {
+        bump_generation(obj, old, &["spec"]);
+    }
+
+    fn validate_create(&self, obj: &Value) -> ErrorList {
+        let mut errs = metadata::validate_object_meta(obj, true, NameRule::DnsSubdomain);
+        validate_spec(&mut errs, &obj["spec"]);
+        errs
+    }
+
+    fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
+        let mut errs = metadata::validate_object_meta_update(obj, old);
+        validate_spec(&mut errs, &obj["spec"]);
+        errs
+    }
+
+    fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
+        vec![
+            printer::name(obj),
+            printer::format_label_selector(&obj["spec"]["podSelector"]).into(),
+            printer::age(obj, now),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::check_create;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn validation() {
+        let check = |spec: Value, expected: &[&str]| {
+            check_create("networking.k8s.io", "NetworkPolicy", json!({"spec": spec}), expected);
+        };
+        let from = |peer: Value| json!({"podSelector": {}, "ingress": [{"from": [peer]}]});
+        check(from(json!({"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}})), &[]);
+        check(from(json!({})), &["spec.ingress[0].from[0]: Required value: must specify a peer"]);
+        check(
+            from(json!({"ipBlock": {"cidr": "10.0.0.0/24", "except": ["11.0.0.0/25"]}})),
+            &[
+                "spec.ingress[0].from[0].ipBlock.except[0]: Invalid value: \"11.0.0.0/25\": must be a strict subset of `cidr`",
+            ],
+        );
+        check(
+            json!({"podSelector": {}, "egress": [{"ports": [{"protocol": "ICMP", "port": 0}]}]}),
+            &[
+                "spec.egress[0].ports[0].protocol: Unsupported value: \"ICMP\": supported values: \"TCP\", \"UDP\", \"SCTP\"",
+                "spec.egress[0].ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
+            ],
+        );
+    }
+}

@@ -1,0 +1,122 @@
+//! PodDisruptionBudget: how many of some pods may be evicted at a time.
+
+use jiff::Timestamp;
+use orlop_api::field::{self, ErrorList, Path};
+use serde_json::{Value, json};
+
+use crate::apps::{not_more_than_100_percent, positive_int_or_percent};
+use crate::cursor::{Cursor, bump_generation, keep, set_generation};
+use crate::validate::{label_selector, nonnegative, one_of};
+use crate::{NameRule, Strategy, metadata, printer};
+
+/// The strategy of PodDisruptionBudgets.
+pub struct PodDisruptionBudget;
+
+fn validate_spec(errs: &mut ErrorList, spec: &Value) {
+    let path = Path::new("spec");
+    if spec["minAvailable"].is_set() && spec["maxUnavailable"].is_set() {
+        errs.push(field::invalid(&path, spec.clone(), "minAvailable and maxUnavailable cannot be both set"));
+    }
+    for key in ["minAvailable", "maxUnavailable"] {
+        if spec[key].is_set() {
+            positive_int_or_percent(errs, &path.child(key), &spec[key]);
+            not_more_than_100_percent(errs, &path.child(key), &spec[key]);
+        }
+    }
+    label_selector(errs, &path.child("selector"), &spec["selector"]);
+    one_of(
+        errs,
+        &path.child("unhealthyPodEvictionPolicy"),
+        &spec["unhealthyPodEvictionPolicy"],
+        &["AlwaysAllow", "IfHealthyBudget"],
+    );
+}
+
+impl Strategy for PodDisruptionBudget {
+    fn prepare_create(&self, obj: &mut Value) {
+        obj["status"] =
+            json!({"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0});
+        set_generation(obj, 1);
+    }
+
+    fn prepare_update(&self, obj: &mut Value, old: &Value) {
+        keep(obj, old, &["status"]);
+        bump_generation(obj, old, &["spec"]);
+    }
+
+    fn validate_create(&self, obj: &Value) -> ErrorList {
+        let mut errs = metadata::validate_object_meta(obj, true, NameRule::DnsSubdomain);
+        validate_spec(&mut errs, &obj["spec"]);
+        errs
+    }
+
+    fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
+        let mut errs = metadata::validate_object_meta_update(obj, old);
+        validate_spec(&mut errs, &obj["spec"]);
+        errs
+    }
+
+    fn has_status(&self) -> bool {
+        true
+    }
+
+    fn validate_status_update(&self, obj: &Value, old: &Value) -> ErrorList {
+        let mut errs = metadata::validate_object_meta_update(obj, old);
+        let path = Path::new("status");
+        for key in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
+            nonnegative(&mut errs, &path.child(key), &obj["status"][key]);
+        }
+        errs
+    }
+
+    fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
+        let amount = |key: &str| -> Value {
+            match &obj["spec"][key] {
+                Value::Null => "N/A".into(),
+                Value::String(text) => text.as_str().into(),
+                number => number.to_string().into(),
+            }
+        };
+        vec![
+            printer::name(obj),
+            amount("minAvailable"),
+            amount("maxUnavailable"),
+            obj["status"]["disruptionsAllowed"].int().into(),
+            printer::age(obj, now),
+        ]
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{check_cells, check_create};
+    use serde_json::{Value, json};
+
+    #[test]
+    fn validation() {
+        let check = |spec: Value, expected: &[&str]| {
+            check_create("policy", "PodDisruptionBudget", json!({"spec": spec}), expected)
+        };
+        check(json!({"minAvailable": 1}), &[]);
+        check(
+            json!({"minAvailable": -1}),
+            &["spec.minAvailable: Invalid value: -1: must be greater than or equal to 0"],
+        );
+        check(
+            json!({"minAvailable": 1, "maxUnavailable": 1}),
+            &[
+                "spec: Invalid value: {\"minAvailable\":1,\"maxUnavailable\":1}: minAvailable and maxUnavailable cannot be both set",
+            ],
+        );
+        check_cells(
+            "policy",
+            "PodDisruptionBudget",
+            json!({"metadata": {"name": "x", "creationTimestamp": "2024-01-01T00:00:00Z"}, "spec": {"maxUnavailable": "25%"}, "status": {"disruptionsAllowed": 1}}),
+            json!(["x", "N/A", "25%", 1, "24h"]),
+        );
+    }
+}
