@@ -6,7 +6,7 @@
 schema.txt, tab-separated:
   S  <Go type>  <OpenAPI name>  <flags: t = has kind and apiVersion, a = atomic for server-side apply>
   F  <JSON name, "-" = inline>  <protobuf number, 0 = none>  <wire>  <type>  <flags: o omitempty, p pointer>
-     <Go type, when not the type's usual one>  <list: a atomic, s set, m:key,key map; A atomic map>
+     <Go type, when not the type's usual one>  <list: a atomic, s set, m:key,key map; A atomic, G granular map>
      <patch strategy>  <patch merge key>  <default, JSON>
   K  <group>  <version>  <kind>  <index of the struct>
 Types: s string, i int32, l int64, b bool, f float64, y bytes, Q Quantity, T Time, M MicroTime, D Duration,
@@ -193,8 +193,7 @@ while at < len(order):
         kind = {"atomic": "a", "set": "s"}.get(note.get("x-kubernetes-list-type"), "")
         if note.get("x-kubernetes-list-type") == "map":
             kind = "m:" + ",".join(note["x-kubernetes-list-map-keys"])
-        if note.get("x-kubernetes-map-type") == "atomic":
-            kind = "A"
+        kind = {"atomic": "A", "granular": "G"}.get(note.get("x-kubernetes-map-type"), kind)
         # A struct's own Go name is known to the loader; only surprises are written down.
         core = t.lstrip("[{")
         if core[0] in "PBC":

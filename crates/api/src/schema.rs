@@ -80,6 +80,8 @@ pub enum ListType {
     Default,
     /// One value.
     Atomic,
+    /// By its fields, although the struct's type is atomic elsewhere.
+    Granular,
     /// A list of distinct scalars.
     Set,
     /// A list of structs with these keys.
@@ -211,6 +213,7 @@ fn load() -> Schemas {
                     pointer: flags.contains('p'),
                     list: match list {
                         "a" | "A" => ListType::Atomic,
+                        "G" => ListType::Granular,
                         "s" => ListType::Set,
                         other => match other.strip_prefix("m:") {
                             Some(keys) => ListType::Map(keys.split(',').collect()),

@@ -441,8 +441,9 @@ fn encoded(field: &Field, value: Option<Value>) -> Option<Value> {
                 // An empty list of managers, said out loud, resets them.
                 return (field.json == "managedFields" && value.is_array()).then_some(value);
             }
-            // Storage knows no difference between an empty list and none.
-            Some(if matches!(field.ty, Type::List(_) | Type::Map(_)) { Value::Null } else { value })
+            // Storage knows no difference between an empty list and none; the items of a List are never stored.
+            let null = matches!(field.ty, Type::List(_) | Type::Map(_)) && field.json != "items";
+            Some(if null { Value::Null } else { value })
         }
         None if field.pointer => (!field.omitempty).then_some(Value::Null),
         // The one field that Go leaves out by `omitzero`.

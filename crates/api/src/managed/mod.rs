@@ -192,8 +192,8 @@ fn changes(old: &Value, new: &Value, params: &ManagedParams) -> Diff {
     }
 }
 
-/// Records who owns what after a create (`old` absent) or an update. Call it when the object is defaulted and admitted;
-/// `new` may carry the client's own `managedFields`: an empty list, or a list of one empty entry, resets ownership.
+/// Records who owns what after a create (`old` absent) or an update. Call it on the object decoded and defaulted, **before**
+/// mutating admission and the strategy's preparation: what the server adds there is nobody's. `new` may carry the client's own `managedFields`: an empty list, or a list of one empty entry, resets ownership.
 /// Nothing changes (times included) when no owned field does.
 pub fn on_update(old: Option<&Value>, new: &mut Value, params: &ManagedParams) {
     let given = take_managed(new);

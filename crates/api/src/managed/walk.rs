@@ -37,7 +37,8 @@ impl Kind {
         match ty {
             Type::Struct(at) => {
                 let inner = at.get();
-                Kind::Struct(inner, inner.atomic || *list == ListType::Atomic)
+                let atomic = (inner.atomic && *list != ListType::Granular) || *list == ListType::Atomic;
+                Kind::Struct(inner, atomic)
             }
             Type::Map(item) => Kind::Map(item, *list == ListType::Atomic),
             Type::List(item) => Kind::List(item, list),
