@@ -144,8 +144,11 @@ pub fn validate_labels(labels: &Value, path: &Path) -> ErrorList {
 
 /// A label key.
 pub(crate) fn validate_label_name(key: &str, path: &Path) -> ErrorList {
-    // A key that is no qualified name at all is named after what it should be.
-    names::is_qualified_name(key).into_iter().map(|msg| field::invalid(path, key, msg)).collect()
+    let name = |msg: String| match msg.strip_prefix("a qualified name") {
+        Some(rest) => format!("a valid label key{rest}"),
+        None => msg,
+    };
+    names::is_qualified_name(key).into_iter().map(|msg| field::invalid(path, key, name(msg))).collect()
 }
 
 /// Annotation keys are qualified names (in any case), and all together stay below 256 KiB.
