@@ -65,7 +65,7 @@ pub(super) struct ProgramExecutor {
 #[derive(Clone)]
 pub(super) struct Confine {
     pub(super) seccomp: LinuxSeccomp,
-    pub(super) keep: Vec<String>,
+    pub(super) keep: Capabilities,
 }
 
 impl Executor for ProgramExecutor {
@@ -110,7 +110,7 @@ impl Confine {
     fn apply(&self) -> Result<(), String> {
         libcontainer::seccomp::initialize_seccomp(&self.seccomp)
             .map_err(|error| format!("load seccomp filter: {error}"))?;
-        let keep: Capabilities = self.keep.iter().filter_map(|name| name.parse().ok()).collect();
+        let keep = self.keep.clone();
         let caps = libcontainer::oci_spec::runtime::LinuxCapabilitiesBuilder::default()
             .bounding(keep.clone())
             .effective(keep.clone())

@@ -162,15 +162,13 @@ fn prepare_confinement(process_file: &Path, bundle: &Path) -> Result<Option<Conf
     let mut caps = process.capabilities().clone().unwrap_or_default();
     let keep = caps.permitted().clone().unwrap_or_default();
     let mut more = keep.clone();
-    for name in ["CAP_SYS_ADMIN", "CAP_SETPCAP"] {
-        more.extend(name.parse::<Capability>().ok());
-    }
+    more.extend([Capability::SysAdmin, Capability::Setpcap]);
     caps.set_bounding(Some(more.clone())).set_permitted(Some(more.clone())).set_effective(Some(more));
     process.set_capabilities(Some(caps));
     let text = serde_json::to_vec(&process).map_err(|error| error.to_string())?;
     std::fs::write(process_file, text)
         .map_err(|error| format!("write {}: {error}", process_file.display()))?;
-    Ok(Some(Confine { seccomp, keep: keep.iter().map(ToString::to_string).collect() }))
+    Ok(Some(Confine { seccomp, keep }))
 }
 
 fn builder(
