@@ -43,7 +43,9 @@ async fn links(options: &NetworkOptions) -> Result<()> {
 fn reservations(options: &NetworkOptions) -> Result<()> {
     let directory = options.state_dir.join("sandboxes");
     match fs::remove_dir_all(&directory) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(NetworkError::file("remove", &directory)(error)),
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(NetworkError::file("remove", &directory)(error))
+        }
         _ => {
             // Only if nothing else is kept there.
             let _ = fs::remove_dir(&options.state_dir);

@@ -10,7 +10,9 @@ pub enum NetworkError {
     #[error("network options: {0}")]
     Options(String),
     /// The `nft` program is not on this host.
-    #[error("the nft program is not installed: install the package nftables (looked in PATH, /usr/sbin and /sbin)")]
+    #[error(
+        "the nft program is not installed: install the package nftables (looked in PATH, /usr/sbin and /sbin)"
+    )]
     NoNft,
     /// `nft` refused a transaction; nothing of it was applied.
     #[error("nft refused the rules of table {table}: {message}")]
@@ -84,11 +86,8 @@ impl NetworkError {
                 libc::EOPNOTSUPP => " (the kernel lacks this kind of link; load or build in bridge and veth)",
                 _ => "",
             };
-            let text = if errno == 0 {
-                error.to_string()
-            } else {
-                io::Error::from_raw_os_error(errno).to_string()
-            };
+            let text =
+                if errno == 0 { error.to_string() } else { io::Error::from_raw_os_error(errno).to_string() };
             Self::Netlink { what, message: format!("{text}{hint}"), errno }
         }
     }

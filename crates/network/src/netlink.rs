@@ -210,7 +210,8 @@ pub(crate) fn gateway_of(route: &RouteMessage) -> Option<Ipv4Addr> {
 
 async fn ipv4_routes(handle: &Handle) -> Result<Vec<(Ipv4Net, RouteMessage)>> {
     let request = handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build());
-    let routes: Vec<_> = request.execute().try_collect().await.map_err(NetworkError::netlink("list routes"))?;
+    let routes: Vec<_> =
+        request.execute().try_collect().await.map_err(NetworkError::netlink("list routes"))?;
     Ok(routes
         .into_iter()
         .filter(|route| route.header.table == RT_TABLE_MAIN)
@@ -265,7 +266,10 @@ pub(crate) fn set_sysctl(name: &str, value: &str) -> Result<()> {
         return Ok(());
     }
     std::fs::write(&path, value).map_err(|source| NetworkError::Io {
-        what: format!("set {} to {value} (set it on the host if /proc/sys is read-only here)", name.replace('/', ".")),
+        what: format!(
+            "set {} to {value} (set it on the host if /proc/sys is read-only here)",
+            name.replace('/', ".")
+        ),
         source,
     })
 }

@@ -17,7 +17,10 @@ pub(crate) async fn apply(table: &str, text: &str) -> Result<()> {
     if output.status.success() {
         return Ok(());
     }
-    Err(NetworkError::Nft { table: table.to_owned(), message: explain(&String::from_utf8_lossy(&output.stderr)) })
+    Err(NetworkError::Nft {
+        table: table.to_owned(),
+        message: explain(&String::from_utf8_lossy(&output.stderr)),
+    })
 }
 
 /// What `nft ARGS` prints; `None` when nft fails because the object does not exist.
@@ -81,7 +84,8 @@ mod tests {
 
     #[test]
     fn errors_name_the_next_step() {
-        let check = |stderr: &str, expected: &str| assert!(explain(stderr).contains(expected), "{}", explain(stderr));
+        let check =
+            |stderr: &str, expected: &str| assert!(explain(stderr).contains(expected), "{}", explain(stderr));
         check("Error: Could not process rule: Operation not permitted\n", "CAP_NET_ADMIN");
         check("Error: Could not process rule: Operation not supported\n", "nft_nat");
         check("a\n\nb\nc\nd\n", "a; b; c");

@@ -62,7 +62,8 @@ impl NodeRoutes {
             let wake = Arc::new(Notify::new());
             let notify = wake.clone();
             // Heartbeats change Nodes all the time; only what routes are made of may wake the loop.
-            let last: parking_lot::Mutex<BTreeMap<ObjectKey, Option<(Ipv4Net, Ipv4Addr)>>> = Default::default();
+            let last: parking_lot::Mutex<BTreeMap<ObjectKey, Option<(Ipv4Net, Ipv4Addr)>>> =
+                Default::default();
             self.nodes.subscribe(move |event| {
                 let node = event.object();
                 let deleted = matches!(event, orlop_client::InformerEvent::Deleted(_));
@@ -96,7 +97,8 @@ impl NodeRoutes {
         let present = netlink::own_routes(&handle).await?;
         let mut failed = Ok(());
         for (cidr, gateway) in &wanted {
-            let there = present.iter().any(|(to, route)| to == cidr && netlink::gateway_of(route) == Some(*gateway));
+            let there =
+                present.iter().any(|(to, route)| to == cidr && netlink::gateway_of(route) == Some(*gateway));
             if !there {
                 match netlink::replace_route(&handle, *cidr, NextHop::Gateway(*gateway)).await {
                     Ok(()) => info!(%cidr, %gateway, "route to another node's pods"),
@@ -119,7 +121,11 @@ pub fn desired_routes<'a>(
     nodes: impl IntoIterator<Item = &'a Node>,
     node_name: &str,
 ) -> BTreeMap<Ipv4Net, Ipv4Addr> {
-    nodes.into_iter().filter(|node| node.metadata.name.as_deref() != Some(node_name)).filter_map(way_to).collect()
+    nodes
+        .into_iter()
+        .filter(|node| node.metadata.name.as_deref() != Some(node_name))
+        .filter_map(way_to)
+        .collect()
 }
 
 fn way_to(node: &Node) -> Option<(Ipv4Net, Ipv4Addr)> {
@@ -136,7 +142,8 @@ mod tests {
     use serde_json::json;
 
     fn node(name: &str, cidr: Option<&str>, addresses: &[(&str, &str)]) -> Node {
-        let addresses: Vec<_> = addresses.iter().map(|(kind, ip)| json!({"type": kind, "address": ip})).collect();
+        let addresses: Vec<_> =
+            addresses.iter().map(|(kind, ip)| json!({"type": kind, "address": ip})).collect();
         serde_json::from_value(json!({
             "metadata": {"name": name}, "spec": {"podCIDR": cidr}, "status": {"addresses": addresses},
         }))

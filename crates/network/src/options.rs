@@ -58,7 +58,10 @@ impl NetworkOptions {
                 self.instance
             )));
         }
-        if self.bridge.is_empty() || self.bridge.len() > 15 || !self.bridge.chars().all(|c| plain(c) || c == '.') {
+        if self.bridge.is_empty()
+            || self.bridge.len() > 15
+            || !self.bridge.chars().all(|c| plain(c) || c == '.')
+        {
             return Err(crate::NetworkError::Options(format!(
                 "bridge name {:?} must have 1 to 15 letters, digits, '-', '_' or '.'",
                 self.bridge

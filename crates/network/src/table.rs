@@ -30,8 +30,11 @@ pub(crate) fn proxy_sets() -> Vec<(String, String)> {
     }
     for pool in Pool::all() {
         let key = pool.family.key();
-        let data = if pool.sticky { "verdict" } else { "ip daddr . th dport" };
-        // The declared modulus only gives the key its width; each chain has its own.
+        // These are types only; the modulus gives the key its width.
+        let data = match pool.protocol {
+            None => "verdict".to_owned(),
+            Some(protocol) => format!("ip daddr . {protocol} dport"),
+        };
         sets.push((pool.to_string(), format!("map {{ typeof {key} . numgen random mod 65536 : {data} ; }}")));
     }
     sets
@@ -117,14 +120,22 @@ fn rules(options: &NetworkOptions) -> Vec<(&'static str, String)> {
         }
     }
     rule("services", format!("{address} vmap @address-services"));
-    rule("services", format!("ip daddr != 127.0.0.0/8 fib daddr type local {node_port} vmap @node-port-services"));
+    rule(
+        "services",
+        format!("ip daddr != 127.0.0.0/8 fib daddr type local {node_port} vmap @node-port-services"),
+    );
     let mark = MASQUERADE_MARK;
     rule(
         "nat-postrouting",
-        format!("meta mark and {mark:#x} == {mark:#x} meta mark set meta mark xor {mark:#x} goto masquerade-source"),
+        format!(
+            "meta mark and {mark:#x} == {mark:#x} meta mark set meta mark xor {mark:#x} goto masquerade-source"
+        ),
     );
     rule("nat-postrouting", "ct status dnat ip saddr . ip daddr @hairpin goto masquerade-source".into());
-    rule("nat-postrouting", "ct status dnat ip saddr . ip daddr @host-port-pods goto masquerade-source".into());
+    rule(
+        "nat-postrouting",
+        "ct status dnat ip saddr . ip daddr @host-port-pods goto masquerade-source".into(),
+    );
     rule(
         "nat-postrouting",
         format!("ct status dnat ip saddr 127.0.0.0/8 oifname \"{bridge}\" goto masquerade-source"),
@@ -137,10 +148,12 @@ fn rules(options: &NetworkOptions) -> Vec<(&'static str, String)> {
     for chain in ["filter-forward", "filter-output"] {
         rule(chain, "ct state new jump cluster-ips-check".into());
     }
-    // Pods reach each other through the node on purpose, so that Services see both directions.
-    rule("filter-output", format!("oifname \"{bridge}\" icmp type redirect drop"));
     rule("refused", format!("{address} vmap @address-refused"));
-    rule("refused", format!("ip daddr != 127.0.0.0/8 fib daddr type local {node_port} vmap @node-port-refused"));
+    rule(
+        "refused",
+        format!("ip daddr != 127.0.0.0/8 fib daddr type local {node_port} vmap @node-port-refused"),
+    );
+    rule("cluster-ips-check", "ip daddr @cluster-ips meta l4proto tcp reject with tcp reset".into());
     rule("cluster-ips-check", "ip daddr @cluster-ips reject".into());
     rule("cluster-ips-check", format!("ip daddr {} drop", options.service_cidr));
     rules
@@ -194,6 +207,6 @@ mod tests {
             assert!(CHAINS.iter().any(|(name, _)| *name == chain), "{chain}");
         }
         assert!(!text.contains("flush chain ip orlop pod-masquerade"));
-        assert_eq!(Pool::all().filter(|pool| pool.scope == Scope::Local).count(), 4);
+        assert_eq!(Pool::all().filter(|pool| pool.scope == Scope::Local).count(), 8);
     }
 }

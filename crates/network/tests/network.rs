@@ -77,7 +77,8 @@ impl Cluster {
 
     fn proxy(&self) -> (CancellationToken, tokio::task::JoinHandle<()>) {
         let stop = CancellationToken::new();
-        let proxy = ServiceProxy::new(self.options.clone(), self.services.clone(), self.slices.clone()).unwrap();
+        let proxy =
+            ServiceProxy::new(self.options.clone(), self.services.clone(), self.slices.clone()).unwrap();
         (stop.clone(), tokio::spawn(proxy.run(stop)))
     }
 
@@ -104,7 +105,8 @@ impl Cluster {
             "labels": {"kubernetes.io/service-name": service}});
         let ports = json!([{"name": "tcp", "port": 8080, "protocol": "TCP"},
             {"name": "udp", "port": 8080, "protocol": "UDP"}]);
-        let slice = json!({"metadata": metadata, "addressType": "IPv4", "endpoints": endpoints, "ports": ports});
+        let slice =
+            json!({"metadata": metadata, "addressType": "IPv4", "endpoints": endpoints, "ports": ports});
         self.slices.insert(serde_json::from_value(slice).unwrap());
     }
 }
@@ -185,12 +187,17 @@ fn host_ports() {
         let ports = vec![port(8088, None), port(8089, Some("192.0.2.1"))];
         let attached = cluster.network.attach(&request(&pod, "web", ports)).await.unwrap();
         pod.serve("web", 8080).await;
-        assert_eq!(cluster.outside.ask("192.0.2.1:8088").await, "web 192.0.2.2", "the client's address is kept");
+        assert_eq!(
+            cluster.outside.ask("192.0.2.1:8088").await,
+            "web 192.0.2.2",
+            "the client's address is kept"
+        );
         assert_eq!(cluster.outside.ask("192.0.2.1:8089").await, "web 192.0.2.2");
         assert_eq!(cluster.host.ask_name("192.0.2.1:8088").await, "web");
         assert_eq!(cluster.host.ask_name("127.0.0.1:8088").await, "web");
         assert_eq!(cluster.host.ask("127.0.0.1:8089").await, "ConnectionRefused");
-        eventually("the pod itself by its host port", async || pod.ask_name("192.0.2.1:8088").await == "web").await;
+        eventually("the pod itself by its host port", async || pod.ask_name("192.0.2.1:8088").await == "web")
+            .await;
 
         let other = Inside::new();
         let error = cluster.network.attach(&request(&other, "x", vec![port(8088, None)])).await.unwrap_err();
@@ -214,32 +221,37 @@ fn services_where_the_bridge_calls_netfilter() {
 
 fn services_with_bridge_netfilter(on: bool) {
     on_a_node(move || async move {
-        sh(&format!("f=/proc/sys/net/bridge/bridge-nf-call-iptables; [ ! -e $f ] || echo {} > $f", u8::from(on)));
+        sh(&format!(
+            "f=/proc/sys/net/bridge/bridge-nf-call-iptables; [ ! -e $f ] || echo {} > $f",
+            u8::from(on)
+        ));
         let cluster = Cluster::start().await;
         let ((a, a_ip), (b, b_ip)) = (cluster.pod("a").await, cluster.pod("b").await);
         let (_client, client_ip) = cluster.pod("client").await;
         let client = &_client;
-        cluster.service("web", "10.96.0.7", json!({
-            "type": "NodePort", "externalIPs": ["203.0.113.5"],
-            "ports": [{"name": "tcp", "port": 80, "protocol": "TCP", "nodePort": 30080},
-                {"name": "udp", "port": 80, "protocol": "UDP", "nodePort": 30080}],
-        }));
+        cluster.service(
+            "web",
+            "10.96.0.7",
+            json!({
+                "type": "NodePort", "externalIPs": ["203.0.113.5"],
+                "ports": [{"name": "tcp", "port": 80, "protocol": "TCP", "nodePort": 30080},
+                    {"name": "udp", "port": 80, "protocol": "UDP", "nodePort": 30080}],
+            }),
+        );
         cluster.endpoints("web", &[&a_ip]);
-        let (stop, _) = cluster.proxy();
+        let (stop, running) = cluster.proxy();
         let vip = "10.96.0.7:80";
-        eventually("the Service answers", async || {
-            let answer = client.ask(vip).await;
-            eprintln!("{answer}");
-            answer == format!("a {client_ip}")
-        })
-        .await;
+        eventually("the Service answers", async || client.ask(vip).await == format!("a {client_ip}")).await;
         assert_eq!(cluster.host.ask_name(vip).await, "a", "from the node, which has no default route");
         assert_eq!(a.ask(vip).await, "a 10.244.3.1", "a pod meets itself through its Service");
         assert_eq!(cluster.outside.ask("192.0.2.1:30080").await, "a 10.244.3.1", "node port");
         assert_eq!(cluster.host.ask_name("192.0.2.1:30080").await, "a", "node port from the node");
         assert_eq!(client.ask_name("192.0.2.1:30080").await, "a", "node port from a pod");
         assert_eq!(client.ask_name("10.244.3.1:30080").await, "a", "node port on every address");
-        cluster.outside.shell("ip route add 203.0.113.5 via 192.0.2.1; ip route add 10.96.0.0/16 via 192.0.2.1").await;
+        cluster
+            .outside
+            .shell("ip route add 203.0.113.5 via 192.0.2.1; ip route add 10.96.0.0/16 via 192.0.2.1")
+            .await;
         assert_eq!(cluster.outside.ask("203.0.113.5:80").await, "a 10.244.3.1", "external IP");
         assert_eq!(cluster.outside.ask(vip).await, "a 10.244.3.1", "cluster IP from outside is masqueraded");
 
@@ -255,7 +267,11 @@ fn services_with_bridge_netfilter(on: bool) {
             seen_a > 3 && seen_b > 3
         })
         .await;
-        assert_eq!(b.ask_name("10.96.0.7:81").await, "ConnectionRefused", "a port that the Service does not have");
+        assert_eq!(
+            b.ask_name("10.96.0.7:81").await,
+            "ConnectionRefused",
+            "a port that the Service does not have"
+        );
 
         // UDP: one client socket keeps working when its endpoint goes.
         let socket = client.run(|| UdpSocket::bind("0.0.0.0:0").unwrap()).await;
@@ -277,6 +293,21 @@ fn services_with_bridge_netfilter(on: bool) {
         let (rest, rest_ip) = if first == "a" { ("b", &b_ip) } else { ("a", &a_ip) };
         cluster.endpoints("web", &[rest_ip]);
         eventually("the UDP flow moved", async || udp().await == rest).await;
+
+        // The same while no proxy runs: the next one clears it.
+        stop.cancel();
+        running.await.unwrap();
+        cluster.endpoints("web", &[if rest == "a" { &b_ip } else { &a_ip }]);
+        let (stop, _) = cluster.proxy();
+        eventually("the UDP flow moved again", async || udp().await == first).await;
+
+        // An endpoint on the node itself, as of the Service "kubernetes".
+        cluster.host.serve("host", 8080).await;
+        cluster.service("kubernetes", "10.96.0.1", json!({}));
+        cluster.endpoints("kubernetes", &["192.0.2.1"]);
+        eventually("pod to node", async || client.ask("10.96.0.1:80").await == format!("host {client_ip}"))
+            .await;
+        assert_eq!(cluster.host.ask_name("10.96.0.1:80").await, "host");
 
         // No endpoints, no answer, at once.
         cluster.endpoints("web", &[]);
@@ -301,20 +332,32 @@ fn affinity_and_local_traffic() {
         let cluster = Cluster::start().await;
         let ((_a, a_ip), (_b, b_ip)) = (cluster.pod("a").await, cluster.pod("b").await);
         let (client, _) = cluster.pod("client").await;
-        cluster.service("sticky", "10.96.0.8", json!({
-            "sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 100}},
-        }));
+        cluster.service(
+            "sticky",
+            "10.96.0.8",
+            json!({
+                "sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 100}},
+            }),
+        );
         cluster.endpoints("sticky", &[&a_ip, &b_ip]);
         let ports = json!([{"name": "tcp", "port": 80, "protocol": "TCP", "nodePort": 30081}]);
-        cluster.service("local", "10.96.0.9", json!({
-            "type": "NodePort", "ports": ports, "externalTrafficPolicy": "Local",
-        }));
+        cluster.service(
+            "local",
+            "10.96.0.9",
+            json!({
+                "type": "NodePort", "ports": ports, "externalTrafficPolicy": "Local",
+            }),
+        );
         let remote = format!("{b_ip}@other");
         cluster.endpoints("local", &[&a_ip, &remote]);
         let ports = json!([{"name": "tcp", "port": 80, "protocol": "TCP", "nodePort": 30082}]);
-        cluster.service("away", "10.96.0.11", json!({
-            "type": "NodePort", "ports": ports, "externalTrafficPolicy": "Local",
-        }));
+        cluster.service(
+            "away",
+            "10.96.0.11",
+            json!({
+                "type": "NodePort", "ports": ports, "externalTrafficPolicy": "Local",
+            }),
+        );
         cluster.endpoints("away", &[&remote]);
         let (stop, _) = cluster.proxy();
 
@@ -334,10 +377,22 @@ fn affinity_and_local_traffic() {
         }
 
         for _ in 0..6 {
-            assert_eq!(cluster.outside.ask("192.0.2.1:30081").await, "a 192.0.2.2", "local, with the client's address");
+            assert_eq!(
+                cluster.outside.ask("192.0.2.1:30081").await,
+                "a 192.0.2.2",
+                "local, with the client's address"
+            );
         }
-        assert_eq!(cluster.outside.ask("192.0.2.1:30082").await, "TimedOut", "dropped where nothing is local");
-        assert_eq!(client.ask_name("192.0.2.1:30082").await, "b", "clients in the cluster reach all endpoints");
+        assert_eq!(
+            cluster.outside.ask("192.0.2.1:30082").await,
+            "TimedOut",
+            "dropped where nothing is local"
+        );
+        assert_eq!(
+            client.ask_name("192.0.2.1:30082").await,
+            "b",
+            "clients in the cluster reach all endpoints"
+        );
         assert_eq!(cluster.host.ask_name("192.0.2.1:30082").await, "b");
         stop.cancel();
     });
@@ -391,7 +446,10 @@ fn a_restart_interrupts_nothing() {
         // Somebody flushes the ruleset: the next change writes all of it again.
         sh("nft flush ruleset");
         cluster.service("web-77", "10.96.1.77", json!({}));
-        eventually("repaired", async || sh("nft list table ip orlop 2>/dev/null || true").contains("10.96.1.78 ")).await;
+        eventually("repaired", async || {
+            sh("nft list table ip orlop 2>/dev/null || true").contains("10.96.1.78 ")
+        })
+        .await;
         stop.cancel();
         running.await.unwrap();
     });
@@ -399,6 +457,11 @@ fn a_restart_interrupts_nothing() {
 
 /// One DNS question over a socket of the pod's namespace; the answer's bytes.
 async fn dig(pod: &Inside, server: Ipv4Addr, name: &str, kind: u16, tcp: bool) -> Vec<u8> {
+    dig_with(pod, server, name, kind, tcp, &[]).await
+}
+
+/// With an additional record.
+async fn dig_with(pod: &Inside, server: Ipv4Addr, name: &str, kind: u16, tcp: bool, more: &[u8]) -> Vec<u8> {
     let mut question: Vec<u8> = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.split('.') {
         question.push(u8::try_from(label.len()).unwrap());
@@ -406,6 +469,8 @@ async fn dig(pod: &Inside, server: Ipv4Addr, name: &str, kind: u16, tcp: bool) -
     }
     question.push(0);
     question.extend([&kind.to_be_bytes()[..], &[0, 1]].concat());
+    question[11] = u8::from(!more.is_empty());
+    question.extend(more);
     pod.run(move || {
         use std::io::{Read, Write};
         let patience = Some(Duration::from_secs(2));
@@ -445,7 +510,11 @@ fn dns() {
         let many: Vec<String> = (1..100).map(|n| format!("10.244.5.{n}")).collect();
         cluster.endpoints("many", &many.iter().map(String::as_str).collect::<Vec<_>>());
         // A Service object for DNS itself, without endpoints, must not be in the way.
-        cluster.service("kube-dns", "10.96.0.10", json!({"ports": [{"name": "dns", "port": 53, "protocol": "UDP"}]}));
+        cluster.service(
+            "kube-dns",
+            "10.96.0.10",
+            json!({"ports": [{"name": "dns", "port": 53, "protocol": "UDP"}]}),
+        );
         let (stop, _) = cluster.proxy();
         // The upstream resolver is a socket on the node that answers 203.0.113.9 to everything.
         let upstream = UdpSocket::bind("127.0.0.9:53").unwrap();
@@ -492,6 +561,13 @@ fn dns() {
         let many = "many.default.svc.cluster.local";
         let short = dig(&pod, server, many, a, false).await;
         assert!(short.len() <= 512 && short[2] & 2 == 2, "{}", short.len());
+        // A client that says it takes 4096 bytes gets them, and is told how many this server takes.
+        let edns = [0, 0, 41, 16, 0, 0, 0, 0, 0, 0, 0];
+        let large = dig_with(&pod, server, many, a, false, &edns).await;
+        assert_eq!((large[2] & 2, large[7], large[11]), (0, 99, 1));
+        let version = [0, 0, 41, 16, 0, 0, 1, 0, 0, 0, 0];
+        let refused = dig_with(&pod, server, many, a, false, &version).await;
+        assert_eq!((refused[7], refused[11]), (0, 1), "an EDNS version that nobody knows yet");
         let whole = dig(&pod, server, many, a, true).await;
         assert_eq!((whole[2] & 2, whole[7]), (0, 99));
         stop.cancel();
@@ -534,5 +610,58 @@ fn cleanup_leaves_nothing() {
         }
         assert!(!cluster.options.state_dir.join("sandboxes").exists());
         drop(pod);
+    });
+}
+
+/// Prints, does not judge: `cargo nextest run -p orlop-network --run-ignored only --no-capture`.
+#[test]
+#[ignore = "a measurement"]
+fn measure() {
+    on_a_node(|| async {
+        let cluster = Cluster::start().await;
+        let mut pods = Vec::new();
+        for number in 0..20 {
+            let pod = Inside::new();
+            let start = std::time::Instant::now();
+            cluster.network.attach(&request(&pod, &format!("p{number}"), vec![])).await.unwrap();
+            pods.push((start.elapsed(), pod));
+        }
+        let mut times: Vec<_> = pods.iter().map(|(time, _)| *time).collect();
+        times.sort();
+        println!("attach: median {:?}, longest {:?}", times[10], times[19]);
+        for number in 0..5000_u16 {
+            let [high, low] = number.to_be_bytes();
+            let name = format!("s{number}");
+            cluster.service(&name, &format!("10.96.{}.{low}", high + 100), json!({}));
+            cluster.endpoints(&name, &["10.244.3.2", "10.244.4.2@x", "10.244.5.2@x"]);
+        }
+        let listed =
+            |text: &str| sh("nft list map ip orlop address-services 2>/dev/null || true").contains(text);
+        let start = std::time::Instant::now();
+        let (stop, running) = cluster.proxy();
+        while !listed("10.96.119.135 . udp") {}
+        println!("5000 services of 2 ports and 3 endpoints: {:?} with listing", start.elapsed());
+        stop.cancel();
+        running.await.unwrap();
+        let start = std::time::Instant::now();
+        let stop = cluster.proxy().0;
+        let (client, _) = cluster.pod("client").await;
+        let (_a, a_ip) = cluster.pod("a").await;
+        eventually("taken over", async || {
+            cluster.endpoints("s77", &[&a_ip]);
+            client.ask_name("10.96.100.77:80").await == "a"
+        })
+        .await;
+        println!("taken over after {:?}", start.elapsed());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        for round in 0..3_u8 {
+            let start = std::time::Instant::now();
+            cluster.service("new", &format!("10.96.90.{round}"), json!({}));
+            cluster.endpoints("new", &[&a_ip]);
+            let vip = format!("10.96.90.{round}:80");
+            while client.ask_name(&vip).await != "a" {}
+            println!("one service added, until a connection to it works: {:?}", start.elapsed());
+        }
+        stop.cancel();
     });
 }

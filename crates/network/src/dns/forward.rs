@@ -97,7 +97,12 @@ impl Forwarder {
     }
 }
 
-async fn exchange(server: SocketAddr, question: &Message, bytes: &[u8], tcp: bool) -> std::io::Result<Message> {
+async fn exchange(
+    server: SocketAddr,
+    question: &Message,
+    bytes: &[u8],
+    tcp: bool,
+) -> std::io::Result<Message> {
     if tcp {
         return over_tcp(server, question, bytes).await;
     }

@@ -76,7 +76,13 @@ impl ClusterDns {
         };
         let forwarder = Forwarder::new(dns.resolv_conf, Some(address));
         let zone = Zone::new(options, services.clone(), slices.clone()).map_err(NetworkError::Options)?;
-        Ok(Self { address, port: dns.port, resolver: Arc::new(Resolver { zone, forwarder }), services, slices })
+        Ok(Self {
+            address,
+            port: dns.port,
+            resolver: Arc::new(Resolver { zone, forwarder }),
+            services,
+            slices,
+        })
     }
 
     /// Answers until `shutdown`; the address stays on `lo`. It begins when the caches are filled: before that,
@@ -107,7 +113,9 @@ impl ClusterDns {
 
         let address = SocketAddr::from((self.address, self.port));
         let busy = |protocol: &str| {
-            NetworkError::io(format!("listen on {address} {protocol} (does another DNS server hold the address?)"))
+            NetworkError::io(format!(
+                "listen on {address} {protocol} (does another DNS server hold the address?)"
+            ))
         };
         let udp = UdpSocket::bind(address).await.map_err(busy("UDP"))?;
         let tcp = TcpListener::bind(address).await.map_err(busy("TCP"))?;

@@ -109,7 +109,11 @@ impl Zone {
             ["dns-version" | "svc" | "pod" | "dns"] => Answer::nothing(),
             ["ns", "dns"] => addresses(name, kind, self.options.cluster_dns.map(IpAddr::from)),
             [namespace, "svc" | "pod"] => {
-                if self.services.list_namespace(namespace).is_empty() { Answer::NoSuchName } else { Answer::nothing() }
+                if self.services.list_namespace(namespace).is_empty() {
+                    Answer::NoSuchName
+                } else {
+                    Answer::nothing()
+                }
             }
             [dashed, _namespace, "pod"] => match pod_address(dashed) {
                 Some(ip) => addresses(name, kind, [ip]),
@@ -140,11 +144,19 @@ impl Zone {
         }
     }
 
-    fn service(&self, name: &Name, kind: RecordType, namespace: &str, service: &str, part: Part<'_>) -> Answer {
+    fn service(
+        &self,
+        name: &Name,
+        kind: RecordType,
+        namespace: &str,
+        service: &str,
+        part: Part<'_>,
+    ) -> Answer {
         let Some(object) = self.services.get(namespace, service) else { return Answer::NoSuchName };
         let Some(spec) = &object.spec else { return Answer::NoSuchName };
         if spec.type_.as_deref() == Some("ExternalName") {
-            let target = spec.external_name.as_deref().map(|target| format!("{}.", target.trim_end_matches('.')));
+            let target =
+                spec.external_name.as_deref().map(|target| format!("{}.", target.trim_end_matches('.')));
             return match (part, target.and_then(|target| Name::from_ascii(target).ok())) {
                 (Part::Whole, Some(target)) => Answer::Alias(target),
                 _ => Answer::NoSuchName,
@@ -172,7 +184,9 @@ impl Zone {
             Part::Port(port, protocol) => {
                 let wanted = |name: &str, of: &str| {
                     port.is_none_or(|port| port.strip_prefix('_') == Some(name))
-                        && protocol.strip_prefix('_').is_some_and(|protocol| protocol.eq_ignore_ascii_case(of))
+                        && protocol
+                            .strip_prefix('_')
+                            .is_some_and(|protocol| protocol.eq_ignore_ascii_case(of))
                 };
                 match self.ports(name, namespace, service, spec, &slices, wanted) {
                     Answer::Records { answers, .. } if answers.is_empty() => Answer::NoSuchName,
@@ -206,7 +220,9 @@ impl Zone {
                         continue;
                     }
                     for endpoint in slice.endpoints.iter().flatten().filter(|endpoint| is_ready(endpoint)) {
-                        let (Some(ip), Some(host)) = (address_of(endpoint), host_of(endpoint)) else { continue };
+                        let (Some(ip), Some(host)) = (address_of(endpoint), host_of(endpoint)) else {
+                            continue;
+                        };
                         let Some(target) = self.name(&[&host, service, namespace, "svc"]) else { continue };
                         if seen.insert((number, host.clone(), ip)) {
                             additionals.push(record(&target, RData::from(ip)));
@@ -251,13 +267,16 @@ impl Zone {
         let text = ip.to_string();
         let mut names: Vec<Name> = Vec::new();
         for service in self.services.by_index(BY_CLUSTER_IP, &text) {
-            let (service, namespace) = (service.metadata.name.as_deref(), service.metadata.namespace.as_deref());
+            let (service, namespace) =
+                (service.metadata.name.as_deref(), service.metadata.namespace.as_deref());
             names.extend(self.name(&[service.unwrap_or(""), namespace.unwrap_or(""), "svc"]));
         }
         if names.is_empty() {
             for slice in self.slices.by_index(BY_ENDPOINT_IP, &text) {
                 let Some(owner) = proxy::owner_of(&slice) else { continue };
-                for endpoint in slice.endpoints.iter().flatten().filter(|endpoint| endpoint.addresses.contains(&text)) {
+                for endpoint in
+                    slice.endpoints.iter().flatten().filter(|endpoint| endpoint.addresses.contains(&text))
+                {
                     if let Some(host) = host_of(endpoint) {
                         names.extend(self.name(&[&host, &owner.name, &owner.namespace, "svc"]));
                     }

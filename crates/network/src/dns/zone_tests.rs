@@ -28,8 +28,14 @@ fn zone() -> Zone {
             json!({"clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7", "fd00::7"], "ports": [
                 {"name": "http", "port": 80, "protocol": "TCP"}, {"name": "dns", "port": 53, "protocol": "UDP"}]}),
         ),
-        service("db", json!({"clusterIP": "None", "clusterIPs": ["None"], "ports": [{"name": "http", "port": 80}]})),
-        service("empty", json!({"clusterIP": "None", "clusterIPs": ["None"], "ports": [{"name": "http", "port": 80}]})),
+        service(
+            "db",
+            json!({"clusterIP": "None", "clusterIPs": ["None"], "ports": [{"name": "http", "port": 80}]}),
+        ),
+        service(
+            "empty",
+            json!({"clusterIP": "None", "clusterIPs": ["None"], "ports": [{"name": "http", "port": 80}]}),
+        ),
         service("out", json!({"type": "ExternalName", "externalName": "www.example.com"})),
     ]);
     let slices = Informer::fixed([
@@ -150,7 +156,8 @@ fn everything_else() {
     ] {
         check(&zone, name, kind, expected);
     }
-    let Answer::Records { answers, .. } = zone.answer(&Name::from_ascii("cluster.local.").unwrap(), RecordType::SOA)
+    let Answer::Records { answers, .. } =
+        zone.answer(&Name::from_ascii("cluster.local.").unwrap(), RecordType::SOA)
     else {
         panic!("no records");
     };

@@ -128,7 +128,8 @@ impl Ipam {
             return Ok(present.clone());
         }
         for wanted in &host_ports {
-            let holder = self.by_sandbox.values().find(|other| other.host_ports.iter().any(|p| p.clashes(wanted)));
+            let holder =
+                self.by_sandbox.values().find(|other| other.host_ports.iter().any(|p| p.clashes(wanted)));
             if let Some(holder) = holder {
                 return Err(NetworkError::HostPortTaken {
                     protocol: wanted.protocol.clone(),
@@ -158,7 +159,11 @@ impl Ipam {
         let first = u32::from(cidr.network()).checked_add(2)?;
         let end = u32::from(cidr.broadcast());
         let size = end.checked_sub(first).filter(|size| *size > 0)?;
-        let start = self.last.map(u32::from).filter(|last| (first..end).contains(last)).map_or(0, |last| last - first + 1);
+        let start = self
+            .last
+            .map(u32::from)
+            .filter(|last| (first..end).contains(last))
+            .map_or(0, |last| last - first + 1);
         (0..size)
             .map(|step| Ipv4Addr::from(first + (start + step) % size))
             .find(|ip| !self.by_ip.contains_key(ip))
@@ -178,7 +183,9 @@ impl Ipam {
     pub(crate) fn release(&mut self, sandbox_id: &str) -> Result<()> {
         let path = self.path(sandbox_id);
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(NetworkError::file("remove", &path)(error)),
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(NetworkError::file("remove", &path)(error));
+            }
             _ => {}
         }
         if let Some(reservation) = self.by_sandbox.remove(sandbox_id) {
@@ -238,7 +245,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let cidr: Ipv4Net = "10.1.0.0/29".parse().unwrap();
         let mut ipam = Ipam::open(directory.path()).unwrap();
-        let give = |ipam: &mut Ipam, id: &str| ipam.reserve(cidr, id, "ns/p", vec![]).map(|r| r.ip.to_string());
+        let give =
+            |ipam: &mut Ipam, id: &str| ipam.reserve(cidr, id, "ns/p", vec![]).map(|r| r.ip.to_string());
         // .0 network, .1 bridge, .7 broadcast.
         for (id, expected) in [("a", "10.1.0.2"), ("b", "10.1.0.3"), ("c", "10.1.0.4"), ("a", "10.1.0.2")] {
             assert_eq!(give(&mut ipam, id).unwrap(), expected);

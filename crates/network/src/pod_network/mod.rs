@@ -156,7 +156,9 @@ impl Shared {
             }
         }
         let Some(index) = netlink::link_index(&handle, name).await? else {
-            return Err(NetworkError::Other(format!("bridge {name} is gone again: does something else remove it?")));
+            return Err(NetworkError::Other(format!(
+                "bridge {name} is gone again: does something else remove it?"
+            )));
         };
         let address = Ipv4Net::new(gateway(cidr), cidr.prefix_len()).unwrap_or(cidr);
         for old in netlink::addresses(&handle, index).await?.into_iter().filter(|old| *old != address) {
@@ -165,6 +167,11 @@ impl Shared {
         netlink::add_address(&handle, index, address, true).await?;
         netlink::set_up(&handle, index, name).await?;
         netlink::set_sysctl("net/ipv4/ip_forward", "1")?;
+        // Pods reach each other through the node on purpose. The kernel would advise against it all the time, and these
+        // messages use up what its rate limit leaves for "port unreachable". It asks both settings.
+        for interface in ["all", name.as_str()] {
+            netlink::set_sysctl(&format!("net/ipv4/conf/{interface}/send_redirects"), "0")?;
+        }
         // Host ports answer on 127.0.0.1; the raw-prerouting chain keeps pods from using it themselves.
         netlink::set_sysctl(&format!("net/ipv4/conf/{name}/route_localnet"), "1")?;
 
@@ -197,7 +204,8 @@ impl Shared {
         let pod = format!("{}/{}", request.namespace, request.name);
         let host_ports: Vec<_> =
             request.port_mappings.iter().filter(|port| port.host_port > 0).map(HostPort::of).collect();
-        let reservation = self.ipam.lock().await.reserve(bridge.cidr, &request.sandbox_id, &pod, host_ports)?;
+        let reservation =
+            self.ipam.lock().await.reserve(bridge.cidr, &request.sandbox_id, &pod, host_ports)?;
         let attachment = PodNetworkAttachment { ips: vec![reservation.ip.into()] };
         let handle = netlink::connect()?;
         if reservation.attached && netlink::link_index(&handle, &reservation.interface).await?.is_some() {

@@ -30,10 +30,40 @@ pub async fn forget(gone: &BTreeMap<Frontend, BTreeSet<SocketAddrV4>>, come: &[F
     }
     commands.extend(come.iter().map(|frontend| selection(*frontend)));
     for args in commands {
-        if !delete(&args).await {
+        if run(&args).await.is_none() {
             return;
         }
     }
+}
+
+/// Deletes the translated UDP flows that `stale(original address, original port, endpoint)` picks.
+pub async fn forget_flows(stale: impl Fn(Ipv4Addr, u16, SocketAddrV4) -> bool) {
+    let list = ["-L", "-f", "ipv4", "-p", "udp", "--dst-nat"].map(str::to_owned);
+    let Some(listing) = run(&list).await else { return };
+    for args in stale_flows(&listing, stale) {
+        if run(&args).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// The arguments that delete each stale flow of a listing by `conntrack -L`.
+fn stale_flows(listing: &str, stale: impl Fn(Ipv4Addr, u16, SocketAddrV4) -> bool) -> Vec<Vec<String>> {
+    let flows = listing.lines().filter_map(|line| {
+        // Each field is there twice: as the client sent it, and as the endpoint answers.
+        let field = |name: &str, nth: usize| {
+            line.split_whitespace().filter_map(|word| word.strip_prefix(name)?.strip_prefix('=')).nth(nth)
+        };
+        let (ip, port) = (field("dst", 0)?, field("dport", 0)?);
+        let endpoint = SocketAddrV4::new(field("src", 1)?.parse().ok()?, field("sport", 1)?.parse().ok()?);
+        stale(ip.parse().ok()?, port.parse().ok()?, endpoint).then(|| {
+            let (client, client_port) = (field("src", 0)?, field("sport", 0)?);
+            let args = ["-D", "-f", "ipv4", "-p", "udp", "--orig-src", client, "--orig-dst", ip];
+            let ports = ["--orig-port-src", client_port, "--orig-port-dst", port];
+            Some(args.iter().chain(&ports).map(|arg| (*arg).to_owned()).collect())
+        })?
+    });
+    flows.collect()
 }
 
 fn selection(frontend: Frontend) -> Vec<String> {
@@ -49,8 +79,8 @@ fn selection(frontend: Frontend) -> Vec<String> {
     args
 }
 
-/// Runs conntrack; `false` when there is none on this host.
-async fn delete(args: &[String]) -> bool {
+/// What conntrack prints; `None` when there is none on this host.
+async fn run(args: &[String]) -> Option<String> {
     static MISSING: AtomicBool = AtomicBool::new(false);
     for program in ["conntrack", "/usr/sbin/conntrack"] {
         match Command::new(program).args(args).stdin(Stdio::null()).output().await {
@@ -58,19 +88,21 @@ async fn delete(args: &[String]) -> bool {
                 // Status 1 with "0 flow entries" means there was nothing to delete.
                 let said = String::from_utf8_lossy(&output.stderr);
                 debug!(?args, said = said.trim(), "conntrack");
-                return true;
+                return Some(String::from_utf8_lossy(&output.stdout).into_owned());
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => {
                 warn!(%error, "conntrack could not be run; UDP flows to removed endpoints end when they fall silent");
-                return false;
+                return None;
             }
         }
     }
     if !MISSING.swap(true, Ordering::Relaxed) {
-        warn!("the conntrack program is not installed (package conntrack): UDP flows to removed endpoints end only when they fall silent");
+        warn!(
+            "the conntrack program is not installed (package conntrack): UDP flows to removed endpoints end only when they fall silent"
+        );
     }
-    false
+    None
 }
 
 /// The keys of the elements of the affinity map, as `nft -j` lists it, that `stale(service ip, protocol, port,
@@ -107,6 +139,20 @@ pub fn stale_affinity(
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn stale_flows_are_found_in_a_listing() {
+        let listing = "udp      17 25 src=10.244.3.4 dst=10.96.0.7 sport=41515 dport=80 src=10.244.3.2 dst=10.244.3.4 \
+                       sport=8080 dport=41515 [ASSURED] mark=0 use=1\n\
+                       udp      17 9 src=1.2.3.4 dst=10.96.0.7 sport=1 dport=80 [UNREPLIED] src=10.244.3.3 \
+                       dst=1.2.3.4 sport=8080 dport=1 mark=0 use=1\nnonsense\n";
+        let stale = stale_flows(listing, |ip, port, endpoint| {
+            (ip.to_string().as_str(), port) == ("10.96.0.7", 80) && endpoint.to_string() == "10.244.3.3:8080"
+        });
+        let expected =
+            "-D -f ipv4 -p udp --orig-src 1.2.3.4 --orig-dst 10.96.0.7 --orig-port-src 1 --orig-port-dst 80";
+        assert_eq!(stale.iter().map(|args| args.join(" ")).collect::<Vec<_>>(), [expected]);
+    }
 
     #[test]
     fn stale_clients_are_found_in_a_listing() {

@@ -58,8 +58,13 @@ pub fn service_rows(service: &Service, slices: &[&EndpointSlice], node_name: &st
     let internal_local = spec.internal_traffic_policy.as_deref() == Some("Local");
     let external_local = spec.external_traffic_policy.as_deref() == Some("Local");
     let balancer_ips = load_balancer_ips(service);
-    let external_ips: Vec<Ipv4Addr> =
-        spec.external_ips.iter().flatten().filter_map(|ip| ip.parse().ok()).chain(balancer_ips.clone()).collect();
+    let external_ips: Vec<Ipv4Addr> = spec
+        .external_ips
+        .iter()
+        .flatten()
+        .filter_map(|ip| ip.parse().ok())
+        .chain(balancer_ips.clone())
+        .collect();
     let sources = source_ranges(spec.load_balancer_source_ranges.as_deref());
 
     for port in spec.ports.iter().flatten() {
@@ -76,7 +81,9 @@ pub fn service_rows(service: &Service, slices: &[&EndpointSlice], node_name: &st
         for ip in &external_ips {
             add.external(Frontend::Address(*ip, protocol, number), external_local);
         }
-        if let Some(node_port) = port.node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0) {
+        if let Some(node_port) =
+            port.node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0)
+        {
             add.external(Frontend::NodePort(protocol, node_port), external_local);
         }
         if let Some(sources) = &sources {
@@ -105,7 +112,8 @@ fn load_balancer_ips(service: &Service) -> Vec<Ipv4Addr> {
 /// `None` when everybody may come. Ranges that contain each other are merged, as an interval set wants it.
 fn source_ranges(ranges: Option<&[String]>) -> Option<Vec<Ipv4Net>> {
     let ranges = ranges.filter(|ranges| !ranges.is_empty())?;
-    let parsed = ranges.iter().filter_map(|range| range.trim().parse::<Ipv4Net>().ok()).map(|net| net.trunc());
+    let parsed =
+        ranges.iter().filter_map(|range| range.trim().parse::<Ipv4Net>().ok()).map(|net| net.trunc());
     let merged = Ipv4Net::aggregate(&parsed.collect::<Vec<_>>());
     (!merged.iter().any(|range| range.prefix_len() == 0)).then_some(merged)
 }
@@ -130,9 +138,12 @@ impl Endpoints {
         for slice in slices.iter().filter(|slice| slice.address_type == "IPv4") {
             let wanted = slice.ports.iter().flatten().find(|candidate| {
                 candidate.name.as_deref().unwrap_or("") == port.name.as_deref().unwrap_or("")
-                    && candidate.protocol.as_deref().unwrap_or("TCP") == port.protocol.as_deref().unwrap_or("TCP")
+                    && candidate.protocol.as_deref().unwrap_or("TCP")
+                        == port.protocol.as_deref().unwrap_or("TCP")
             });
-            let Some(number) = wanted.and_then(|port| u16::try_from(port.port?).ok()).filter(|port| *port > 0) else {
+            let Some(number) =
+                wanted.and_then(|port| u16::try_from(port.port?).ok()).filter(|port| *port > 0)
+            else {
                 continue;
             };
             for endpoint in slice.endpoints.iter().flatten() {
@@ -218,7 +229,7 @@ impl Rows<'_> {
             Frontend::NodePort(..) => Family::NodePort,
         };
         let count = u32::try_from(backends.len()).unwrap_or(u32::MAX).max(1);
-        Pick { family, scope, count, affinity: self.affinity }
+        Pick { family, scope, protocol: frontend.protocol(), count, affinity: self.affinity }
     }
 
     fn serve(&mut self, frontend: Frontend, chain: Chain) {

@@ -5,7 +5,8 @@ use pretty_assertions::assert_eq;
 use serde_json::{Value as Json, json};
 
 fn service(spec: Json) -> Service {
-    serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "default"}, "spec": spec})).unwrap()
+    serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "default"}, "spec": spec}))
+        .unwrap()
 }
 
 fn web(more: Json) -> Service {
@@ -46,7 +47,9 @@ fn slice(endpoints: &[&str]) -> EndpointSlice {
 
 /// The rows as `set key : data`, without chains, which follow from the verdicts.
 fn shown(rows: &Ruleset) -> Vec<String> {
-    rows.iter().filter_map(|(row, value)| Some(format!("{} {}{}", row.set()?, row.key(), value.data()))).collect()
+    rows.iter()
+        .filter_map(|(row, value)| Some(format!("{} {}{}", row.set()?, row.key(), value.data())))
+        .collect()
 }
 
 fn check(service: &Service, endpoints: &[&str], expected: &[&str]) {
@@ -72,9 +75,9 @@ const IP: &str = "cluster-ips 10.96.0.7";
 #[test]
 fn cluster_ips() {
     let plain = web(json!({}));
-    let one = "address-services 10.96.0.7 . tcp . 80 : goto internal-address-cluster-1";
+    let one = "address-services 10.96.0.7 . tcp . 80 : goto internal-address-cluster-tcp-1";
     let refused = "address-refused 10.96.0.7 . tcp . 80 : goto reject-no-endpoints";
-    let to = |ip: &str| format!("address-backends 10.96.0.7 . tcp . 80 . 0 : {ip} . 8080");
+    let to = |ip: &str| format!("address-tcp-backends 10.96.0.7 . tcp . 80 . 0 : {ip} . 8080");
     check(&plain, &[], &[IP, refused]);
     check(&plain, &["10.1.0.1"], &[IP, one, &to("10.1.0.1")]);
     check(&plain, &["10.1.0.1/unknown"], &[IP, one, &to("10.1.0.1")]);
@@ -87,9 +90,9 @@ fn cluster_ips() {
         &["10.1.0.2", "10.1.0.1"],
         &[
             IP,
-            "address-services 10.96.0.7 . tcp . 80 : goto internal-address-cluster-2",
+            "address-services 10.96.0.7 . tcp . 80 : goto internal-address-cluster-tcp-2",
             &to("10.1.0.1"),
-            "address-backends 10.96.0.7 . tcp . 80 . 1 : 10.1.0.2 . 8080",
+            "address-tcp-backends 10.96.0.7 . tcp . 80 . 1 : 10.1.0.2 . 8080",
         ],
     );
 }
@@ -117,12 +120,16 @@ fn internal_traffic_policy() {
         &["10.1.0.1", "10.1.0.2@me"],
         &[
             IP,
-            "address-services 10.96.0.7 . tcp . 80 : goto internal-address-cluster-1",
-            "address-backends 10.96.0.7 . tcp . 80 . 0 : 10.1.0.2 . 8080",
+            "address-services 10.96.0.7 . tcp . 80 : goto internal-address-cluster-tcp-1",
+            "address-tcp-backends 10.96.0.7 . tcp . 80 . 0 : 10.1.0.2 . 8080",
             "hairpin 10.1.0.2 . 10.1.0.2",
         ],
     );
-    check(&local, &["10.1.0.1"], &[IP, "address-refused 10.96.0.7 . tcp . 80 : goto drop-no-local-endpoints"]);
+    check(
+        &local,
+        &["10.1.0.1"],
+        &[IP, "address-refused 10.96.0.7 . tcp . 80 : goto drop-no-local-endpoints"],
+    );
     check(&local, &[], &[IP, "address-refused 10.96.0.7 . tcp . 80 : goto reject-no-endpoints"]);
 }
 
@@ -130,8 +137,8 @@ fn internal_traffic_policy() {
 fn node_ports() {
     let port = json!([{"name": "http", "port": 80, "protocol": "TCP", "nodePort": 30080}]);
     let plain = web(json!({"type": "NodePort", "ports": port}));
-    let service = "address-services 10.96.0.7 . tcp . 80 : goto internal-address-cluster-1";
-    let backend = "address-backends 10.96.0.7 . tcp . 80 . 0 : 10.1.0.1 . 8080";
+    let service = "address-services 10.96.0.7 . tcp . 80 : goto internal-address-cluster-tcp-1";
+    let backend = "address-tcp-backends 10.96.0.7 . tcp . 80 . 0 : 10.1.0.1 . 8080";
     check(
         &plain,
         &["10.1.0.1"],
@@ -139,8 +146,8 @@ fn node_ports() {
             IP,
             service,
             backend,
-            "node-port-services tcp . 30080 : goto external-node-port-cluster-1",
-            "node-port-backends tcp . 30080 . 0 : 10.1.0.1 . 8080",
+            "node-port-services tcp . 30080 : goto external-node-port-cluster-tcp-1",
+            "node-port-tcp-backends tcp . 30080 . 0 : 10.1.0.1 . 8080",
         ],
     );
     check(
@@ -160,8 +167,8 @@ fn node_ports() {
             IP,
             service,
             backend,
-            "node-port-services tcp . 30080 : goto external-node-port-cluster-1-local-0",
-            "node-port-backends tcp . 30080 . 0 : 10.1.0.1 . 8080",
+            "node-port-services tcp . 30080 : goto external-node-port-cluster-tcp-1-local-0",
+            "node-port-tcp-backends tcp . 30080 . 0 : 10.1.0.1 . 8080",
         ],
     );
     check(
@@ -172,9 +179,9 @@ fn node_ports() {
             service,
             backend,
             "hairpin 10.1.0.1 . 10.1.0.1",
-            "node-port-services tcp . 30080 : goto external-node-port-cluster-1-local-1",
-            "node-port-backends tcp . 30080 . 0 : 10.1.0.1 . 8080",
-            "node-port-local-backends tcp . 30080 . 0 : 10.1.0.1 . 8080",
+            "node-port-services tcp . 30080 : goto external-node-port-cluster-tcp-1-local-1",
+            "node-port-tcp-backends tcp . 30080 . 0 : 10.1.0.1 . 8080",
+            "node-port-local-tcp-backends tcp . 30080 . 0 : 10.1.0.1 . 8080",
         ],
     );
 }
@@ -195,9 +202,9 @@ fn external_addresses_and_affinity() {
         &["10.1.0.1"],
         &[
             IP,
-            "address-services 10.96.0.7 . tcp . 80 : goto internal-address-cluster-1-sticky-60",
-            "address-services 192.0.2.9 . tcp . 80 : goto external-address-cluster-1-sticky-60",
-            "address-services 192.0.2.10 . tcp . 80 : goto external-address-cluster-1-sticky-60",
+            "address-services 10.96.0.7 . tcp . 80 : goto internal-address-cluster-tcp-1-sticky-60",
+            "address-services 192.0.2.9 . tcp . 80 : goto external-address-cluster-tcp-1-sticky-60",
+            "address-services 192.0.2.10 . tcp . 80 : goto external-address-cluster-tcp-1-sticky-60",
             "address-sticky-backends 10.96.0.7 . tcp . 80 . 0 : goto remember-10.1.0.1-8080-60",
             "address-sticky-backends 192.0.2.9 . tcp . 80 . 0 : goto remember-10.1.0.1-8080-60",
             "address-sticky-backends 192.0.2.10 . tcp . 80 . 0 : goto remember-10.1.0.1-8080-60",
@@ -235,22 +242,22 @@ fn a_change_costs_what_changed() {
     check(
         &["10.1.0.1"],
         &["10.1.0.2"],
-        "delete element ip t address-backends { 10.96.0.7 . tcp . 80 . 0 }\n\
-         add element ip t address-backends { 10.96.0.7 . tcp . 80 . 0 : 10.1.0.2 . 8080 }",
+        "delete element ip t address-tcp-backends { 10.96.0.7 . tcp . 80 . 0 }\n\
+         add element ip t address-tcp-backends { 10.96.0.7 . tcp . 80 . 0 : 10.1.0.2 . 8080 }",
     );
     check(
         &[],
         &["10.1.0.1"],
-        "add chain ip t pick-address-cluster-1\n\
-         add chain ip t internal-address-cluster-1\n\
-         flush chain ip t pick-address-cluster-1\n\
-         add rule ip t pick-address-cluster-1 dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 1 map @address-backends\n\
-         flush chain ip t internal-address-cluster-1\n\
-         add rule ip t internal-address-cluster-1 ip saddr != 10.244.0.0/16 meta mark set meta mark or 0x4000\n\
-         add rule ip t internal-address-cluster-1 goto pick-address-cluster-1\n\
+        "add chain ip t pick-address-cluster-tcp-1\n\
+         add chain ip t internal-address-cluster-tcp-1\n\
+         flush chain ip t pick-address-cluster-tcp-1\n\
+         add rule ip t pick-address-cluster-tcp-1 dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 1 map @address-tcp-backends\n\
+         flush chain ip t internal-address-cluster-tcp-1\n\
+         add rule ip t internal-address-cluster-tcp-1 ip saddr != 10.244.0.0/16 meta mark set meta mark or 0x4000\n\
+         add rule ip t internal-address-cluster-tcp-1 goto pick-address-cluster-tcp-1\n\
          delete element ip t address-refused { 10.96.0.7 . tcp . 80 }\n\
-         add element ip t address-backends { 10.96.0.7 . tcp . 80 . 0 : 10.1.0.1 . 8080 }\n\
-         add element ip t address-services { 10.96.0.7 . tcp . 80 : goto internal-address-cluster-1 }\n\
+         add element ip t address-services { 10.96.0.7 . tcp . 80 : goto internal-address-cluster-tcp-1 }\n\
+         add element ip t address-tcp-backends { 10.96.0.7 . tcp . 80 . 0 : 10.1.0.1 . 8080 }\n\
          flush chain ip t reject-no-endpoints\n\
          delete chain ip t reject-no-endpoints",
     );

@@ -12,7 +12,8 @@ pub type Change = (Row, Option<Value>, Option<Value>);
 
 /// The rows in which two rulesets differ.
 pub fn changes(old: &Ruleset, new: &Ruleset) -> Vec<Change> {
-    let gone = old.iter().filter(|(row, _)| !new.contains_key(row)).map(|(row, value)| (*row, Some(*value), None));
+    let gone =
+        old.iter().filter(|(row, _)| !new.contains_key(row)).map(|(row, value)| (*row, Some(*value), None));
     let come = new.iter().filter_map(|(row, value)| {
         let before = old.get(row).copied();
         (before != Some(*value)).then_some((*row, before, Some(*value)))

@@ -12,7 +12,7 @@ pub(crate) mod rows;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::Write;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -121,11 +121,19 @@ impl ServiceProxy {
             match result {
                 Ok(()) => {
                     if !loaded {
-                        info!(table = self.options.instance, services = claims.len(), "service proxy is in charge");
+                        info!(
+                            table = self.options.instance,
+                            services = claims.len(),
+                            "service proxy is in charge"
+                        );
+                    }
+                    if loaded {
+                        self.forget(&claims, &changes).await;
+                    } else {
+                        self.forget_unknown(&claims).await;
                     }
                     loaded = true;
                     retry = FIRST_RETRY;
-                    self.forget(&claims, &changes).await;
                     dirty.wake.notified().await;
                     tokio::time::sleep(BATCH).await;
                 }
@@ -198,43 +206,94 @@ impl ServiceProxy {
     /// clients' affinity.
     async fn forget(&self, claims: &Claims, changes: &BTreeMap<Row, (Option<Value>, Option<Value>)>) {
         let gone = gone_endpoints(changes, |row| matches!(row, Row::Backend(_, true, ..)));
-        if !gone.is_empty()
-            && let Err(error) = self.forget_affinity(claims, &gone).await
-        {
-            warn!(%error, "client affinity to removed endpoints could not be cleared");
+        if !gone.is_empty() {
+            let is_gone = |frontend: Frontend, endpoint: SocketAddrV4| {
+                gone.get(&frontend).is_some_and(|gone| gone.contains(&endpoint))
+            };
+            self.forget_affinity(claims, is_gone).await;
         }
         let udp = |frontend: Frontend| frontend.protocol() == Protocol::Udp;
-        let gone = gone_endpoints(changes, |row| matches!(row, Row::Backend(_, _, frontend, _) if udp(*frontend)));
+        let gone =
+            gone_endpoints(changes, |row| matches!(row, Row::Backend(_, _, frontend, _) if udp(*frontend)));
         let come = changes.iter().filter_map(|(row, (old, new))| match row {
             Row::Service(frontend) if udp(*frontend) && old.is_none() && new.is_some() => Some(*frontend),
             _ => None,
         });
-        conntrack::forget(&gone, &come.collect::<Vec<_>>()).await;
+        let come: Vec<_> = come.collect();
+        if !gone.is_empty() || !come.is_empty() {
+            // A process an endpoint: the next change of the table must not wait for them.
+            tokio::spawn(async move { conntrack::forget(&gone, &come).await });
+        }
     }
 
-    async fn forget_affinity(
-        &self,
-        claims: &Claims,
-        gone: &BTreeMap<Frontend, BTreeSet<SocketAddrV4>>,
-    ) -> Result<()> {
-        let table = &self.options.instance;
-        let Some(listing) = nft::query(table, &["-j", "list", "map", "ip", table, "affinity"]).await? else {
-            return Ok(());
+    /// The same after a full load, when nobody can say what changed: everything that leads to what is no backend.
+    async fn forget_unknown(&self, claims: &Claims) {
+        let backends = backends(&claims.ruleset());
+        let unknown = |frontend: Frontend, endpoint: SocketAddrV4| match (backends.get(&frontend), frontend) {
+            (Some(backends), _) => !backends.contains(&endpoint),
+            // The Service is gone; other addresses and ports are none of ours.
+            (None, Frontend::Address(ip, ..)) => self.options.service_cidr.contains(&ip),
+            (None, Frontend::NodePort(..)) => false,
         };
-        let stale = conntrack::stale_affinity(&listing, |ip, protocol, port, endpoint| {
-            // Node ports are remembered under whichever address of the node the client used.
-            let address = Frontend::Address(ip, protocol, port);
-            let frontend = if claims.holds(Row::Service(address)) || gone.contains_key(&address) {
-                address
-            } else {
-                Frontend::NodePort(protocol, port)
+        self.forget_affinity(claims, unknown).await;
+        conntrack::forget_flows(|ip, port, endpoint| {
+            unknown(frontend_of(claims, ip, Protocol::Udp, port), endpoint)
+        })
+        .await;
+    }
+
+    async fn forget_affinity(&self, claims: &Claims, stale: impl Fn(Frontend, SocketAddrV4) -> bool) {
+        let table = &self.options.instance;
+        let forget = async {
+            let Some(listing) = nft::query(table, &["-j", "list", "map", "ip", table, "affinity"]).await?
+            else {
+                return Ok(());
             };
-            gone.get(&frontend).is_some_and(|gone| gone.contains(&endpoint))
-        })?;
-        if stale.is_empty() {
-            return Ok(());
+            let stale = conntrack::stale_affinity(&listing, |ip, protocol, port, endpoint| {
+                stale(frontend_of(claims, ip, protocol, port), endpoint)
+            })?;
+            if stale.is_empty() {
+                return Ok(());
+            }
+            nft::apply(table, &format!("delete element ip {table} affinity {{ {} }}\n", stale.join(", ")))
+                .await
+        };
+        let result: Result<()> = forget.await;
+        if let Err(error) = result {
+            warn!(%error, "client affinity to removed endpoints could not be cleared");
         }
-        nft::apply(table, &format!("delete element ip {table} affinity {{ {} }}\n", stale.join(", "))).await
+    }
+}
+
+/// The frontend that a client met at an address: node ports are met at any address of the node.
+fn frontend_of(claims: &Claims, ip: Ipv4Addr, protocol: Protocol, port: u16) -> Frontend {
+    let node_port = Frontend::NodePort(protocol, port);
+    let address = Frontend::Address(ip, protocol, port);
+    let known = |frontend| claims.holds(Row::Service(frontend)) || claims.holds(Row::Refused(frontend));
+    if !known(address) && known(node_port) { node_port } else { address }
+}
+
+/// Per frontend, its backends.
+fn backends(ruleset: &Ruleset) -> BTreeMap<Frontend, BTreeSet<SocketAddrV4>> {
+    let mut backends: BTreeMap<Frontend, BTreeSet<SocketAddrV4>> = BTreeMap::new();
+    for (row, value) in ruleset {
+        match row {
+            Row::Backend(_, _, frontend, _) => {
+                backends.entry(*frontend).or_default().extend(endpoint_of(value))
+            }
+            Row::Refused(frontend) => {
+                backends.entry(*frontend).or_default();
+            }
+            _ => {}
+        }
+    }
+    backends
+}
+
+fn endpoint_of(value: &Value) -> Option<SocketAddrV4> {
+    match value {
+        Value::Endpoint(endpoint) | Value::Goto(Chain::Remember { endpoint, .. }) => Some(*endpoint),
+        _ => None,
     }
 }
 
@@ -243,16 +302,12 @@ fn gone_endpoints(
     changes: &BTreeMap<Row, (Option<Value>, Option<Value>)>,
     of: impl Fn(&Row) -> bool,
 ) -> BTreeMap<Frontend, BTreeSet<SocketAddrV4>> {
-    let endpoint = |value: &Option<Value>| match value {
-        Some(Value::Endpoint(endpoint) | Value::Goto(Chain::Remember { endpoint, .. })) => Some(*endpoint),
-        _ => None,
-    };
     let mut gone: BTreeMap<Frontend, BTreeSet<SocketAddrV4>> = BTreeMap::new();
     let mut present: BTreeMap<Frontend, BTreeSet<SocketAddrV4>> = BTreeMap::new();
     for (row, (old, new)) in changes.iter().filter(|(row, _)| of(row)) {
         if let Row::Backend(_, _, frontend, _) = row {
-            gone.entry(*frontend).or_default().extend(endpoint(old));
-            present.entry(*frontend).or_default().extend(endpoint(new));
+            gone.entry(*frontend).or_default().extend(old.as_ref().and_then(endpoint_of));
+            present.entry(*frontend).or_default().extend(new.as_ref().and_then(endpoint_of));
         }
     }
     for (frontend, endpoints) in &mut gone {

@@ -117,16 +117,19 @@ pub struct Pool {
     pub family: Family,
     /// Which endpoints.
     pub scope: Scope,
-    /// Whether the client's choice is remembered (`sessionAffinity: ClientIP`).
-    pub sticky: bool,
+    /// `None` when the client's choice is remembered (`sessionAffinity: ClientIP`). Else endpoints of this protocol:
+    /// nft knows the port of an endpoint only as the port of some protocol.
+    pub protocol: Option<Protocol>,
 }
 
 impl Pool {
     /// All pools.
     pub fn all() -> impl Iterator<Item = Self> {
+        const CONTENTS: [Option<Protocol>; 4] =
+            [None, Some(Protocol::Tcp), Some(Protocol::Udp), Some(Protocol::Sctp)];
         [Family::Address, Family::NodePort].into_iter().flat_map(|family| {
             [Scope::Cluster, Scope::Local].into_iter().flat_map(move |scope| {
-                [false, true].into_iter().map(move |sticky| Self { family, scope, sticky })
+                CONTENTS.into_iter().map(move |protocol| Self { family, scope, protocol })
             })
         })
     }
@@ -139,7 +142,10 @@ impl fmt::Display for Pool {
             Scope::Cluster => "",
             Scope::Local => "-local",
         })?;
-        f.write_str(if self.sticky { "-sticky-backends" } else { "-backends" })
+        match self.protocol {
+            None => f.write_str("-sticky-backends"),
+            Some(protocol) => write!(f, "-{protocol}-backends"),
+        }
     }
 }
 
@@ -150,6 +156,8 @@ pub struct Pick {
     pub family: Family,
     /// Which endpoints.
     pub scope: Scope,
+    /// Of which protocol.
+    pub protocol: Protocol,
     /// At least 1.
     pub count: u32,
     /// `ClientIP` affinity and its timeout in seconds.
@@ -159,7 +167,8 @@ pub struct Pick {
 impl Pick {
     /// Where it picks from.
     pub fn pool(self) -> Pool {
-        Pool { family: self.family, scope: self.scope, sticky: self.affinity.is_some() }
+        let protocol = self.affinity.is_none().then_some(self.protocol);
+        Pool { family: self.family, scope: self.scope, protocol }
     }
 }
 
@@ -170,7 +179,7 @@ impl fmt::Display for Pick {
             Scope::Cluster => "-cluster",
             Scope::Local => "-local",
         })?;
-        write!(f, "-{}", self.count)?;
+        write!(f, "-{}-{}", self.protocol, self.count)?;
         match self.affinity {
             Some(seconds) => write!(f, "-sticky-{seconds}"),
             None => Ok(()),
@@ -276,7 +285,9 @@ impl Chain {
                 };
                 vec![
                     format!("ip saddr {cluster_cidr} goto {all}"),
-                    format!("fib saddr type local meta mark set meta mark or {MASQUERADE_MARK:#x} goto {all}"),
+                    format!(
+                        "fib saddr type local meta mark set meta mark or {MASQUERADE_MARK:#x} goto {all}"
+                    ),
                     rest,
                 ]
             }
@@ -284,10 +295,11 @@ impl Chain {
                 let to = format!("{} . {}", endpoint.ip(), endpoint.port());
                 vec![
                     format!("update @affinity {{ {CLIENT} timeout {timeout}s : {to} }}"),
-                    format!("dnat ip to {endpoint}"),
+                    format!("meta l4proto {{ tcp, udp, sctp }} dnat ip to {endpoint}"),
                 ]
             }
-            Self::Reject => vec!["reject".to_owned()],
+            // Either way the client sees "connection refused", but the kernel limits ICMP to one a second and client.
+            Self::Reject => vec!["meta l4proto tcp reject with tcp reset".to_owned(), "reject".to_owned()],
             Self::Drop => vec!["drop".to_owned()],
         }
     }
@@ -305,7 +317,7 @@ pub enum Row {
     ClusterIp(Ipv4Addr),
     /// `address-services` and `node-port-services`: frontend → chain in the NAT hooks.
     Service(Frontend),
-    /// A pool: frontend . index → endpoint or [`Chain::Remember`].
+    /// A [`Pool`]: frontend . index → endpoint, or, where the flag says that clients stick, [`Chain::Remember`].
     Backend(Scope, bool, Frontend, u32),
     /// `address-refused` and `node-port-refused`: frontend → [`Chain::Reject`] or [`Chain::Drop`] in the filter hooks.
     Refused(Frontend),
@@ -339,7 +351,8 @@ impl Row {
             Self::ClusterIp(_) => "cluster-ips".to_owned(),
             Self::Service(frontend) => format!("{}-services", frontend.family().word()),
             Self::Backend(scope, sticky, frontend, _) => {
-                Pool { family: frontend.family(), scope, sticky }.to_string()
+                let protocol = (!sticky).then(|| frontend.protocol());
+                Pool { family: frontend.family(), scope, protocol }.to_string()
             }
             Self::Refused(frontend) => format!("{}-refused", frontend.family().word()),
             Self::Hairpin(_) => "hairpin".to_owned(),
@@ -353,7 +366,9 @@ impl Row {
         match self {
             Self::Chain(chain) => chain.to_string(),
             Self::ClusterIp(ip) => ip.to_string(),
-            Self::Service(frontend) | Self::Refused(frontend) | Self::Firewalled(frontend) => frontend.to_string(),
+            Self::Service(frontend) | Self::Refused(frontend) | Self::Firewalled(frontend) => {
+                frontend.to_string()
+            }
             Self::Backend(_, _, frontend, index) => format!("{frontend} . {index}"),
             Self::Hairpin(ip) => format!("{ip} . {ip}"),
             Self::AllowedSource(frontend, range) => format!("{frontend} . {range}"),

@@ -110,6 +110,8 @@ pub fn sh(command: &str) -> String {
 
 /// Runs `test` on a thread in a fresh namespace.
 pub fn on_a_node<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    // Shown when the test fails.
+    let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).try_init();
     thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace (needs root)");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -124,7 +126,9 @@ pub async fn outside() -> Inside {
     let outside = Inside::new();
     let netns = std::fs::File::open(&outside.netns).unwrap();
     use std::os::fd::AsRawFd;
-    sh("ip link set lo up; ip link add uplink type veth peer name wire; ip addr add 192.0.2.1/24 dev uplink; ip link set uplink up");
+    sh(
+        "ip link set lo up; ip link add uplink type veth peer name wire; ip addr add 192.0.2.1/24 dev uplink; ip link set uplink up",
+    );
     sh(&format!("ip link set wire netns /proc/{}/fd/{}", std::process::id(), netns.as_raw_fd()));
     outside.shell("ip link set lo up; ip addr add 192.0.2.2/24 dev wire; ip link set wire up").await;
     outside
@@ -139,7 +143,12 @@ pub async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    eprintln!("{}", sh("nft list ruleset; conntrack -L; ip addr; ip route; nstat -az 2>/dev/null | grep -i -e martian -e IpExtInNoRoutes || true"));
+    eprintln!(
+        "{}",
+        sh(
+            "nft list ruleset; conntrack -L; ip addr; ip route; nstat -az 2>/dev/null | grep -i -e martian -e IpExtInNoRoutes || true"
+        )
+    );
     panic!("not within five seconds: {what}");
 }
 
