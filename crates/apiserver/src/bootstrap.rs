@@ -170,6 +170,10 @@ pub async fn publish(server: &ApiServer, address: IpAddr, port: u16) -> Result<(
             }),
         )
         .await?;
+    if address.is_loopback() {
+        tracing::warn!(%address, "the advertise address is a loopback address: pods cannot reach the API, and the kubernetes Service gets no endpoints");
+        return Ok(());
+    }
     let metadata = json!({"name": "kubernetes", "namespace": "default", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}});
     overwrite(
         &bootstrap,

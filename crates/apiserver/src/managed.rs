@@ -2,30 +2,64 @@
 //! meets it.
 
 use orlop_api::decode::Gvk;
+use orlop_api::managed::{ManagedParams, on_apply, on_update};
 use orlop_api::status::ApiError;
 use serde_json::Value;
 
-use crate::registry::Call;
+use crate::registry::{Call, now};
 use crate::resources::Resource;
 
-/// Records an ordinary write.
-pub fn update(_call: &Call<'_>, _old: Option<&Value>, _new: &mut Value) {}
-
-/// Records an ordinary write of a kind that has no resource of its own.
-pub fn update_as(_gvk: &Gvk<'_>, _subresource: &str, _manager: &str, _old: Option<&Value>, _new: &mut Value) {
+/// Records an ordinary write. A writer without a name (the server itself, on behalf of a subresource) owns nothing.
+pub fn update(call: &Call<'_>, old: Option<&Value>, new: &mut Value) {
+    let resource = call.resource;
+    let gvk = Gvk { group: &resource.group, version: &resource.version, kind: &resource.kind };
+    update_as(&gvk, call.subresource, call.field_manager, old, new);
 }
 
-/// Merges an applied configuration into the live object.
+/// Records an ordinary write of any kind.
+pub fn update_as(gvk: &Gvk<'_>, subresource: &str, manager: &str, old: Option<&Value>, new: &mut Value) {
+    if manager.is_empty() {
+        return;
+    }
+    let api_version =
+        if gvk.group.is_empty() { gvk.version.to_string() } else { format!("{}/{}", gvk.group, gvk.version) };
+    let now = now();
+    let params = ManagedParams {
+        manager,
+        api_version: &api_version,
+        subresource,
+        now: &now,
+        ty: orlop_api::schema::kind(gvk.group, gvk.version, gvk.kind),
+    };
+    on_update(old, new, &params);
+}
+
+/// Merges an applied configuration into the live object; `settle` reads the result again as its kind.
 pub fn apply(
-    _resource: &Resource,
-    _subresource: &str,
-    _live: Option<&Value>,
-    _configuration: &Value,
-    _manager: &str,
-    _force: bool,
-    _settle: impl Fn(&Value) -> Result<Value, ApiError>,
+    resource: &Resource,
+    subresource: &str,
+    live: Option<&Value>,
+    configuration: &Value,
+    manager: &str,
+    force: bool,
+    settle: impl Fn(&Value) -> Result<Value, ApiError>,
 ) -> Result<Value, ApiError> {
-    Err(ApiError::generic(501, "NotImplemented", "server-side apply is not built yet"))
+    let text = |field: &str| configuration.get(field).and_then(Value::as_str).unwrap_or("");
+    let (kind, api_version) = (text("kind"), text("apiVersion"));
+    if kind.is_empty() || api_version.is_empty() {
+        let (group, version) = orlop_api::meta::split_api_version(api_version);
+        return Err(ApiError::bad_request(format!("invalid object type: {group}/{version}, Kind={kind}")));
+    }
+    let (now, own_version) = (now(), resource.group_version());
+    let params = ManagedParams {
+        manager,
+        api_version: &own_version,
+        subresource,
+        now: &now,
+        ty: orlop_api::schema::kind(&resource.group, &resource.version, &resource.kind),
+    };
+    let merged = on_apply(live, configuration, &params, force)?;
+    settle(&merged)
 }
 
 /// Whether two objects differ in nothing but the times of their managed fields.

@@ -286,6 +286,9 @@ fn field_overlay(field: &orlop_api::schema::Field, property: &mut Value) {
     let list = matches!(field.ty, Type::List(_));
     match &field.list {
         ListType::Default => {}
+        ListType::Granular => {
+            property["x-kubernetes-map-type"] = json!("granular");
+        }
         ListType::Atomic => {
             property[if list { "x-kubernetes-list-type" } else { "x-kubernetes-map-type" }] = json!("atomic")
         }

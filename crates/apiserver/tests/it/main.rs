@@ -1,0 +1,8 @@
+//! The API server over its in-memory transport and the memory store: what clients see, without sockets.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod access;
+mod crud;
+mod support;
+mod watch;
