@@ -36,6 +36,8 @@ impl Inner {
         let Some(shim) = record.shim.clone().filter(|_| *sandbox.alive.borrow()) else {
             return Err(RuntimeError::Precondition(format!("sandbox {sandbox_id} is not ready")));
         };
+        // Until the container is listed as their user, nothing else keeps the layers from removal.
+        let _layers = self.images.hold().await;
         let inner = Arc::clone(self);
         let container = blocking(move || {
             let id = new_id();
@@ -193,7 +195,15 @@ impl Inner {
                 self.container_event(ContainerEventKind::Started, &container);
                 return Ok(());
             }
-            Ok((Response::Error { message, .. }, _)) => start_failure(&message),
+            Ok((Response::Error { message, .. }, _)) => {
+                // An earlier process of ours may have asked for this start and died before the answer.
+                if let Some(started) = files::read_json(&self.container_dir(id).join("started.json"))? {
+                    container.life.send_modify(|life| life.started = Some(started));
+                    self.container_event(ContainerEventKind::Started, &container);
+                    return Ok(());
+                }
+                start_failure(&message)
+            }
             Ok((other, _)) => format!("unexpected answer of the shim: {other:?}"),
             Err(error) => error.to_string(),
         };

@@ -224,6 +224,11 @@ impl ImageStore {
         parse_config(&fs::read(&path).context("read", &path)?)
     }
 
+    /// Keeps all layers in place for as long as it is held.
+    pub(crate) async fn hold(&self) -> tokio::sync::RwLockReadGuard<'_, ()> {
+        self.adding.read().await
+    }
+
     /// Forgets an image with all its names. Layers go with [`collect`](Self::collect).
     pub(crate) fn remove(&self, name: &str) -> Result<()> {
         let Some(record) = self.find(name) else { return Ok(()) };

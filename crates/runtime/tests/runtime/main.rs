@@ -4,6 +4,7 @@
 mod archive;
 mod containers;
 mod images;
+mod registry;
 mod restart;
 mod sandboxes;
 mod streams;

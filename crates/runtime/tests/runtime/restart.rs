@@ -105,3 +105,39 @@ async fn killing_the_whole_process_group_stops_nothing() {
     assert_eq!(status.container.state, ContainerState::Running);
     host.rt().stop_container(id, Duration::ZERO).await.unwrap();
 }
+
+/// Kills the process that owns the runtime at arbitrary moments; whatever it was doing, the next one starts clean.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_any_moment() {
+    let mut host = Host::new().await;
+    let archive = host.dir.path().join("image.tar");
+    std::fs::write(&archive, crate::archive::busybox(crate::support::IMAGE)).unwrap();
+    let path = host.dir.path().to_owned();
+    for round in 0..12_u64 {
+        host.runtime = None;
+        let mut parent = std::process::Command::new(env!("CARGO_BIN_EXE_orlop-shim-test"))
+            .arg("host")
+            .args([path.join("root"), path.join("run"), host.cgroup_root.clone().into(), archive.clone()])
+            .stdout(std::process::Stdio::null())
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(5 + round * 17)).await;
+        parent.kill().unwrap();
+        parent.wait().unwrap();
+        host.reopen().await;
+        for container in host.rt().list_containers(&Default::default()).await.unwrap() {
+            let sandbox = host.rt().pod_sandbox_status(&container.pod_sandbox_id).await.unwrap();
+            assert_eq!(sandbox.sandbox.state, PodSandboxState::Ready);
+            if container.state == ContainerState::Created {
+                // The shim may have been told already; either way it runs afterwards.
+                host.rt().start_container(&container.id).await.unwrap();
+            }
+            let status = host.rt().container_status(&container.id).await.unwrap();
+            assert_eq!(status.container.state, ContainerState::Running, "{status:?}");
+        }
+        for sandbox in host.rt().list_pod_sandboxes(&Default::default()).await.unwrap() {
+            host.rt().remove_pod_sandbox(&sandbox.id).await.unwrap();
+        }
+    }
+}
