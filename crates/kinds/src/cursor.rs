@@ -144,3 +144,17 @@ pub(crate) fn bump_generation(obj: &mut Value, old: &Value, desired: &[&str]) {
         set_generation(obj, now);
     }
 }
+
+/// What differs between two objects, a hunk for each field, in the manner of the diff that ends upstream's messages.
+pub(crate) fn differences(old: &Value, new: &Value) -> String {
+    let mut hunks = String::new();
+    let mut keys: Vec<&String> = old.entries().map(|(k, _)| k).collect();
+    keys.extend(new.entries().map(|(k, _)| k).filter(|k| !old.has(k)));
+    for key in keys {
+        let (a, b) = (&old[key.as_str()], &new[key.as_str()]);
+        if !same(a, b) {
+            hunks.push_str(&format!("@@ -1 +1 @@\n-{key}: {a}\n+{key}: {b}\n"));
+        }
+    }
+    hunks
+}

@@ -17,6 +17,7 @@ pub mod coordination;
 pub mod core;
 pub mod discovery;
 pub mod networking;
+pub mod node;
 pub mod policy;
 pub mod rbac;
 pub mod scheduling;
@@ -141,6 +142,7 @@ pub fn strategy(group: &str, kind: &str) -> Option<&'static dyn Strategy> {
         ("", "LimitRange") => &core::limitrange::LimitRange,
         ("", "Namespace") => &core::namespace::Namespace,
         ("", "Node") => &core::node::Node,
+        ("", "PersistentVolumeClaim") => &core::persistentvolumeclaim::PersistentVolumeClaim,
         ("", "Pod") => &core::pod::Pod,
         ("", "PodTemplate") => &core::podtemplate::PodTemplate,
         ("", "ResourceQuota") => &core::resourcequota::ResourceQuota,
@@ -162,6 +164,7 @@ pub fn strategy(group: &str, kind: &str) -> Option<&'static dyn Strategy> {
         ("networking.k8s.io", "Ingress") => &networking::ingress::Ingress,
         ("networking.k8s.io", "IngressClass") => &networking::ingressclass::IngressClass,
         ("networking.k8s.io", "NetworkPolicy") => &networking::networkpolicy::NetworkPolicy,
+        ("node.k8s.io", "RuntimeClass") => &node::runtimeclass::RuntimeClass,
         ("policy", "PodDisruptionBudget") => &policy::poddisruptionbudget::PodDisruptionBudget,
         ("scheduling.k8s.io", "PriorityClass") => &scheduling::priorityclass::PriorityClass,
         ("storage.k8s.io", "StorageClass") => &storage::storageclass::StorageClass,

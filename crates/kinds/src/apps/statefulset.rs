@@ -8,6 +8,7 @@ use super::{
     not_more_than_100_percent, number, positive_int_or_percent, validate_collision_count,
     validate_replica_counts,
 };
+use crate::core::persistentvolumeclaim::set_spec_defaults;
 use crate::core::pod_template;
 use crate::cursor::{
     Cursor, bump_generation, child, default_empty_to, default_to, items_mut, keep, keep_field, same,
@@ -108,7 +109,7 @@ impl Strategy for StatefulSet {
         for claim in items_mut(spec, "volumeClaimTemplates") {
             default_to(claim, "kind", "PersistentVolumeClaim");
             default_to(claim, "apiVersion", "v1");
-            default_to(child(claim, "spec"), "volumeMode", "Filesystem");
+            set_spec_defaults(child(claim, "spec"));
             default_empty_to(child(claim, "status"), "phase", "Pending");
         }
     }

@@ -6,6 +6,7 @@ pub mod event;
 pub mod limitrange;
 pub mod namespace;
 pub mod node;
+pub mod persistentvolumeclaim;
 pub mod pod;
 pub mod pod_template;
 pub mod podtemplate;

@@ -216,7 +216,7 @@ pub(crate) fn validate_taint_effect(errs: &mut ErrorList, path: &Path, effect: &
     }
 }
 
-pub(super) fn validate_tolerations(errs: &mut ErrorList, path: &Path, tolerations: &Value) {
+pub(crate) fn validate_tolerations(errs: &mut ErrorList, path: &Path, tolerations: &Value) {
     for (i, toleration) in tolerations.items().iter().enumerate() {
         let path = path.index(i);
         let (key, operator) = (toleration["key"].text(), toleration["operator"].text());

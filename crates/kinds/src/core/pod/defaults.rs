@@ -3,6 +3,7 @@
 use orlop_api::Quantity;
 use serde_json::{Value, json};
 
+use crate::core::persistentvolumeclaim::set_spec_defaults;
 use crate::cursor::{Cursor, child, default_empty_to, default_to, items_mut, remove};
 
 const CONTAINER_LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
@@ -267,7 +268,7 @@ fn set_volume(volume: &mut Value) {
     });
     on("ephemeral", &|s| {
         if s["volumeClaimTemplate"].is_set() {
-            default_to(child(&mut s["volumeClaimTemplate"], "spec"), "volumeMode", "Filesystem");
+            set_spec_defaults(child(&mut s["volumeClaimTemplate"], "spec"));
         }
     });
 }

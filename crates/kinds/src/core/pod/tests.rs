@@ -346,7 +346,7 @@ fn updates() {
         json!({"hostname": "b"}),
         json!({"hostname": "a"}),
         &[
-            "spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)\n- hostname: \"a\"\n+ hostname: \"b\"\n",
+            "spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)\n@@ -1 +1 @@\n-hostname: \"a\"\n+hostname: \"b\"\n",
         ],
     );
 }

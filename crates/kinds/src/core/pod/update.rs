@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::validation::validate_metadata_and_spec;
 use super::{affinity, qos};
 use crate::NameRule;
-use crate::cursor::{Cursor, child, items_mut, keep_field, remove, same};
+use crate::cursor::{Cursor, child, differences, items_mut, keep_field, remove, same};
 use crate::metadata;
 use crate::validate::{ip, object_name, qualified_name};
 
@@ -39,20 +39,6 @@ fn validate_annotation_updates(errs: &mut ErrorList, pod: &Value, old: &Value) {
         }
     }
     super::validation::validate_pod_annotations(errs, &path, new, &pod["spec"]);
-}
-
-/// The texts of what differs between two specs, one line a field, as upstream's message ends.
-fn differences(old: &Value, new: &Value) -> String {
-    let mut lines = Vec::new();
-    let mut keys: Vec<&String> = old.entries().map(|(k, _)| k).collect();
-    keys.extend(new.entries().map(|(k, _)| k).filter(|k| !old.has(k)));
-    for key in keys {
-        let (a, b) = (&old[key.as_str()], &new[key.as_str()]);
-        if !same(a, b) {
-            lines.push(format!("- {key}: {a}\n+ {key}: {b}\n"));
-        }
-    }
-    lines.concat()
 }
 
 /// An update of the pod itself: upstream's `ValidatePodUpdate`.

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::env::{VOLUME_FIELDS, validate_field_ref, validate_resource_field_ref};
 use crate::NameRule;
+use crate::core::persistentvolumeclaim::validate_claim_spec;
 use crate::cursor::Cursor;
 use crate::validate::{
     dns_label, dns_subdomain, label_selector, local_descending_path, local_non_reserved_path,
@@ -257,32 +258,7 @@ fn validate_claim_template(errs: &mut ErrorList, path: &Path, template: &Value) 
         errs.push(field::required(&path, ""));
         return;
     }
-    let spec = &template["spec"];
-    let at = path.child("spec");
-    let modes = spec["accessModes"].texts();
-    if modes.is_empty() {
-        errs.push(field::required(&at.child("accessModes"), "at least 1 access mode is required"));
-    }
-    label_selector(errs, &at.child("selector"), &spec["selector"]);
-    let known = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
-    for mode in &modes {
-        if !known.contains(mode) {
-            errs.push(field::not_supported(&at.child("accessModes"), *mode, &known));
-        }
-    }
-    if modes.len() > 1 && modes.contains(&"ReadWriteOncePod") {
-        errs.push(field::forbidden(
-            &at.child("accessModes"),
-            "may not use ReadWriteOncePod with other access modes",
-        ));
-    }
-    let storage = &spec["resources"]["requests"]["storage"];
-    let storage_path = at.child("resources").key("storage");
-    if !storage.is_set() {
-        errs.push(field::required(&storage_path, ""));
-    } else if super::resources::quantity(storage).sign() <= 0 {
-        errs.push(field::invalid(&storage_path, storage.text(), "must be greater than zero"));
-    }
+    validate_claim_spec(errs, &path.child("spec"), &template["spec"]);
 }
 
 fn validate_mode(errs: &mut ErrorList, path: &Path, mode: &Value) {
