@@ -316,7 +316,9 @@ fn services_with_bridge_netfilter(on: bool) {
         assert_eq!(cluster.outside.ask("192.0.2.1:30080").await, "ConnectionRefused");
 
         // The last row goes with the Service, chains included.
-        cluster.services.remove(&ObjectKey::new("default", "web"));
+        for service in ["web", "kubernetes"] {
+            cluster.services.remove(&ObjectKey::new("default", service));
+        }
         eventually("the table is empty", async || {
             let table = sh("nft list table ip orlop");
             !table.contains("10.96.0.7") && !table.contains("chain pick-") && !table.contains("30080")
@@ -639,7 +641,9 @@ fn measure() {
             |text: &str| sh("nft list map ip orlop address-services 2>/dev/null || true").contains(text);
         let start = std::time::Instant::now();
         let (stop, running) = cluster.proxy();
-        while !listed("10.96.119.135 . udp") {}
+        while !listed("10.96.119.135 . udp") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         println!("5000 services of 2 ports and 3 endpoints: {:?} with listing", start.elapsed());
         stop.cancel();
         running.await.unwrap();
