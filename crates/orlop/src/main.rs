@@ -57,12 +57,17 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 
 /// `--log-level` says how much of Orlop is logged, and `ORLOP_LOG` overrides it in tracing's own syntax.
 fn start_logging(cli: &Cli) {
-    let chosen = std::env::var("ORLOP_LOG").unwrap_or_else(|_| cli.log_level.clone());
+    // What the storage engine says of its files is of interest only to those who ask for it.
+    let usual = || format!("fjall=warn,lsm_tree=warn,{}", cli.log_level);
+    let chosen = std::env::var("ORLOP_LOG").unwrap_or_else(|_| usual());
     let filter = tracing_subscriber::EnvFilter::try_new(&chosen).unwrap_or_else(|error| {
         eprintln!("warning: log level {chosen:?}: {error}; using info");
         tracing_subscriber::EnvFilter::new("info")
     });
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     match cli.log_format {
         cli::LogFormat::Text => subscriber.with_target(false).init(),
         cli::LogFormat::Json => subscriber.json().init(),

@@ -41,7 +41,7 @@ impl NodeName {
     pub fn of(arguments: &ServerArguments) -> anyhow::Result<Self> {
         let name = match &arguments.node.node_name {
             Some(name) => name.clone(),
-            None => nix::unistd::gethostname()?.to_string_lossy().to_lowercase(),
+            None => std::fs::read_to_string("/proc/sys/kernel/hostname")?.trim().to_lowercase(),
         };
         let ip = match arguments.node.node_ip {
             Some(ip) => ip,

@@ -1,6 +1,7 @@
 //! `orlop bench`: a load generator for any Kubernetes API server, and a stopwatch for pods.
 
 mod api;
+mod connection;
 mod pods;
 mod process;
 mod sample;

@@ -9,7 +9,16 @@ pub struct Processes {
     pids: Vec<u32>,
 }
 
-/// One reading of all of them together.
+/// One reading.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading {
+    /// All server processes together; `None` when none were named.
+    pub server: Option<Usage>,
+    /// CPU time of this process.
+    pub client: Duration,
+}
+
+/// What processes have used.
 #[derive(Debug, Clone, Copy)]
 pub struct Usage {
     /// User and system time since their start.
@@ -22,36 +31,57 @@ impl Processes {
     /// These processes; fails when one of them does not exist.
     pub fn new(pids: Vec<u32>) -> anyhow::Result<Self> {
         let processes = Self { pids };
-        processes.usage()?;
+        processes.read()?;
         Ok(processes)
     }
 
-    /// Reads all of them; `None` when none were named.
-    pub fn usage(&self) -> anyhow::Result<Option<Usage>> {
-        if self.pids.is_empty() {
-            return Ok(None);
-        }
-        let mut total = Usage { cpu: Duration::ZERO, rss: 0 };
+    /// Reads all of them.
+    pub fn read(&self) -> anyhow::Result<Reading> {
+        let mut server = Usage { cpu: Duration::ZERO, rss: 0 };
         for pid in &self.pids {
-            let one = read(*pid).with_context(|| format!("process {pid} (--pid)"))?;
-            total.cpu += one.cpu;
-            total.rss += one.rss;
+            let one = usage(*pid).with_context(|| format!("process {pid} (--pid)"))?;
+            server.cpu += one.cpu;
+            server.rss += one.rss;
         }
-        Ok(Some(total))
+        let client = usage(std::process::id())?.cpu;
+        Ok(Reading { server: (!self.pids.is_empty()).then_some(server), client })
     }
 }
 
-fn read(pid: u32) -> anyhow::Result<Usage> {
+fn usage(pid: u32) -> anyhow::Result<Usage> {
+    parse(&std::fs::read_to_string(format!("/proc/{pid}/stat"))?)
+}
+
+fn parse(stat: &str) -> anyhow::Result<Usage> {
     // The clock tick and the page size of every Linux that Orlop runs on.
-    const TICKS_PER_SECOND: u64 = 100;
+    const TICK: Duration = Duration::from_millis(10);
     const PAGE: u64 = 4096;
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The program's name may hold spaces and parentheses.
     let (_, fields) = stat.rsplit_once(')').context("unexpected content of stat")?;
     let fields: Vec<&str> = fields.split_whitespace().collect();
     let field = |number: usize| -> anyhow::Result<u64> {
         // proc(5) counts from 1, and `fields` begins with the third.
         Ok(fields.get(number - 3).context("stat is too short")?.parse()?)
     };
-    let ticks = field(14)? + field(15)?;
-    Ok(Usage { cpu: Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND), rss: field(24)? * PAGE })
+    let ticks = u32::try_from(field(14)? + field(15)?)?;
+    Ok(Usage { cpu: TICK * ticks, rss: field(24)? * PAGE })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_is_read_by_its_field_numbers() {
+        let check = |name: &str| {
+            let stat = format!(
+                "4242 ({name}) S 1 2 3 0 -1 4194304 5 6 7 8 150 50 9 10 20 0 12 0 99 1000000 250 18446744073709551615 1"
+            );
+            let usage = parse(&stat).unwrap();
+            assert_eq!((usage.cpu, usage.rss), (Duration::from_secs(2), 250 * 4096), "{name}");
+        };
+        check("orlop");
+        check("a (strange) name");
+        assert!(parse("4242 (orlop) S 1 2").is_err());
+    }
 }
