@@ -134,7 +134,8 @@ impl Registry {
             ));
         }
         // System fields that a client may leave out but not change.
-        for field in ["uid", "creationTimestamp", "selfLink"] {
+        set_meta(&mut new, "selfLink", None);
+        for field in ["uid", "creationTimestamp"] {
             if meta(&new, field).is_empty() {
                 let value = old["metadata"].get(field).cloned();
                 set_meta(&mut new, field, value);
@@ -152,19 +153,30 @@ impl Registry {
         self.mutate(&mut request).await?;
         crate::authz::escalation_guard::check(self, call, &new, Some(old))?;
 
-        let errors = if call.subresource == "status" {
-            strategy.prepare_status_update(&mut new, old);
-            strategy.validate_status_update(&new, old)
-        } else {
-            strategy.prepare_update(&mut new, old);
-            Vec::new()
+        let errors = match call.subresource {
+            "status" => {
+                strategy.prepare_status_update(&mut new, old);
+                strategy.validate_status_update(&new, old)
+            }
+            // Only namespaces have it; it may change what a plain update may not.
+            "finalize" => {
+                orlop_kinds::core::namespace::prepare_finalize(&mut new, old);
+                orlop_kinds::core::namespace::validate_finalize_update(&new, old)
+            }
+            _ => {
+                strategy.prepare_update(&mut new, old);
+                Vec::new()
+            }
         };
         let reservation = if call.subresource.is_empty() {
             Some(self.allocators.for_update(self, call, &mut new, old)?)
         } else {
             None
         };
-        let errors = if call.subresource == "status" { errors } else { strategy.validate_update(&new, old) };
+        let errors = match call.subresource {
+            "status" | "finalize" => errors,
+            _ => strategy.validate_update(&new, old),
+        };
         if !errors.is_empty() {
             return Err(invalid(errors));
         }
@@ -183,10 +195,8 @@ impl Registry {
             }
             // The last finalizer is gone: the object's final state is what it would have become.
             return match self.remove(resource, &key, entry.revision).await? {
-                Some(revision) => {
+                Some(_) => {
                     self.allocators.release(&new);
-                    set_meta(&mut new, "resourceVersion", Some(json!(revision.to_string())));
-                    object::order(&mut new);
                     Ok(Some(Written::Unstored(new)))
                 }
                 None => Ok(None),
@@ -207,6 +217,24 @@ impl Registry {
             reservation.keep();
         }
         Ok(put.map(Written::Stored))
+    }
+}
+
+/// A subresource that may change one field of the spec: everything else stays as it was.
+fn keep_all_but(new: &mut Value, old: &Value, field: &str) {
+    let wanted = new["spec"].get(field).cloned();
+    let managed = new["metadata"].get("managedFields").cloned();
+    let version = new["metadata"].get("resourceVersion").cloned();
+    *new = old.clone();
+    set_meta(new, "managedFields", managed);
+    set_meta(new, "resourceVersion", version);
+    match wanted {
+        Some(value) if value.as_array().is_some_and(|list| !list.is_empty()) => new["spec"][field] = value,
+        _ => {
+            if let Some(spec) = new["spec"].as_object_mut() {
+                spec.shift_remove(field);
+            }
+        }
     }
 }
 
