@@ -13,6 +13,7 @@ mod testing;
 mod validate;
 
 pub mod apps;
+pub mod batch;
 pub mod coordination;
 pub mod core;
 pub mod discovery;
@@ -154,6 +155,7 @@ pub fn strategy(group: &str, kind: &str) -> Option<&'static dyn Strategy> {
         ("apps", "Deployment") => &apps::deployment::Deployment,
         ("apps", "ReplicaSet") => &apps::replicaset::ReplicaSet,
         ("apps", "StatefulSet") => &apps::statefulset::StatefulSet,
+        ("batch", "Job") => &batch::job::Job,
         ("coordination.k8s.io", "Lease") => &coordination::lease::Lease,
         ("discovery.k8s.io", "EndpointSlice") => &discovery::endpointslice::EndpointSlice,
         ("events.k8s.io", "Event") => &core::event::EventsEvent,

@@ -1,0 +1,3 @@
+//! The group `batch`. CronJob is not built.
+
+pub mod job;
