@@ -4,7 +4,9 @@
 //! `kinds`).
 
 pub mod decode;
+pub mod equality;
 pub mod field;
+pub mod intstr;
 pub mod managed;
 pub mod meta;
 pub mod names;

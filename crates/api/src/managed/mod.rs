@@ -7,6 +7,7 @@ mod set;
 mod walk;
 
 use std::cmp::Ordering;
+use std::sync::LazyLock;
 
 use serde_json::{Map, Value};
 
@@ -20,6 +21,8 @@ use crate::status::{ApiError, StatusCause};
 
 /// More Update entries than this are merged, oldest first.
 const MAX_UPDATE_MANAGERS: usize = 10;
+/// The manager of what an object without ownership had before its first apply.
+const BEFORE_FIRST_APPLY: &str = "before-first-apply";
 /// The manager that merged entries get.
 const ANCIENT: &str = "ancient-changes";
 
@@ -114,7 +117,7 @@ impl Entry {
 }
 
 /// Fields that nobody owns: identity and what the server writes.
-fn unowned() -> Set {
+static UNOWNED: LazyLock<Set> = LazyLock::new(|| {
     Set::of_fields(&[
         "apiVersion",
         "kind",
@@ -129,7 +132,7 @@ fn unowned() -> Set {
         "metadata.managedFields",
         "metadata.resourceVersion",
     ])
-}
+});
 
 /// Fields that a request to this subresource does not write.
 fn reset(params: &ManagedParams) -> Set {
@@ -182,19 +185,19 @@ fn put_managed(obj: &mut Value, mut all: Vec<Entry>) {
     meta.insert("managedFields".into(), all.into_iter().map(Entry::write).collect());
 }
 
-/// What a request changes, without what it may not write. `managedFields` must be out of both objects.
+/// What a request changes, without what it may not write and what nobody owns.
 fn changes(old: &Value, new: &Value, params: &ManagedParams) -> Diff {
     let whole = walk::diff(Some(old), Some(new), Kind::root(params.ty));
     let reset = reset(params);
     Diff {
-        changed: whole.changed.recursive_difference(&reset),
-        removed: whole.removed.recursive_difference(&reset),
+        changed: whole.changed.recursive_difference(&reset).difference(&UNOWNED),
+        removed: whole.removed.recursive_difference(&reset).difference(&UNOWNED),
     }
 }
 
 /// Records who owns what after a create (`old` absent) or an update. Call it on the object decoded and defaulted, **before**
 /// mutating admission and the strategy's preparation: what the server adds there is nobody's. `new` may carry the client's own `managedFields`: an empty list, or a list of one empty entry, resets ownership.
-/// Nothing changes (times included) when no owned field does.
+/// Nothing changes (times included) when no owned field does. An object that has no owners gets none by updates.
 pub fn on_update(old: Option<&Value>, new: &mut Value, params: &ManagedParams) {
     let given = take_managed(new);
     let list = given.as_ref().and_then(Value::as_array);
@@ -212,26 +215,24 @@ pub fn on_update(old: Option<&Value>, new: &mut Value, params: &ManagedParams) {
     if all.is_empty() && !reset_by_client {
         all = old.map(|old| entries(meta::managed_fields(old))).unwrap_or_default();
     }
+    if all.is_empty() && old.is_some() {
+        // Ownership is recorded from the beginning or not at all (until an apply asks for it).
+        return;
+    }
     let empty;
-    let bare;
     let before = match old {
-        Some(old) if meta::managed_fields(old).is_empty() => old,
-        Some(old) => {
-            bare = without_managed(old);
-            &bare
-        }
+        Some(old) => old,
         None => {
             empty = empty_object(new, params);
             &empty
         }
     };
-    let diff = changes(before, new, params);
-    let changed = diff.changed.difference(&unowned());
-    if !changed.is_empty() || !diff.removed.is_empty() {
-        let taken = changed.clone().union(&diff.removed);
+    let Diff { changed, removed } = changes(before, new, params);
+    if !changed.is_empty() || !removed.is_empty() {
+        let taken = changed.clone().union(&removed);
         let own = all.iter().position(|entry| entry.is(false, params));
         for (at, entry) in all.iter_mut().enumerate() {
-            entry.subtract(if Some(at) == own { &diff.removed } else { &taken });
+            entry.subtract(if Some(at) == own { &removed } else { &taken });
         }
         if !changed.is_empty() {
             let fields = match own {
@@ -332,11 +333,23 @@ pub fn on_apply(
     }
     let mut all = live.map(|live| entries(meta::managed_fields(live))).unwrap_or_default();
     let before = live.map_or_else(|| empty_object(applied, params), without_managed);
+    if all.is_empty() && live.is_some() {
+        let diff = changes(&empty_object(&before, params), &before, params);
+        all.push(Entry {
+            manager: BEFORE_FIRST_APPLY.into(),
+            apply: false,
+            api_version: params.api_version.to_owned(),
+            time: Some(params.now.to_owned()),
+            subresource: params.subresource.to_owned(),
+            fields: diff.changed.to_fields_v1(),
+        });
+        all.retain(|entry| !entry.is_empty());
+    }
     let merged = walk::merge(Some(&before), Some(applied), kind).unwrap_or_default();
 
     let own = all.iter().position(|entry| entry.is(true, params));
     let last = own.map(|at| Set::from_fields_v1(&all[at].fields));
-    let fields = intent.recursive_difference(&reset(params)).difference(&unowned());
+    let fields = intent.recursive_difference(&reset(params)).difference(&UNOWNED);
     let previous_time = own.and_then(|at| all[at].time.clone());
     let entry = Entry {
         manager: params.manager.to_owned(),
@@ -360,8 +373,7 @@ pub fn on_apply(
         Some(last) => prune(merged, &all, last, kind),
         None => merged,
     };
-    let diff = changes(&before, &result, params);
-    let changed = diff.changed.difference(&unowned());
+    let Diff { changed, removed } = changes(&before, &result, params);
     let others = |index: &usize| *index != at;
     if !force {
         let conflicts: Vec<(String, String)> = (0..all.len())
@@ -376,7 +388,7 @@ pub fn on_apply(
             return Err(conflict_error(conflicts));
         }
     }
-    let taken = changed.union(&diff.removed);
+    let taken = changed.union(&removed);
     for index in (0..all.len()).filter(others) {
         all[index].subtract(&taken);
     }

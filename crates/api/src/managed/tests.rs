@@ -90,22 +90,36 @@ fn updates_move_ownership() {
     let mut c = config_map(json!({"k": "w", "n": "v"}));
     on_update(Some(&b), &mut c, &params("v1", "ConfigMap", "three", "2020-01-01T00:00:03Z"));
     assert_eq!(c["metadata"]["managedFields"], b["metadata"]["managedFields"]);
-    // An empty list resets.
-    let mut d = config_map(json!({"k": "x", "n": "v"}));
-    d["metadata"]["managedFields"] = json!([{}]);
-    on_update(Some(&b), &mut d, &first);
-    assert_eq!(owners(&d), [owner("one Update", json!({"f:data": {"f:k": {}}}))]);
+    // An empty list resets, and updates do not start anew; an apply does.
+    for reset in [json!([{}]), json!([])] {
+        let mut d = config_map(json!({"k": "x", "n": "v"}));
+        d["metadata"]["managedFields"] = reset;
+        on_update(Some(&b), &mut d, &first);
+        assert_eq!(owners(&d), []);
+        let mut e = config_map(json!({"k": "y", "n": "v"}));
+        on_update(Some(&d), &mut e, &first);
+        assert_eq!(owners(&e), []);
+        let f = on_apply(Some(&e), &config_map(json!({"k": "y"})), &second, false).unwrap();
+        assert_eq!(
+            owners(&f),
+            [
+                owner("two Apply", json!({"f:data": {"f:k": {}}})),
+                owner("before-first-apply Update", json!({"f:data": {".": {}, "f:k": {}, "f:n": {}}}))
+            ]
+        );
+    }
 }
 
 #[test]
 fn old_updaters_are_merged() {
-    let mut obj = json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "a"}});
+    let mut obj = Value::Null;
     let mut data = Map::new();
     for at in 0..13 {
         let (manager, now) = (format!("m{at}"), format!("2020-01-01T00:00:{at:02}Z"));
         data.insert(format!("k{at}"), json!("v"));
         let mut next = config_map(Value::Object(data.clone()));
-        on_update(Some(&obj), &mut next, &params("v1", "ConfigMap", &manager, &now));
+        let old = Some(&obj).filter(|_| at > 0);
+        on_update(old, &mut next, &params("v1", "ConfigMap", &manager, &now));
         obj = next;
     }
     let owners = owners(&obj);

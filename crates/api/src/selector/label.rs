@@ -1,23 +1,12 @@
-//! Label selectors and field selectors.
-//!
-//! Answers to `k8s.io/apimachinery/pkg/labels` and `pkg/fields`: the grammar, what is accepted by accident included,
-//! and the words of each refusal.
+//! Conditions on labels: as text (`a=b,c in (d,e)`) and as `meta/v1` LabelSelector.
 
 use std::fmt;
 
 use serde_json::{Map, Value};
 
+use super::{SelectorError, fail};
 use crate::field::{Path, go_quote, invalid};
 use crate::names;
-
-/// Why a text is no selector; upstream's words.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct SelectorError(pub String);
-
-fn fail<T>(text: impl Into<String>) -> Result<T, SelectorError> {
-    Err(SelectorError(text.into()))
-}
 
 /// How a label is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,11 +70,9 @@ impl Requirement {
                 let detail = "for 'Gt', 'Lt' operators, exactly one value is required";
                 return fail(invalid(&values_path, listed(), detail).to_string());
             }
-            Operator::GreaterThan | Operator::LessThan => {
-                if values[0].parse::<i64>().is_err() {
-                    let detail = "for 'Gt', 'Lt' operators, the value must be an integer";
-                    return fail(invalid(&values_path.index(0), values[0].as_str(), detail).to_string());
-                }
+            Operator::GreaterThan | Operator::LessThan if values[0].parse::<i64>().is_err() => {
+                let detail = "for 'Gt', 'Lt' operators, the value must be an integer";
+                return fail(invalid(&values_path.index(0), values[0].as_str(), detail).to_string());
             }
             _ => {}
         }
@@ -469,126 +456,6 @@ impl Parser {
     }
 }
 
-/// One condition of a field selector.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FieldRequirement {
-    /// The field label: `spec.nodeName`.
-    pub field: String,
-    /// Whether the field must differ.
-    pub negated: bool,
-    /// The value.
-    pub value: String,
-}
-
-/// Conditions on fields, all of which must hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FieldSelector {
-    requirements: Vec<FieldRequirement>,
-}
-
-impl FieldSelector {
-    /// `spec.nodeName=a,status.phase!=Failed`; `\` escapes `\`, `,` and `=`.
-    ///
-    /// # Errors
-    /// Upstream's texts.
-    pub fn parse(text: &str) -> Result<FieldSelector, SelectorError> {
-        let mut requirements = Vec::new();
-        for part in split_unescaped(text) {
-            if part.is_empty() {
-                continue;
-            }
-            let Some((field, operator, value)) = split_term(part) else {
-                return fail(format!("invalid selector: '{text}'; can't understand '{part}'"));
-            };
-            requirements.push(FieldRequirement {
-                field: field.to_owned(),
-                negated: operator == "!=",
-                value: unescape(value)?,
-            });
-        }
-        Ok(FieldSelector { requirements })
-    }
-
-    /// The conditions.
-    pub fn requirements(&self) -> &[FieldRequirement] {
-        &self.requirements
-    }
-
-    /// Whether there is no condition at all.
-    pub fn is_empty(&self) -> bool {
-        self.requirements.is_empty()
-    }
-
-    /// The value that a field must have, when the selector says exactly one.
-    pub fn requires_exact(&self, field: &str) -> Option<&str> {
-        self.requirements.iter().find(|r| r.field == field && !r.negated).map(|r| r.value.as_str())
-    }
-
-    /// Whether fields meet all conditions; `value` answers with a field's value, absent fields are empty.
-    pub fn matches(&self, value: impl Fn(&str) -> Option<String>) -> bool {
-        self.requirements.iter().all(|r| (value(&r.field).unwrap_or_default() == r.value) != r.negated)
-    }
-}
-
-impl fmt::Display for FieldSelector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, r) in self.requirements.iter().enumerate() {
-            let comma = if at == 0 { "" } else { "," };
-            let operator = if r.negated { "!=" } else { "=" };
-            let value = r.value.replace('\\', "\\\\").replace(',', "\\,").replace('=', "\\=");
-            write!(f, "{comma}{}{operator}{value}", r.field)?;
-        }
-        Ok(())
-    }
-}
-
-fn split_unescaped(text: &str) -> Vec<&str> {
-    let (mut parts, mut start, mut escaped) = (Vec::new(), 0, false);
-    for (at, c) in text.char_indices() {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            ',' => {
-                parts.push(&text[start..at]);
-                start = at + 1;
-            }
-            _ => {}
-        }
-    }
-    parts.push(&text[start..]);
-    parts
-}
-
-fn split_term(term: &str) -> Option<(&str, &str, &str)> {
-    for (at, _) in term.char_indices() {
-        for operator in ["!=", "==", "="] {
-            if let Some(value) = term[at..].strip_prefix(operator) {
-                return Some((&term[..at], operator, value));
-            }
-        }
-    }
-    None
-}
-
-fn unescape(value: &str) -> Result<String, SelectorError> {
-    let mut out = String::with_capacity(value.len());
-    let mut chars = value.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '\\' => match chars.next() {
-                Some(c @ ('\\' | ',' | '=')) => out.push(c),
-                Some(c) => return fail(format!("invalid field selector: invalid escape sequence: \\{c}")),
-                None => return fail("invalid field selector: invalid escape sequence: \\"),
-            },
-            ',' | '=' => {
-                return fail(format!("invalid field selector: unescaped character in value: {}", c as u32));
-            }
-            c => out.push(c),
-        }
-    }
-    Ok(out)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -668,18 +535,5 @@ mod tests {
         assert_eq!(shown.unwrap().to_string(), "a in (x,y),b,z=1");
         let bad = LabelSelector::from_object(&json!({"matchExpressions": [{"key": "a", "operator": "Is"}]}));
         assert_eq!(bad.unwrap_err().to_string(), "\"Is\" is not a valid label selector operator");
-    }
-
-    #[test]
-    fn field_selectors() {
-        let value = |field: &str| (field == "spec.nodeName").then(|| "a,b".to_owned());
-        assert!(FieldSelector::parse("spec.nodeName=a\\,b,x!=y").unwrap().matches(value));
-        assert!(!FieldSelector::parse("spec.nodeName!=a\\,b").unwrap().matches(value));
-        assert!(FieldSelector::parse("").unwrap().is_empty());
-        assert_eq!(FieldSelector::parse("a==b").unwrap().requires_exact("a"), Some("b"));
-        assert_eq!(
-            FieldSelector::parse("a=b,c").unwrap_err().to_string(),
-            "invalid selector: 'a=b,c'; can't understand 'c'"
-        );
     }
 }
