@@ -58,8 +58,14 @@ impl Registry {
         let resource = call.resource;
         let key = resource.key(call.namespace, call.name);
         let mut asked = options.resource_version.clone();
+        // What this call has marked for immediate removal: a kubelet may be faster with the removal itself.
+        let mut condemned: Option<Value> = None;
         loop {
-            let entry = self.get(call)?;
+            let entry = match (self.get(call), condemned.take()) {
+                (Ok(entry), _) => entry,
+                (Err(error), Some(object)) if error.code() == 404 => return Ok(Deleted::Object(object)),
+                (Err(error), _) => return Err(error),
+            };
             let mut current = super::events::to_served(resource, entry.value());
             self.check_preconditions(call, options, asked.as_deref(), &current)?;
             self.validate(&Request::new(call, Operation::Delete, &mut Value::Null, Some(&current))).await?;
@@ -87,6 +93,7 @@ impl Registry {
                     }
                     // The precondition was met; marking it made a new version.
                     asked = None;
+                    condemned = Some(current.clone());
                 }
                 Step::Remove => {}
             }
