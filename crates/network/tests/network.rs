@@ -8,108 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use ipnet::IpNet;
-use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use node::{Inside, eventually, ip, on_a_node, outside, sh};
+use node::cluster::{Cluster, NODE, options, request};
+use node::{Inside, eventually, ip, on_a_node, sh};
 use orlop_client::{Informer, ObjectKey};
-use orlop_cri::{PodNetwork, PodNetworkRequest, PortMapping};
-use orlop_network::{BridgeNetwork, ClusterDns, DnsOptions, NetworkOptions, ServiceProxy, cleanup};
-use serde_json::{Value as Json, json};
+use orlop_cri::{PodNetwork, PortMapping};
+use orlop_network::{BridgeNetwork, ClusterDns, DnsOptions, NodeRoutes, cleanup};
+use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-
-const NODE: &str = "me";
-
-fn options(state: &tempfile::TempDir) -> NetworkOptions {
-    NetworkOptions { state_dir: state.path().to_owned(), node_name: NODE.to_owned(), ..Default::default() }
-}
-
-fn request(pod: &Inside, id: &str, ports: Vec<PortMapping>) -> PodNetworkRequest {
-    PodNetworkRequest {
-        sandbox_id: id.to_owned(),
-        namespace: "default".to_owned(),
-        name: format!("pod-{id}"),
-        uid: format!("uid-{id}"),
-        netns: pod.netns.clone(),
-        port_mappings: ports,
-    }
-}
-
-struct Cluster {
-    options: NetworkOptions,
-    network: BridgeNetwork,
-    services: Informer<Service>,
-    slices: Informer<EndpointSlice>,
-    outside: Inside,
-    host: Inside,
-    _state: tempfile::TempDir,
-}
-
-impl Cluster {
-    async fn start() -> Self {
-        let state = tempfile::tempdir().unwrap();
-        let options = options(&state);
-        let outside = outside().await;
-        let cidr: IpNet = "10.244.3.0/24".parse().unwrap();
-        let (_, known) = watch::channel(Some(cidr));
-        let network = BridgeNetwork::open(options.clone(), known).await.unwrap();
-        let cluster = Self {
-            options,
-            network,
-            services: Informer::fixed([]),
-            slices: Informer::fixed([]),
-            outside,
-            host: Inside::here(),
-            _state: state,
-        };
-        cluster.network.ready().await.unwrap();
-        cluster
-    }
-
-    /// A pod that serves on 8080 and says its name.
-    async fn pod(&self, name: &'static str) -> (Inside, String) {
-        let pod = Inside::new();
-        let attached = self.network.attach(&request(&pod, name, vec![])).await.unwrap();
-        pod.serve(name, 8080).await;
-        (pod, attached.ips[0].to_string())
-    }
-
-    fn proxy(&self) -> (CancellationToken, tokio::task::JoinHandle<()>) {
-        let stop = CancellationToken::new();
-        let proxy =
-            ServiceProxy::new(self.options.clone(), self.services.clone(), self.slices.clone()).unwrap();
-        (stop.clone(), tokio::spawn(proxy.run(stop)))
-    }
-
-    fn service(&self, name: &str, cluster_ip: &str, more: Json) {
-        let mut spec = json!({"clusterIP": cluster_ip, "clusterIPs": [cluster_ip], "type": "ClusterIP", "ports": [
-            {"name": "tcp", "port": 80, "protocol": "TCP"}, {"name": "udp", "port": 80, "protocol": "UDP"}]});
-        for (key, value) in more.as_object().unwrap() {
-            spec[key] = value.clone();
-        }
-        let metadata = json!({"name": name, "namespace": "default"});
-        self.services.insert(serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap());
-    }
-
-    /// Endpoints by address; an address with `@` is on another node.
-    fn endpoints(&self, service: &str, addresses: &[&str]) {
-        let endpoints: Vec<Json> = addresses
-            .iter()
-            .map(|address| {
-                let (address, node) = address.split_once('@').unwrap_or((address, NODE));
-                json!({"addresses": [address], "conditions": {"ready": true}, "nodeName": node})
-            })
-            .collect();
-        let metadata = json!({"name": format!("{service}-x"), "namespace": "default",
-            "labels": {"kubernetes.io/service-name": service}});
-        let ports = json!([{"name": "tcp", "port": 8080, "protocol": "TCP"},
-            {"name": "udp", "port": 8080, "protocol": "UDP"}]);
-        let slice =
-            json!({"metadata": metadata, "addressType": "IPv4", "endpoints": endpoints, "ports": ports});
-        self.slices.insert(serde_json::from_value(slice).unwrap());
-    }
-}
 
 #[test]
 fn pods_reach_each_other_and_the_world() {
@@ -134,9 +40,17 @@ fn pods_reach_each_other_and_the_world() {
         assert_eq!(again.attach(&request(&a, "a", vec![])).await.unwrap().ips, [ip(&a_ip)]);
         assert_eq!(a.ask(&at(&b_ip)).await, format!("b {a_ip}"));
 
-        // A sandbox that died with its namespace: its address is free after a restart.
-        let dead = cluster.pod("dead").await;
+        // A sandbox that died with its namespace: the next start frees its address.
+        let dead = Inside::new();
+        cluster.network.attach(&request(&dead, "dead", vec![])).await.unwrap();
+        let links = sh("ip -br link | grep -c veth");
         drop(dead);
+        eventually("the kernel took the interface", async || sh("ip -br link | grep -c veth") != links).await;
+        let reserved = || std::fs::read_dir(cluster.options.state_dir.join("sandboxes")).unwrap().count();
+        assert_eq!(reserved(), 3);
+        let (_, known) = watch::channel(Some("10.244.3.0/24".parse().unwrap()));
+        let again = BridgeNetwork::open(cluster.options.clone(), known).await.unwrap();
+        assert_eq!(reserved(), 2);
         again.detach("b").await.unwrap();
         again.detach("b").await.unwrap();
         again.detach("never-there").await.unwrap();
@@ -170,6 +84,42 @@ fn not_ready_without_a_pod_cidr() {
         let error = network.attach(&bad).await.unwrap_err().to_string();
         assert!(error.contains("pod-bad") && error.contains("/proc/self/ns/nothing"), "{error}");
         assert_eq!(std::fs::read_dir(state.path().join("sandboxes")).unwrap().count(), 1);
+    });
+}
+
+#[test]
+fn routes_to_other_nodes() {
+    on_a_node(|| async {
+        let cluster = Cluster::start().await;
+        let node = |name: &str, cidr: &str, address: &str| -> k8s_openapi::api::core::v1::Node {
+            let addresses = json!([{"type": "InternalIP", "address": address}]);
+            let node = json!({"metadata": {"name": name}, "spec": {"podCIDR": cidr}, "status": {"addresses": addresses}});
+            serde_json::from_value(node).unwrap()
+        };
+        let nodes = Informer::fixed([
+            node(NODE, "10.244.3.0/24", "192.0.2.1"),
+            node("far", "10.244.6.0/24", "198.51.100.1"),
+            node("other", "10.244.7.0/24", "192.0.2.2"),
+        ]);
+        // Left by an earlier run: ours, but nobody's any more.
+        sh("ip route add 10.244.8.0/24 via 192.0.2.2 proto 111; ip route add 10.244.9.0/24 via 192.0.2.2");
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(NodeRoutes::new(cluster.options.clone(), nodes.clone()).run(stop.clone()));
+        let routes = || sh("ip route");
+        eventually("the route", async || routes().contains("10.244.7.0/24 via 192.0.2.2")).await;
+        eventually("cleared", async || !routes().contains("10.244.8.0")).await;
+        assert!(routes().contains("10.244.9.0"), "a route of somebody else");
+        // The far node's route fails until it moves to this link; it must not be in the others' way.
+        nodes.insert(node("other", "10.244.7.0/24", "192.0.2.3"));
+        nodes.insert(node("far", "10.244.6.0/24", "192.0.2.4"));
+        eventually("moved", async || {
+            routes().contains("10.244.7.0/24 via 192.0.2.3") && routes().contains("10.244.6.0/24 via 192.0.2.4")
+        })
+        .await;
+        nodes.remove(&ObjectKey::new("", "other"));
+        eventually("gone", async || !routes().contains("10.244.7.0")).await;
+        stop.cancel();
+        running.await.unwrap();
     });
 }
 
@@ -644,7 +594,7 @@ fn measure() {
         while !listed("10.96.119.135 . udp") {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        println!("5000 services of 2 ports and 3 endpoints: {:?} with listing", start.elapsed());
+        println!("5000 services of 2 ports and 3 endpoints: {:?} until nft shows the last", start.elapsed());
         stop.cancel();
         running.await.unwrap();
         let start = std::time::Instant::now();
@@ -662,8 +612,9 @@ fn measure() {
             let start = std::time::Instant::now();
             cluster.service("new", &format!("10.96.90.{round}"), json!({}));
             cluster.endpoints("new", &[&a_ip]);
-            let vip = format!("10.96.90.{round}:80");
-            while client.ask_name(&vip).await != "a" {}
+            let vip = std::net::SocketAddr::from(([10, 96, 90, round], 80));
+            let patience = Duration::from_millis(5);
+            client.run(move || while std::net::TcpStream::connect_timeout(&vip, patience).is_err() {}).await;
             println!("one service added, until a connection to it works: {:?}", start.elapsed());
         }
         stop.cancel();

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -112,6 +112,7 @@ impl ServiceProxy {
         let mut loaded = false;
         let mut retry = FIRST_RETRY;
         loop {
+            let start = Instant::now();
             let keys = dirty.take();
             let mut changes = BTreeMap::new();
             for key in &keys {
@@ -124,6 +125,7 @@ impl ServiceProxy {
                         info!(
                             table = self.options.instance,
                             services = claims.len(),
+                            took_ms = start.elapsed().as_millis(),
                             "service proxy is in charge"
                         );
                     }

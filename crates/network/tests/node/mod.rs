@@ -1,6 +1,8 @@
 //! A node for tests: a thread in a network namespace of its own stands for the host, further ones for pods and for a
 //! machine outside. All of it ends with the threads; nothing has a name on the real host. Needs root.
 
+pub mod cluster;
+
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
