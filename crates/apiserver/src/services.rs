@@ -77,6 +77,11 @@ fn wants_node_ports(spec: &Value) -> bool {
     }
 }
 
+/// A load balancer must learn which nodes have endpoints when only those take its traffic.
+fn wants_health_check(spec: &Value) -> bool {
+    text(spec, "type") == "LoadBalancer" && text(spec, "externalTrafficPolicy") == "Local"
+}
+
 fn addresses_of(spec: &Value) -> Vec<u32> {
     spec.get("clusterIPs")
         .and_then(Value::as_array)
@@ -180,7 +185,7 @@ impl Allocators {
         let name = text(&object["metadata"], "name").to_string();
         let mut reservation = self.none();
         self.assign(&mut object["spec"], &mut reservation, &[], &[])
-            .map_err(|error| invalid(&name, error))?;
+            .map_err(|error| invalid(&name, *error))?;
         Ok(reservation)
     }
 
@@ -210,13 +215,20 @@ impl Allocators {
                 }
             }
         }
+        if wants_health_check(old_spec)
+            && wants_health_check(spec)
+            && spec.get("healthCheckNodePort").and_then(Value::as_u64).unwrap_or(0) == 0
+            && let Some(port) = old_spec.get("healthCheckNodePort")
+        {
+            spec["healthCheckNodePort"] = port.clone();
+        }
         if wants_node_ports(old_spec) && wants_node_ports(spec) {
             keep_node_ports(spec, old_spec);
         }
         let (had_addresses, had_ports) = (addresses_of(old_spec), ports_of(old_spec));
         let mut reservation = self.none();
         self.assign(spec, &mut reservation, &had_addresses, &had_ports)
-            .map_err(|error| invalid(text(&old["metadata"], "name"), error))?;
+            .map_err(|error| invalid(text(&old["metadata"], "name"), *error))?;
         let (has_addresses, has_ports) = (addresses_of(spec), ports_of(spec));
         reservation.obsolete = (
             had_addresses.into_iter().filter(|a| !has_addresses.contains(a)).collect(),
@@ -231,7 +243,7 @@ impl Allocators {
         reservation: &mut Reservation<'_>,
         own_addresses: &[u32],
         own_ports: &[u16],
-    ) -> Result<(), field::FieldError> {
+    ) -> Result<(), Box<field::FieldError>> {
         if text(spec, "type") == "ExternalName" {
             return Ok(());
         }
@@ -266,6 +278,15 @@ impl Allocators {
         if wants_node_ports(spec) {
             self.assign_ports(spec, reservation, own_ports)?;
         }
+        if wants_health_check(spec) {
+            let path = Path::new("spec").child("healthCheckNodePort");
+            let wanted = spec.get("healthCheckNodePort").and_then(Value::as_u64).unwrap_or(0);
+            match u16::try_from(wanted) {
+                Ok(0) => spec["healthCheckNodePort"] = json!(self.any_port(reservation, &path)?),
+                Ok(port) if !own_ports.contains(&port) => self.this_port(port, reservation, &path)?,
+                _ => {}
+            }
+        }
         Ok(())
     }
 
@@ -273,7 +294,7 @@ impl Allocators {
         &self,
         address: Ipv4Addr,
         reservation: &mut Reservation<'_>,
-    ) -> Result<(), field::FieldError> {
+    ) -> Result<(), Box<field::FieldError>> {
         let path = Path::new("spec").child("clusterIPs");
         let bad = |why: String| {
             field::invalid(
@@ -289,25 +310,26 @@ impl Allocators {
                 "the provided IP ({address}) is not in the valid range. The range of valid IPs is {}/{}",
                 Ipv4Addr::from(self.base),
                 self.prefix
-            )));
+            ))
+            .into());
         }
         if !self.taken.lock().addresses.insert(number) {
-            return Err(bad("provided IP is already allocated".to_string()));
+            return Err(bad("provided IP is already allocated".to_string()).into());
         }
         reservation.addresses.push(number);
         Ok(())
     }
 
-    fn any_address(&self, reservation: &mut Reservation<'_>) -> Result<Ipv4Addr, field::FieldError> {
+    fn any_address(&self, reservation: &mut Reservation<'_>) -> Result<Ipv4Addr, Box<field::FieldError>> {
         let size = self.size();
         // The lower band is left to those who name their address, as upstream does (KEP-3070).
         let band = (size / 16).clamp(16.min(size), 256.min(size));
+        let upper = size - band;
+        let start = if upper > 0 { rand::rng().random_range(0..upper) } else { 0 };
+        let candidates = (0..upper).map(|step| band + (start + step) % upper).chain(0..band);
         let mut taken = self.taken.lock();
-        let upper = size.saturating_sub(band).max(1);
-        let start = rand::rng().random_range(0..upper);
-        for step in 0..size {
-            let offset = if step < upper { band + (start + step) % upper } else { step - upper };
-            let number = self.base + 1 + offset % size;
+        for offset in candidates {
+            let number = self.base + 1 + offset;
             if taken.addresses.insert(number) {
                 reservation.addresses.push(number);
                 return Ok(Ipv4Addr::from(number));
@@ -316,7 +338,8 @@ impl Allocators {
         Err(field::internal(
             &Path::new("spec").child("clusterIPs"),
             "failed to allocate a serviceIP: range is full",
-        ))
+        )
+        .into())
     }
 
     fn assign_ports(
@@ -324,7 +347,7 @@ impl Allocators {
         spec: &mut Value,
         reservation: &mut Reservation<'_>,
         own: &[u16],
-    ) -> Result<(), field::FieldError> {
+    ) -> Result<(), Box<field::FieldError>> {
         let mut here: Vec<u16> = Vec::new();
         let Some(ports) = spec.get_mut("ports").and_then(Value::as_array_mut) else { return Ok(()) };
         for (at, port) in ports.iter_mut().enumerate() {
@@ -350,7 +373,7 @@ impl Allocators {
         port: u16,
         reservation: &mut Reservation<'_>,
         path: &Path,
-    ) -> Result<(), field::FieldError> {
+    ) -> Result<(), Box<field::FieldError>> {
         if port < self.ports.0 || port > self.ports.1 {
             return Err(field::invalid(
                 path,
@@ -359,18 +382,23 @@ impl Allocators {
                     "provided port is not in the valid range. The range of valid ports is {}-{}",
                     self.ports.0, self.ports.1
                 ),
-            ));
+            )
+            .into());
         }
         let mut taken = self.taken.lock();
         if taken.ports.contains_key(&port) {
-            return Err(field::invalid(path, json!(port), "provided port is already allocated"));
+            return Err(field::invalid(path, json!(port), "provided port is already allocated").into());
         }
         taken.ports.insert(port, 1);
         reservation.ports.push(port);
         Ok(())
     }
 
-    fn any_port(&self, reservation: &mut Reservation<'_>, path: &Path) -> Result<u16, field::FieldError> {
+    fn any_port(
+        &self,
+        reservation: &mut Reservation<'_>,
+        path: &Path,
+    ) -> Result<u16, Box<field::FieldError>> {
         let count = u32::from(self.ports.1) - u32::from(self.ports.0) + 1;
         let mut taken = self.taken.lock();
         let start = rand::rng().random_range(0..count);
@@ -382,7 +410,7 @@ impl Allocators {
                 return Ok(port);
             }
         }
-        Err(field::internal(path, "failed to allocate a nodePort: range is full"))
+        Err(field::internal(path, "failed to allocate a nodePort: range is full").into())
     }
 }
 

@@ -8,6 +8,7 @@ mod namespace_lifecycle;
 mod node_restriction;
 mod priority;
 mod service_account;
+mod taint_nodes_by_condition;
 
 use async_trait::async_trait;
 use orlop_api::status::ApiError;
@@ -86,9 +87,10 @@ pub trait Admission: Send + Sync {
 /// The plugins in upstream's order.
 pub fn default_plugins() -> Vec<Box<dyn Admission>> {
     vec![
-        Box::new(namespace_lifecycle::NamespaceLifecycle::default()),
+        Box::new(namespace_lifecycle::NamespaceLifecycle),
         Box::new(service_account::ServiceAccount),
         Box::new(node_restriction::NodeRestriction),
+        Box::new(taint_nodes_by_condition::TaintNodesByCondition),
         Box::new(priority::Priority),
         Box::new(default_toleration_seconds::DefaultTolerationSeconds),
     ]

@@ -11,7 +11,6 @@ use crate::registry::object::is_deleting;
 
 const PROTECTED: [&str; 3] = ["default", "kube-public", "kube-system"];
 
-#[derive(Default)]
 pub(super) struct NamespaceLifecycle;
 
 impl NamespaceLifecycle {

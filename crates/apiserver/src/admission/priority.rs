@@ -72,6 +72,14 @@ impl Admission for Priority {
                 "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {priority} from the given PriorityClass name"
             )));
         }
+        let given = request.object["spec"].get("preemptionPolicy").and_then(Value::as_str);
+        if let Some(given) = given
+            && given != policy
+        {
+            return Err(request.forbidden(format!(
+                "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name"
+            )));
+        }
         request.object["spec"]["priority"] = json!(priority);
         if request.object["spec"].get("preemptionPolicy").is_none() {
             request.object["spec"]["preemptionPolicy"] = json!(policy);

@@ -217,9 +217,12 @@ struct Parsed<T> {
     parse: fn(&str, &str, &Value) -> T,
 }
 
+/// Parsed objects by key, each with the revision it was parsed at.
+type Items<T> = Arc<HashMap<Arc<str>, (u64, Arc<T>)>>;
+
 struct Kept<T> {
     at: Option<u64>,
-    items: Arc<HashMap<Arc<str>, (u64, Arc<T>)>>,
+    items: Items<T>,
 }
 
 impl<T> Parsed<T> {
@@ -227,7 +230,7 @@ impl<T> Parsed<T> {
         Parsed { cache, kept: Mutex::new(Kept { at: None, items: Arc::default() }), parse }
     }
 
-    fn items(&self) -> Arc<HashMap<Arc<str>, (u64, Arc<T>)>> {
+    fn items(&self) -> Items<T> {
         let mut kept = self.kept.lock();
         let last = self.cache.last_change();
         if kept.at == Some(last) {

@@ -1,5 +1,6 @@
 //! `pods/binding` (and the older `bindings`): the scheduler's decision written into a pod.
 
+use bytes::Bytes;
 use orlop_api::decode::Gvk;
 use orlop_api::field::{self, Path};
 use orlop_api::status::{ApiError, Status};
@@ -7,7 +8,6 @@ use serde_json::{Value, json};
 
 use super::Endpoint;
 use crate::http::body::{self, Response};
-use crate::http::pipeline::{RequestBody, read_body};
 use crate::registry::Call;
 use crate::registry::options::WriteOptions;
 use crate::registry::update::Change;
@@ -25,10 +25,16 @@ impl Change for Bind {
         let conflict = |message: String| ApiError::conflict("", "pods/binding", name, message);
         let uid = current["metadata"]["uid"].as_str().unwrap_or("");
         if !self.uid.is_empty() && self.uid != uid {
-            return Err(conflict(format!(
-                "Precondition failed: UID in precondition: {}, UID in object meta: {uid}",
-                self.uid
-            )));
+            let namespace = current["metadata"]["namespace"].as_str().unwrap_or("");
+            return Err(ApiError::conflict(
+                "",
+                "pods",
+                name,
+                format!(
+                    "StorageError: invalid object, Code: 4, Key: /registry/pods/{namespace}/{name}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {}, UID in object meta: {uid}",
+                    self.uid
+                ),
+            ));
         }
         if crate::registry::object::is_deleting(current) {
             return Err(conflict(format!("pod {name} is being deleted, cannot be assigned to a host")));
@@ -40,11 +46,8 @@ impl Change for Bind {
                 field::go_quote(assigned)
             )));
         }
-        if let Some(gates) = current["spec"]["schedulingGates"].as_array().filter(|gates| !gates.is_empty()) {
-            return Err(conflict(format!(
-                "pod {name} has non-empty .spec.schedulingGates ({} gates)",
-                gates.len()
-            )));
+        if current["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
+            return Err(conflict(format!("pod {name} has non-empty .spec.schedulingGates")));
         }
         let mut pod = current.clone();
         pod["spec"]["nodeName"] = json!(self.node);
@@ -92,20 +95,13 @@ fn set_condition(pod: &mut Value) {
     pod["status"]["conditions"] = Value::Array(conditions);
 }
 
-pub(super) async fn create(
-    endpoint: &Endpoint<'_>,
-    body: RequestBody,
-    name: &str,
-) -> Result<Response, ApiError> {
+pub(super) async fn create(endpoint: &Endpoint<'_>, body: Bytes, name: &str) -> Result<Response, ApiError> {
     let options = WriteOptions::parse(&endpoint.request.query, "CreateOptions", false)?;
-    let body = read_body(body).await?;
     let binding = endpoint.decode(&body, &Gvk { group: "", version: "v1", kind: "Binding" }, &options)?;
     let text = |path: &str| binding.pointer(path).and_then(Value::as_str).unwrap_or("").to_string();
     let bound_name = text("/metadata/name");
     if !name.is_empty() && !bound_name.is_empty() && name != bound_name {
-        return Err(ApiError::bad_request(format!(
-            "name in URL does not match name in Binding object: {name} vs {bound_name}"
-        )));
+        return Err(ApiError::bad_request("name in URL does not match name in Binding object"));
     }
     let name = if name.is_empty() { bound_name } else { name.to_string() };
     let namespace = text("/metadata/namespace");
@@ -123,7 +119,9 @@ pub(super) async fn create(
         errors.push(field::required(&target.child("name"), ""));
     }
     if !errors.is_empty() {
-        return Err(ApiError::invalid("", "Binding", &name, errors));
+        // Upstream does not wrap these: they arrive as a 500 without a reason.
+        let messages = errors.iter().map(ToString::to_string);
+        return Err(ApiError::generic(500, "", orlop_api::status::aggregate(messages)));
     }
     let registry = &endpoint.server.registry;
     let pods = registry.resources.of_kind("", "Pod").ok_or_else(ApiError::path_not_found)?;

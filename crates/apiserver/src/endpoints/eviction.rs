@@ -1,18 +1,17 @@
 //! `pods/eviction`: deletion of a pod that its disruption budgets agree to.
 
+use bytes::Bytes;
 use orlop_api::decode::Gvk;
 use orlop_api::status::{ApiError, Status};
 use serde_json::Value;
 
 use super::Endpoint;
 use crate::http::body::{self, Response};
-use crate::http::pipeline::{RequestBody, read_body};
 use crate::registry::Call;
 use crate::registry::options::{DeleteOptions, WriteOptions};
 
-pub(super) async fn create(endpoint: &Endpoint<'_>, body: RequestBody) -> Result<Response, ApiError> {
+pub(super) async fn create(endpoint: &Endpoint<'_>, body: Bytes) -> Result<Response, ApiError> {
     let options = WriteOptions::parse(&endpoint.request.query, "CreateOptions", false)?;
-    let body = read_body(body).await?;
     let eviction =
         endpoint.decode(&body, &Gvk { group: "policy", version: "v1", kind: "Eviction" }, &options)?;
     let info = &endpoint.request.info;

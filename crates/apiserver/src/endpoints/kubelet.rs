@@ -188,13 +188,15 @@ pub(super) async fn connect(endpoint: &Endpoint<'_>) -> Result<Response, ApiErro
     let registry = &endpoint.server.registry;
     let pod = registry.get(&endpoint.call(false, ""))?.value();
     let node_name = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or("");
+    if node_name.is_empty() && info.subresource != "log" {
+        return Err(ApiError::bad_request(format!("pod {} does not have a host assigned", info.name)));
+    }
     let path = target(&info.subresource, &pod, &endpoint.request.query)?;
     if node_name.is_empty() {
-        // Upstream answers an empty log for a pod that has no node yet.
-        if info.subresource == "log" {
-            return Ok(crate::http::body::text(200, ""));
-        }
-        return Err(ApiError::bad_request(format!("pod {} does not have a host assigned", info.name)));
+        // A pod that has no node yet has no log.
+        let mut empty = Response::new(crate::http::body::full(""));
+        *empty.status_mut() = http::StatusCode::NO_CONTENT;
+        return Ok(empty);
     }
     let node = registry
         .resources

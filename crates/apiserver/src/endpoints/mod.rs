@@ -18,7 +18,7 @@ use std::sync::Arc;
 use crate::ApiServer;
 use crate::http::body::{self, Response};
 use crate::http::negotiate::{Format, content_format, media_type};
-use crate::http::pipeline::{Request, RequestBody, read_body};
+use crate::http::pipeline::Request;
 use crate::registry::delete::Deleted;
 use crate::registry::list::{self, ListOptions};
 use crate::registry::options::{DeleteOptions, WriteOptions};
@@ -54,13 +54,13 @@ struct Endpoint<'a> {
 pub fn resource(
     server: Arc<ApiServer>,
     request: &Request,
-    body: RequestBody,
+    body: Bytes,
 ) -> futures::future::BoxFuture<'_, Result<Response, ApiError>> {
     // Boxed: the futures behind it are large and of many kinds.
     Box::pin(serve(server, request, body))
 }
 
-async fn serve(server: Arc<ApiServer>, request: &Request, body: RequestBody) -> Result<Response, ApiError> {
+async fn serve(server: Arc<ApiServer>, request: &Request, body: Bytes) -> Result<Response, ApiError> {
     let info = &request.info;
     let table = server.clone();
     let resource = table
@@ -70,7 +70,7 @@ async fn serve(server: Arc<ApiServer>, request: &Request, body: RequestBody) -> 
         .ok_or_else(ApiError::path_not_found)?;
     // A namespaced object needs its namespace in the path, and a cluster-scoped one must not have one.
     let in_namespace =
-        !info.namespace.is_empty() && !(resource.plural == "namespaces" && resource.group.is_empty());
+        !info.namespace.is_empty() && (resource.plural != "namespaces" || !resource.group.is_empty());
     if resource.namespaced != in_namespace {
         let across =
             resource.namespaced && request_name_in_path(request).is_empty() && info.subresource.is_empty();
@@ -82,6 +82,9 @@ async fn serve(server: Arc<ApiServer>, request: &Request, body: RequestBody) -> 
         if !matches!(info.verb.as_str(), "list" | "watch") {
             return Err(method_not_allowed());
         }
+    }
+    if resource.group.is_empty() && resource.plural == "endpoints" {
+        request.warnings.add("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice");
     }
     let include = IncludeObject::parse(request.query.value("includeObject"));
     let renderer = Renderer::new(resource.clone(), request.accept, include);
@@ -150,10 +153,11 @@ impl<'a> Endpoint<'a> {
         if let Some(strategy) = self.resource.strategy {
             strategy.defaults(&mut value);
         }
+        object::dedup_owner_references(&mut value, &self.request.warnings);
         Ok(value)
     }
 
-    async fn main(&self, body: RequestBody) -> Result<Response, ApiError> {
+    async fn main(&self, body: Bytes) -> Result<Response, ApiError> {
         let info = &self.request.info;
         let has_name = !request_name_in_path(self.request).is_empty();
         let method_fits = match self.request.parts.method {
@@ -181,7 +185,7 @@ impl<'a> Endpoint<'a> {
         }
     }
 
-    async fn subresource(&self, body: RequestBody) -> Result<Response, ApiError> {
+    async fn subresource(&self, body: Bytes) -> Result<Response, ApiError> {
         let info = &self.request.info;
         let subresource =
             self.resource.subresource(&info.subresource).ok_or_else(ApiError::path_not_found)?;
@@ -262,20 +266,18 @@ impl<'a> Endpoint<'a> {
         Ok(response)
     }
 
-    async fn create(&self, body: RequestBody) -> Result<Response, ApiError> {
+    async fn create(&self, body: Bytes) -> Result<Response, ApiError> {
         let options = WriteOptions::parse(&self.request.query, "CreateOptions", false)?;
         content_format(&self.request.parts.headers)?;
-        let body = read_body(body).await?;
         let object = self.decode_own(&body, &options)?;
         let manager = self.manager(&options);
         let written = self.server.registry.create(&self.call(options.dry_run, &manager), object).await?;
         Ok(self.written(201, &written))
     }
 
-    async fn update(&self, body: RequestBody) -> Result<Response, ApiError> {
+    async fn update(&self, body: Bytes) -> Result<Response, ApiError> {
         let options = WriteOptions::parse(&self.request.query, "UpdateOptions", false)?;
         content_format(&self.request.parts.headers)?;
-        let body = read_body(body).await?;
         let object = self.decode_own(&body, &options)?;
         let manager = self.manager(&options);
         let call = self.call(options.dry_run, &manager);
@@ -305,10 +307,9 @@ impl<'a> Endpoint<'a> {
         self.server.authorizer.check(&attributes)
     }
 
-    async fn patch(&self, body: RequestBody) -> Result<Response, ApiError> {
+    async fn patch(&self, body: Bytes) -> Result<Response, ApiError> {
         let kind = PatchKind::of_media_type(&media_type(&self.request.parts.headers))?;
         let options = WriteOptions::parse(&self.request.query, "PatchOptions", kind == PatchKind::Apply)?;
-        let body = read_body(body).await?;
         let manager = self.manager(&options);
         let call = self.call(options.dry_run, &manager);
         let patch = Patch::new(&call, kind, &body, options.field_validation, options.force)?;
@@ -322,8 +323,7 @@ impl<'a> Endpoint<'a> {
         Ok(self.written(200, &written))
     }
 
-    async fn delete_options(&self, body: RequestBody) -> Result<DeleteOptions, ApiError> {
-        let body = read_body(body).await?;
+    fn delete_options(&self, body: Bytes) -> Result<DeleteOptions, ApiError> {
         if body.iter().all(u8::is_ascii_whitespace) {
             return DeleteOptions::parse(None, &self.request.query);
         }
@@ -335,8 +335,8 @@ impl<'a> Endpoint<'a> {
         DeleteOptions::parse(Some(&value), &self.request.query)
     }
 
-    async fn delete(&self, body: RequestBody) -> Result<Response, ApiError> {
-        let options = self.delete_options(body).await?;
+    async fn delete(&self, body: Bytes) -> Result<Response, ApiError> {
+        let options = self.delete_options(body)?;
         let call = self.call(options.dry_run, "");
         match self.server.registry.delete(&call, &options).await? {
             Deleted::Object(value) => Ok(self.answer(200, self.renderer.value(&value))),
@@ -347,10 +347,10 @@ impl<'a> Endpoint<'a> {
         }
     }
 
-    async fn delete_collection(&self, body: RequestBody) -> Result<Response, ApiError> {
+    async fn delete_collection(&self, body: Bytes) -> Result<Response, ApiError> {
         let list_options = ListOptions::parse(&self.request.query, false)?;
         let selection = Selection::parse(&self.request.query, self.resource)?;
-        let options = self.delete_options(body).await?;
+        let options = self.delete_options(body)?;
         let call = self.call(options.dry_run, "");
         let registry = &self.server.registry;
         let cache = registry.cache(self.resource)?;

@@ -55,11 +55,12 @@ pub fn plain(server: &ApiServer, request: &Request) -> Result<Response, ApiError
             body::response(200, "text/plain; version=0.0.4; charset=utf-8", server.metrics.render(&watchers))
         }
         "/.well-known/openid-configuration" => {
-            let issuer = server.options.service_account_issuer.trim_end_matches('/');
-            let document =
-                server.authenticator.service_accounts.discovery(&format!("{issuer}/openid/v1/jwks"));
+            let port = server.options.advertise_port.unwrap_or(server.options.bind_address.port());
+            let uri = format!("https://{}:{port}/openid/v1/jwks", server.advertise_address());
+            let document = server.authenticator.service_accounts.discovery(&uri);
             body::json(200, &document)
         }
+        "/openid/v1/jwks" if !accepts_jwks(request) => return Err(ApiError::not_acceptable(&[JWKS])),
         "/openid/v1/jwks" => body::response(
             200,
             "application/jwk-set+json",
@@ -74,6 +75,17 @@ pub fn plain(server: &ApiServer, request: &Request) -> Result<Response, ApiError
         ),
         path => return Ok(health(server, path, request)),
     })
+}
+
+/// The form key sets come in.
+const JWKS: &str = "application/jwk-set+json";
+
+fn accepts_jwks(request: &Request) -> bool {
+    let accept =
+        request.parts.headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("*/*");
+    accept
+        .split(',')
+        .any(|clause| matches!(clause.split(';').next().unwrap_or("").trim(), JWKS | "*/*" | "application/*"))
 }
 
 fn pretty(value: &serde_json::Value) -> Vec<u8> {

@@ -1,5 +1,6 @@
 //! The virtual kinds: access reviews, token reviews, and the question who one is.
 
+use bytes::Bytes;
 use orlop_api::decode::Gvk;
 use orlop_api::field::{self, Path};
 use orlop_api::status::ApiError;
@@ -10,16 +11,14 @@ use crate::authn::UserInfo;
 use crate::authz::rbac::PolicyRule;
 use crate::authz::{Attributes, Decision};
 use crate::http::body::{self, Response};
-use crate::http::pipeline::{RequestBody, read_body};
 use crate::registry::options::WriteOptions;
 use crate::registry::{now, object, render};
 
-pub(super) async fn create(endpoint: &Endpoint<'_>, body: RequestBody) -> Result<Response, ApiError> {
+pub(super) async fn create(endpoint: &Endpoint<'_>, body: Bytes) -> Result<Response, ApiError> {
     if endpoint.resource.kind == "Binding" {
         return super::binding::create(endpoint, body, "").await;
     }
     let options = WriteOptions::parse(&endpoint.request.query, "CreateOptions", false)?;
-    let body = read_body(body).await?;
     let resource = endpoint.resource;
     let gvk = Gvk { group: &resource.group, version: &resource.version, kind: &resource.kind };
     let mut review = endpoint.decode(&body, &gvk, &options)?;

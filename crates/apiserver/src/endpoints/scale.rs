@@ -1,5 +1,6 @@
 //! `scale`: the number of replicas of a workload behind one uniform object, `autoscaling/v1` Scale.
 
+use bytes::Bytes;
 use orlop_api::decode::{self, Gvk, Media};
 use orlop_api::field::{self, Path};
 use orlop_api::status::ApiError;
@@ -8,7 +9,6 @@ use serde_json::{Value, json};
 use super::Endpoint;
 use crate::http::body::{self, Response};
 use crate::http::negotiate::media_type;
-use crate::http::pipeline::{RequestBody, read_body};
 use crate::registry::Call;
 use crate::registry::options::WriteOptions;
 use crate::registry::patch::{PatchKind, apply_plain};
@@ -98,7 +98,7 @@ impl<F: Fn(&Value) -> Result<Value, ApiError> + Send + Sync> Change for SetScale
     }
 }
 
-pub(super) async fn serve(endpoint: &Endpoint<'_>, body: RequestBody) -> Result<Response, ApiError> {
+pub(super) async fn serve(endpoint: &Endpoint<'_>, body: Bytes) -> Result<Response, ApiError> {
     let registry = &endpoint.server.registry;
     let info = &endpoint.request.info;
     let answer = |object: &Value| {
@@ -119,7 +119,6 @@ pub(super) async fn serve(endpoint: &Endpoint<'_>, body: RequestBody) -> Result<
         if patching { "PatchOptions" } else { "UpdateOptions" },
         kind == Some(PatchKind::Apply),
     )?;
-    let body = read_body(body).await?;
     let manager = endpoint.manager(&options);
     let call: Call<'_> = endpoint.call(options.dry_run, &manager);
     let written = match kind {

@@ -1,5 +1,6 @@
 //! `serviceaccounts/token`: tokens on request (`authentication.k8s.io/v1` TokenRequest).
 
+use bytes::Bytes;
 use orlop_api::decode::Gvk;
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::status::ApiError;
@@ -9,7 +10,6 @@ use super::Endpoint;
 use crate::authn::BoundObject;
 use crate::authn::service_account::TokenSpec;
 use crate::http::body::{self, Response};
-use crate::http::pipeline::{RequestBody, read_body};
 use crate::registry::options::WriteOptions;
 use crate::registry::{now, render};
 
@@ -20,9 +20,8 @@ const MAX_SECONDS: i64 = 1 << 32;
 const EXTENDABLE_SECONDS: i64 = 3607;
 const EXTENDED_SECONDS: i64 = 365 * 24 * 3600;
 
-pub(super) async fn create(endpoint: &Endpoint<'_>, body: RequestBody) -> Result<Response, ApiError> {
+pub(super) async fn create(endpoint: &Endpoint<'_>, body: Bytes) -> Result<Response, ApiError> {
     let options = WriteOptions::parse(&endpoint.request.query, "CreateOptions", false)?;
-    let body = read_body(body).await?;
     let gvk = Gvk { group: "authentication.k8s.io", version: "v1", kind: "TokenRequest" };
     let mut request = endpoint.decode(&body, &gvk, &options)?;
     let manager = endpoint.manager(&options);

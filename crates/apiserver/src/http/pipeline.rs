@@ -123,6 +123,10 @@ impl ApiServer {
         let error_accept = accept.clone().unwrap_or(Accept::JSON);
         let warnings = Warnings::default();
         let mut kept = None;
+        // A body that is not read would cost the client its connection, so it is read whatever comes of the request.
+        // Only requests that take the connection over have none that ends.
+        let connects = matches!(info.subresource.as_str(), "exec" | "attach" | "portforward");
+        let body = if connects { Ok(Bytes::new()) } else { read_body(request_body).await };
         let result = match self.admit(&parts, &info, &query, &identity) {
             Err(error) => Err(error),
             Ok(user) => {
@@ -132,11 +136,11 @@ impl ApiServer {
                     (Err(_), false) => Ok(Accept::JSON),
                     (Err(error), true) => Err(error),
                 };
-                match accept {
-                    Err(error) => Err(error),
-                    Ok(accept) => {
+                match (accept, body) {
+                    (Err(error), _) | (_, Err(error)) => Err(error),
+                    (Ok(accept), Ok(body)) => {
                         let request = Request { parts, info, query, user, accept, warnings };
-                        let result = self.clone().route(&request, request_body).await;
+                        let result = self.clone().route(&request, body).await;
                         kept = Some(request.warnings);
                         result
                     }
@@ -249,7 +253,7 @@ impl ApiServer {
         Ok(impersonated)
     }
 
-    async fn route(self: Arc<Self>, request: &Request, body: RequestBody) -> Result<Response, ApiError> {
+    async fn route(self: Arc<Self>, request: &Request, body: Bytes) -> Result<Response, ApiError> {
         if request.info.is_resource {
             return crate::endpoints::resource(self, request, body).await;
         }
@@ -259,8 +263,14 @@ impl ApiServer {
             || openapi::is_path(path)
             || crate::endpoints::is_plain_path(path);
         if !known {
-            return if path.starts_with("/api/") || path.starts_with("/apis/") && path.matches('/').count() > 2
-            {
+            // A group that exists answers in the API's form, anything else as a plain web server.
+            let parts: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
+            let in_group = match parts.as_slice() {
+                ["api", _] => true,
+                ["apis", group, _] => self.registry.resources.iter().any(|r| r.group == *group),
+                _ => false,
+            };
+            return if in_group {
                 Err(ApiError::path_not_found())
             } else {
                 Ok(body::text(404, "404 page not found\n"))

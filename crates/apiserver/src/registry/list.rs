@@ -98,12 +98,13 @@ impl ListOptions {
         let mut errors = ErrorList::new();
         let path = Path::new("resourceVersionMatch");
         if self.send_initial_events.is_some() {
-            if self.version_match.is_empty() {
+            if self.version_match != "NotOlderThan" {
                 errors.push(field::forbidden(
                     &path,
                     "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
                 ));
-            } else if self.version_match != "NotOlderThan" {
+            }
+            if !matches!(self.version_match.as_str(), "" | "NotOlderThan") {
                 errors.push(field::not_supported(&path, self.version_match.as_str(), &["NotOlderThan"]));
             }
         } else if !self.version_match.is_empty() {
@@ -159,9 +160,12 @@ fn decode_continue(token: &str) -> Result<Continue, ApiError> {
     let bad = |why: String| {
         ApiError::bad_request(format!("invalid continue token: continue key is not valid: {why}"))
     };
-    let raw = base64::engine::general_purpose::URL_SAFE_NO_PAD
-        .decode(token.trim_end_matches('='))
-        .map_err(|error| bad(error.to_string()))?;
+    // Go's decoder does not look at the bits that are left over.
+    let lenient = base64::engine::GeneralPurpose::new(
+        &base64::alphabet::URL_SAFE,
+        base64::engine::general_purpose::NO_PAD.with_decode_allow_trailing_bits(true),
+    );
+    let raw = lenient.decode(token.trim_end_matches('=')).map_err(|error| bad(error.to_string()))?;
     let value: serde_json::Value = match serde_json::from_slice(&raw) {
         Ok(value) => value,
         Err(_) => {

@@ -128,6 +128,33 @@ pub fn meta_int(object: &Value, field: &str) -> Option<i64> {
     object.get("metadata")?.get(field)?.as_i64()
 }
 
+/// Drops repeated owner references (same uid, kind and name) with upstream's warning.
+pub fn dedup_owner_references(object: &mut Value, warnings: &super::Warnings) {
+    let Some(list) = object.pointer_mut("/metadata/ownerReferences").and_then(Value::as_array_mut) else {
+        return;
+    };
+    let mut seen: Vec<Value> = Vec::with_capacity(list.len());
+    let mut repeated: Vec<String> = Vec::new();
+    for reference in list.drain(..) {
+        let uid = |r: &Value| r.get("uid").and_then(Value::as_str).unwrap_or("").to_string();
+        if seen.contains(&reference) {
+            let uid = uid(&reference);
+            if !repeated.contains(&uid) {
+                repeated.push(uid);
+            }
+        } else {
+            seen.push(reference);
+        }
+    }
+    *list = seen;
+    if !repeated.is_empty() {
+        warnings.add(format!(
+            ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+            repeated.join(", ")
+        ));
+    }
+}
+
 /// Whether deletion of the object has begun.
 pub fn is_deleting(object: &Value) -> bool {
     !meta(object, "deletionTimestamp").is_empty()

@@ -71,14 +71,21 @@ impl<'a> Patch<'a> {
         let media = if kind == PatchKind::Apply { Media::Yaml } else { Media::Json };
         let (value, duplicates) = decode::parse_strict(body, media).map_err(|error| {
             if kind == PatchKind::Apply {
-                ApiError::bad_request(format!("error decoding YAML: {error}"))
+                ApiError::bad_request(format!("error decoding YAML: error converting YAML to JSON: {error}"))
             } else {
                 ApiError::bad_request(error.to_string())
             }
         })?;
         match validation {
             FieldValidation::Strict if !duplicates.is_empty() => {
-                return Err(ApiError::bad_request(DecodeError::Strict(duplicates).to_string()));
+                return Err(ApiError::bad_request(if kind == PatchKind::Apply {
+                    format!(
+                        "error strict decoding YAML: error converting YAML to JSON: {}",
+                        duplicates.join(", ")
+                    )
+                } else {
+                    DecodeError::Strict(duplicates).to_string()
+                }));
             }
             FieldValidation::Warn => duplicates.into_iter().for_each(|text| call.warnings.add(text)),
             _ => {}
@@ -98,32 +105,10 @@ impl<'a> Patch<'a> {
 
     /// Reads a patched object again as its kind, and fills in defaults.
     fn settle(&self, patched: &Value) -> Result<Value, ApiError> {
-        let decoded =
-            decode::normalise(patched, self.schema, self.validation).map_err(|error| match error {
-                DecodeError::Strict(all) => {
-                    let name = object::meta(patched, "name");
-                    let errors = vec![field::invalid(
-                        &Path::new("patch"),
-                        patched.to_string(),
-                        DecodeError::Strict(all).to_string(),
-                    )];
-                    ApiError::invalid(&self.resource.group, &self.resource.kind, name, errors)
-                }
-                other => {
-                    let mut error = ApiError::generic(
-                        422,
-                        "Invalid",
-                        format!(
-                            "{} {} is invalid: {}",
-                            orlop_api::status::qualified(&self.resource.group, &self.resource.kind),
-                            field::go_quote(object::meta(patched, "name")),
-                            field::invalid(&Path::new("patch"), patched.to_string(), other.to_string())
-                        ),
-                    );
-                    error.0.details = Some(Default::default());
-                    error
-                }
-            })?;
+        let decoded = decode::normalise(patched, self.schema, self.validation).map_err(|error| {
+            let cause = field::invalid(&Path::new("patch"), patched.to_string(), error.to_string());
+            ApiError::invalid("", "", "", vec![cause])
+        })?;
         for warning in decoded.warnings {
             self.warnings.add(warning);
         }

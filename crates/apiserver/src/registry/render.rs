@@ -198,7 +198,7 @@ impl Renderer {
                 match self.include {
                     IncludeObject::Metadata => row["object"] = partial(object, version),
                     IncludeObject::Object => row["object"] = object.clone(),
-                    IncludeObject::None => {}
+                    IncludeObject::None => row["object"] = Value::Null,
                 }
                 row
             })

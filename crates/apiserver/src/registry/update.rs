@@ -114,9 +114,7 @@ impl Registry {
             )));
         }
         let invalid = |errors| ApiError::invalid(&resource.group, &resource.kind, call.name, errors);
-        if (asked.is_empty() || asked == "0")
-            && !strategy.allow_unconditional_update()
-            && !change.owns_managed_fields()
+        if (asked.is_empty() || asked == "0") && !strategy.allow_unconditional_update() && !change.is_patch()
         {
             let path = Path::new("metadata").child("resourceVersion");
             return Err(invalid(vec![field::invalid(&path, json!(0), "must be specified for an update")]));
@@ -163,6 +161,11 @@ impl Registry {
                 orlop_kinds::core::namespace::prepare_finalize(&mut new, old);
                 orlop_kinds::core::namespace::validate_finalize_update(&new, old)
             }
+            "ephemeralcontainers" => {
+                keep_all_but(&mut new, old, "ephemeralContainers");
+                // What a plain update forbids in the spec is just what this subresource is for.
+                strategy.validate_update(&new, old).into_iter().filter(|e| e.field != "spec").collect()
+            }
             _ => {
                 strategy.prepare_update(&mut new, old);
                 Vec::new()
@@ -174,7 +177,7 @@ impl Registry {
             None
         };
         let errors = match call.subresource {
-            "status" | "finalize" => errors,
+            "status" | "finalize" | "ephemeralcontainers" => errors,
             _ => strategy.validate_update(&new, old),
         };
         if !errors.is_empty() {

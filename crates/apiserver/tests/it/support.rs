@@ -7,7 +7,7 @@ use http_body_util::{BodyExt as _, Full};
 use orlop_apiserver::{ApiServer, InMemory, Options, UserInfo};
 use orlop_store::memory::MemoryStore;
 use serde_json::Value;
-use tower::{Service as _, ServiceExt as _};
+use tower::Service as _;
 
 /// A fresh server.
 pub async fn server() -> Arc<ApiServer> {
@@ -66,7 +66,7 @@ impl Client {
         }
         let request = request.body(Full::new(body.into())).unwrap();
         let mut service = self.0.clone();
-        ServiceExt::<http::Request<Full<Bytes>>>::ready(&mut service)
+        tower::ServiceExt::<http::Request<Full<Bytes>>>::ready(&mut service)
             .await
             .unwrap()
             .call(request)
