@@ -113,7 +113,8 @@ fn routes_to_other_nodes() {
         nodes.insert(node("other", "10.244.7.0/24", "192.0.2.3"));
         nodes.insert(node("far", "10.244.6.0/24", "192.0.2.4"));
         eventually("moved", async || {
-            routes().contains("10.244.7.0/24 via 192.0.2.3") && routes().contains("10.244.6.0/24 via 192.0.2.4")
+            routes().contains("10.244.7.0/24 via 192.0.2.3")
+                && routes().contains("10.244.6.0/24 via 192.0.2.4")
         })
         .await;
         nodes.remove(&ObjectKey::new("", "other"));
