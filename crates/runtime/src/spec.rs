@@ -469,8 +469,6 @@ fn mounts(input: &SpecInput<'_>) -> Result<Vec<Value>> {
         mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", sys_mode]),
     ];
     let given = |path: &str| input.config.mounts.iter().any(|mount| mount.container_path == Path::new(path));
-    // Bound by the kernel's rule: without a network namespace of its own a container cannot mount sysfs anew, but root
-    // of the initial user namespace can.
     let file_mode = if input.config.security.readonly_rootfs { "ro" } else { "rw" };
     let mut bind = |target: &str, source: &Path, mode: &str| {
         if !given(target) {
@@ -487,7 +485,10 @@ fn mounts(input: &SpecInput<'_>) -> Result<Vec<Value>> {
     } else {
         String::new()
     };
-    for mount in &input.config.mounts {
+    // Parents before children, whatever the pod's order: a mount must not hide one made before it.
+    let mut ordered: Vec<&Mount> = input.config.mounts.iter().collect();
+    ordered.sort_by_key(|mount| mount.container_path.components().count());
+    for mount in ordered {
         all.push(bind_mount(mount, &info)?);
     }
     Ok(all)

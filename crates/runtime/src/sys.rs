@@ -136,6 +136,12 @@ pub(crate) fn kill(pid: i32, signal: i32) -> io::Result<()> {
     }
 }
 
+/// Closes every descriptor but stdio. Only at the start of a process, before anything has opened one.
+pub(crate) fn close_inherited() {
+    // SAFETY: nothing in this process owns a descriptor above 2 yet.
+    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+}
+
 /// prctl with one number.
 pub(crate) fn prctl(option: libc::c_int, value: libc::c_ulong) -> io::Result<()> {
     // SAFETY: the options used here take one integer.

@@ -70,6 +70,8 @@ fn run(args: &ShimArgs) -> Result<(), String> {
     if let Fork::Parent(_) = sys::fork(false).map_err(|error| format!("fork: {error}"))? {
         sys::exit_now(0);
     }
+    // What somebody above us forgot to close on exec would stay open for as long as the pod lives.
+    sys::close_inherited();
     nix::unistd::setsid().map_err(|error| format!("setsid: {error}"))?;
     sys::set_name(c"orlop-shim");
     sys::prctl(libc::PR_SET_CHILD_SUBREAPER, 1).map_err(|error| format!("become subreaper: {error}"))?;

@@ -238,6 +238,16 @@ async fn mounts() {
     assert!(log.contains("/dev/shm"), "{log}");
     assert!(data.join("made").exists());
     assert_eq!(status.mounts.len(), 3);
+    // Through a symbolic link of the image, and a child named before its parent.
+    let mut config = shell("links", "cat /run/secrets/token/file /outer/inner/file; ls /outer");
+    std::fs::create_dir(data.join("inner")).unwrap();
+    config.mounts = vec![
+        mount("/outer/inner", data.clone(), true),
+        mount("/outer", data.clone(), true),
+        mount("/var/run/secrets/token", data.clone(), true),
+    ];
+    let (_, log) = host.run(&sandbox, config).await;
+    assert!(log.contains("from hostfrom host") && log.contains("stdout:made"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

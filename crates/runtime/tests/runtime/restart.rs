@@ -57,6 +57,19 @@ async fn a_dead_shim_is_noticed() {
         .find_map(|line| line.strip_prefix("VmRSS:")?.trim().split(' ').next()?.parse().ok())
         .unwrap();
     println!("shim RSS: {rss} KiB");
+    // In none of our cgroups (but the root), our process group or our session: nothing that ends us ends it.
+    let ours = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+    let theirs = std::fs::read_to_string(format!("/proc/{shim}/cgroup")).unwrap();
+    for line in ours.lines().filter(|line| !line.ends_with(":/")) {
+        assert!(!theirs.lines().any(|their| their == line), "{theirs}");
+    }
+    let stat = std::fs::read_to_string(format!("/proc/{shim}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    assert_eq!(
+        (fields[2], fields[3]),
+        (shim.to_string().as_str(), shim.to_string().as_str()),
+        "group and session"
+    );
     let mut events = host.rt().container_events();
     let killed = std::process::Command::new("kill").args(["-9", &shim.to_string()]).status().unwrap();
     assert!(killed.success());

@@ -97,7 +97,11 @@ async fn many_pods_at_once() {
             }
         };
         let outcome = tokio::time::timeout(std::time::Duration::from_secs(10), settled).await;
-        assert!(outcome.is_ok(), "{} descriptors", count());
+        let links = || {
+            let fds = std::fs::read_dir(format!("/proc/{}/fd", record["shim"]["pid"])).unwrap();
+            fds.map(|fd| std::fs::read_link(fd.unwrap().path()).unwrap_or_default()).collect::<Vec<_>>()
+        };
+        assert!(outcome.is_ok(), "{} descriptors: {:?}", count(), links());
     }
     let before = std::time::Instant::now();
     let removals = pods.iter().map(|(sandbox, _)| host.rt().remove_pod_sandbox(sandbox));
