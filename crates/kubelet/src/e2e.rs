@@ -509,3 +509,78 @@ async fn logs_and_exec_through_the_api_server() {
     let status = process.take_status().unwrap().await.unwrap();
     assert_eq!(status.reason.as_deref(), Some("NonZeroExitCode"));
 }
+
+#[tokio::test]
+async fn a_followed_log_ends_with_its_container() {
+    use futures::AsyncReadExt;
+    use std::io::Write;
+    let cluster = cluster().await;
+    cluster
+        .create("p", json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": "web:1"}]}))
+        .await;
+    cluster.until("p", "ready", |p| condition(p, "Ready") == "True").await;
+    let log = cluster.runtime.container("c").unwrap().1.log_path;
+    let params = kube::api::LogParams { follow: true, timestamps: true, ..Default::default() };
+    let mut stream = Box::pin(cluster.pods().log_stream("p", &params).await.unwrap());
+    let mut buffer = vec![0; 200];
+    let read = stream.read(&mut buffer).await.unwrap();
+    assert_eq!(&buffer[..read], b"2026-01-01T00:00:00.000000001Z hello from c\n");
+    // Rotated, then written on.
+    std::fs::rename(&log, log.with_extension("log.20260101-000000")).unwrap();
+    let mut file = std::fs::File::create(&log).unwrap();
+    file.write_all(b"2026-01-01T00:00:01.000000001Z stderr F more\n").unwrap();
+    let read = stream.read(&mut buffer).await.unwrap();
+    assert_eq!(&buffer[..read], b"2026-01-01T00:00:01.000000001Z more\n");
+    cluster.runtime.exit("c", 0);
+    let rest = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut buffer)).await.unwrap().unwrap();
+    assert_eq!(rest, 0, "the stream ends with the container");
+}
+
+#[tokio::test]
+async fn an_idle_pod_costs_nothing() {
+    let cluster = cluster().await;
+    cluster.create("p", json!({"containers": [{"name": "c", "image": "web:1"}]})).await;
+    let ready = |p: &Value| condition(p, "Ready") == "True";
+    cluster.until("p", "ready", ready).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let version = |p: Value| p["metadata"]["resourceVersion"].clone();
+    let (before, calls) = (version(cluster.until("p", "ready", ready).await), cluster.runtime.calls());
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(version(cluster.until("p", "ready", ready).await), before);
+    assert_eq!(cluster.runtime.calls(), calls);
+}
+
+#[tokio::test]
+async fn strangers_are_refused_by_the_server() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let cluster = cluster().await;
+    let node = Api::<Node>::all(cluster.admin.clone()).get("n1").await.unwrap();
+    let port = node.status.unwrap().daemon_endpoints.unwrap().kubelet_endpoint.unwrap().port;
+    let ca = cluster.server.ca();
+    let nobody = ca.issue(&orlop_apiserver::pki::Subject::client("nobody", &["team"]), 1).unwrap();
+    let master = ca.issue(&orlop_apiserver::pki::Subject::client("root", &["system:masters"]), 1).unwrap();
+    for (leaf, path, expected) in [
+        (None, "/healthz", "HTTP/1.1 200"),
+        (None, "/pods", "HTTP/1.1 401"),
+        (Some(&nobody), "/pods", "HTTP/1.1 403"),
+        (Some(&master), "/pods", "HTTP/1.1 200"),
+        (Some(&master), "/stats/summary", "HTTP/1.1 200"),
+        (Some(&master), "/metrics/resource", "HTTP/1.1 200"),
+        (Some(&master), "/portForward/default/p", "HTTP/1.1 501"),
+        (Some(&master), "/containerLogs/default/none/c", "HTTP/1.1 404"),
+        (Some(&master), "/exec/default/none/c?command=x&output=1", "HTTP/1.1 404"),
+    ] {
+        let mut config = orlop_apiserver::pki::client_config(ca.cert_pem(), leaf).unwrap();
+        config.alpn_protocols = vec![];
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let stream =
+            tokio::net::TcpStream::connect(("127.0.0.1", u16::try_from(port).unwrap())).await.unwrap();
+        let name = rustls_pki_types::ServerName::try_from("127.0.0.1").unwrap();
+        let mut stream = connector.connect(name, stream).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: n1\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer).await;
+        assert!(answer.starts_with(expected), "{path}: {answer}");
+    }
+}

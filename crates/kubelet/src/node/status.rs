@@ -63,7 +63,7 @@ impl NodeReporter {
             }
             delay = (delay * 2).min(Duration::from_secs(7));
         }
-        let mut reported = Instant::now() - self.context.options.node_status_report_frequency;
+        let mut reported: Option<Instant> = None;
         loop {
             let health = self.health().await;
             let was_ready = self.context.network.borrow().is_ok();
@@ -75,9 +75,10 @@ impl NodeReporter {
             {
                 network_changed();
             }
-            let due = reported.elapsed() >= self.context.options.node_status_report_frequency;
+            let due =
+                reported.is_none_or(|at| at.elapsed() >= self.context.options.node_status_report_frequency);
             match self.report(&health, due).await {
-                Ok(true) => reported = Instant::now(),
+                Ok(true) => reported = Some(Instant::now()),
                 Ok(false) => {}
                 Err(error) => {
                     warn!(node = self.context.options.node_name, %error, "node status not written; trying again")

@@ -45,6 +45,7 @@ pub(super) async fn kill_container(
     let object = pod.container_reference(sort, &container.name);
     context.recorder.event_for(object.clone(), EventType::Normal, "Killing", message);
     let begun = Instant::now();
+    let mut left = grace;
     if let Some(hook) = container.lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref())
         && !grace.is_zero()
     {
@@ -61,12 +62,13 @@ pub(super) async fn kill_container(
                 );
             }
             Err(_) => {
-                debug!(pod = %pod.described(), container = container.name, "preStop hook used up the grace period")
+                debug!(pod = %pod.described(), container = container.name, "preStop hook used up the grace period");
             }
         }
+        left = grace.saturating_sub(begun.elapsed());
     }
-    let left =
-        grace.saturating_sub(begun.elapsed()).max(MINIMUM_GRACE.min(grace.max(Duration::from_secs(1))));
+    // Whatever the hook took, and unless less was asked for, there is a moment to end.
+    let left = left.max(MINIMUM_GRACE.min(grace.max(Duration::from_secs(1))));
     match context.runtime.stop_container(id, left).await {
         Err(CriError::NotFound(_)) | Ok(()) => Ok(()),
         Err(error) => Err(error),

@@ -436,7 +436,7 @@ struct Failure {
 
 impl Failure {
     fn soon(reason: &'static str, message: String) -> Self {
-        Self { reason, message, again: Duration::from_secs(1), not_before: Duration::ZERO }
+        Self { reason, message, again: Duration::from_secs(1), not_before: Duration::from_secs(1) }
     }
 }
 
