@@ -147,6 +147,23 @@ impl Graph {
         node.dependents.iter().filter(blocks).cloned().collect()
     }
 
+    /// Whether every owner of `uid` is there and stays, so that no request is needed to know that it stays too. Should an
+    /// owner go, its watch will tell.
+    pub(crate) fn is_settled(&self, uid: &str) -> bool {
+        let Some(node) = self.nodes.get(uid) else { return false };
+        let Some(place) = &node.place else { return false };
+        let stays = |owner: &OwnerReference| {
+            self.nodes.get(&owner.uid).is_some_and(|node| {
+                let reachable = node
+                    .place
+                    .as_ref()
+                    .is_some_and(|owner| !owner.resource.namespaced || owner.namespace == place.namespace);
+                reachable && !node.deleting
+            })
+        };
+        !node.deleting && node.owners.iter().all(stays)
+    }
+
     /// Whether a dependent of `uid` waits for its own dependents, as it does when owners form a ring.
     pub(crate) fn in_ring(&self, uid: &str) -> bool {
         let dependents = self.nodes.get(uid).into_iter().flat_map(|node| &node.dependents);
@@ -264,6 +281,19 @@ mod tests {
             "it blocks no more"
         );
         assert!(graph.blocking("o").is_empty());
+    }
+
+    #[test]
+    fn what_is_settled_needs_no_look() {
+        let mut graph = Graph::default();
+        graph.seen(place("a"), &meta("d", &[("o", true)], json!({})));
+        assert!(!graph.is_settled("d"), "its owner may be gone");
+        graph.seen(place("a"), &meta("o", &[], json!({})));
+        assert!(graph.is_settled("d") && graph.is_settled("o"));
+        graph.seen(place("b"), &meta("e", &[("o", true)], json!({})));
+        assert!(!graph.is_settled("e"), "its owner is elsewhere");
+        graph.seen(place("a"), &meta("o", &[], dying(FOREGROUND)));
+        assert!(!graph.is_settled("d") && !graph.is_settled("o"));
     }
 
     #[test]

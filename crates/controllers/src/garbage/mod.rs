@@ -19,6 +19,7 @@ use orlop_client::{EventRecorder, EventType, InformerEvent, SharedInformerFactor
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::discovery::{Resource, discover};
@@ -27,6 +28,9 @@ use crate::objects::Meta;
 use crate::shell::Shell;
 use decide::{Owner, Policy, Verdict, judge};
 use graph::{FOREGROUND, Graph, Look, ORPHAN, Place};
+
+/// A resource whose list never arrives does not hold up the collection of all others.
+const SYNC_LIMIT: Duration = Duration::from_secs(30);
 
 type Object = PartialObjectMeta<DynamicObject>;
 
@@ -55,6 +59,10 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
         absent: Mutex::default(),
     });
     let (delete, orphan) = (collector.delete.clone(), collector.orphan.clone());
+    // Before the graph is whole, every owner not seen yet would cost a request.
+    let whole = CancellationToken::new();
+    let watching =
+        shell.shutdown.run_until_cancelled(keep_watching(&collector, &shell.informers, whole.clone()));
     let deletes =
         run_workers("garbage-collector-controller", delete, 20, shell.shutdown.clone(), |uid: String| {
             let collector = collector.clone();
@@ -65,18 +73,28 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
             let collector = collector.clone();
             async move { collector.attempt_to_orphan(&uid).await.map(|()| None::<Duration>) }
         });
-    let watching = shell.shutdown.run_until_cancelled(keep_watching(&collector, &shell.informers));
-    tokio::join!(deletes, orphans, watching);
+    let working = async {
+        if shell.shutdown.run_until_cancelled(whole.cancelled()).await.is_some() {
+            tokio::join!(deletes, orphans);
+        }
+    };
+    tokio::join!(working, watching);
     Ok(())
 }
 
 /// Watches every resource there is, and looks for new ones when definitions of resources change.
-async fn keep_watching(collector: &Arc<Collector>, informers: &SharedInformerFactory) {
+/// `whole` is cancelled when the first caches are filled, or when that takes too long to be waited for.
+async fn keep_watching(
+    collector: &Arc<Collector>,
+    informers: &SharedInformerFactory,
+    whole: CancellationToken,
+) {
     let changed = Arc::new(Notify::new());
     let mut watched = HashSet::new();
     let mut wait = Duration::from_secs(1);
     loop {
         let discovered = discover(&collector.client).await;
+        let mut filling = Vec::new();
         for resource in discovered.resources {
             let resource = Arc::new(resource);
             let (group, plural) = (resource.api.group.clone(), resource.api.plural.clone());
@@ -93,6 +111,11 @@ async fn keep_watching(collector: &Arc<Collector>, informers: &SharedInformerFac
                 let changed = changed.clone();
                 informer.subscribe(move |_| changed.notify_one());
             }
+            filling.push(async move { informer.synced().await });
+        }
+        if !whole.is_cancelled() {
+            let _ = tokio::time::timeout(SYNC_LIMIT, futures::future::join_all(filling)).await;
+            whole.cancel();
         }
         if discovered.failures.is_empty() {
             wait = Duration::from_secs(1);
@@ -186,6 +209,9 @@ impl Collector {
         let (place, deleting, deleting_dependents, dependents) = {
             let graph = self.graph.lock();
             let Some(node) = graph.get(uid) else { return Ok(()) };
+            if graph.is_settled(uid) {
+                return Ok(());
+            }
             (node.place.clone(), node.deleting, node.deleting_dependents, node.dependents.len())
         };
         let Some(place) = place else { return self.look_up_owner(uid).await };

@@ -123,7 +123,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
     Ok(())
 }
 
-/// Events about a node are found by its name as uid, as `kubectl describe node` looks for both.
+/// Records an event about a node itself, not about one version of it: it may be gone by now.
 fn tell(recorder: &EventRecorder, node: &Node, reason: &str, text: String) {
     let object = ObjectReference {
         api_version: Some("v1".to_owned()),
