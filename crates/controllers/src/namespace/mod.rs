@@ -118,40 +118,42 @@ impl Controller {
         let deletable =
             discovered.resources.iter().filter(|resource| resource.namespaced && resource.can("delete"));
         let (pods, others): (Vec<_>, Vec<_>) = deletable.partition(is_pods);
-        for resource in pods.iter().chain(&others) {
-            if !pods.is_empty()
-                && !findings.remaining.is_empty()
-                && others.contains(resource)
-                && pods_remain(&findings)
-            {
-                break;
-            }
-            match self.empty_resource(resource, namespace).await {
-                Ok(left) => {
-                    estimate = estimate.max(left.estimate);
-                    if !left.objects.is_empty() {
-                        let name = format!("{}.{}", resource.api.plural, resource.api.group);
-                        findings.remaining.insert(name, left.objects.len());
-                    }
-                    for finalizer in
-                        left.objects.iter().flat_map(|object| object.metadata.finalizers.iter().flatten())
-                    {
-                        *findings.finalizers.entry(finalizer.clone()).or_default() += 1;
-                    }
-                    let held = |object: &PartialObjectMeta<DynamicObject>| {
-                        object.metadata.finalizers.as_ref().is_some_and(|finalizers| !finalizers.is_empty())
-                    };
-                    if left.estimate == 0 && !left.objects.is_empty() && !left.objects.iter().any(held) {
-                        let ResourceName(gvr) = ResourceName::of(resource);
-                        let text =
-                            format!("unexpected items still remain in namespace: {namespace} for gvr: {gvr}");
-                        findings.failures.push(text);
-                    }
-                }
-                Err(error) => findings.failures.push(message(&error)),
-            }
+        for resource in pods {
+            estimate = estimate.max(self.empty_and_note(resource, namespace, &mut findings).await);
+        }
+        if !findings.remaining.is_empty() || !findings.failures.is_empty() {
+            return (findings, estimate);
+        }
+        for resource in others {
+            estimate = estimate.max(self.empty_and_note(resource, namespace, &mut findings).await);
         }
         (findings, estimate)
+    }
+
+    /// Deletes all of one resource and writes down what is left. Returns how long that may take, in seconds.
+    async fn empty_and_note(&self, resource: &Resource, namespace: &str, findings: &mut Findings) -> i64 {
+        let left = match self.empty_resource(resource, namespace).await {
+            Ok(left) => left,
+            Err(error) => {
+                findings.failures.push(message(&error));
+                return 0;
+            }
+        };
+        let api = &resource.api;
+        if !left.objects.is_empty() {
+            findings.remaining.insert(format!("{}.{}", api.plural, api.group), left.objects.len());
+        }
+        for finalizer in left.objects.iter().flat_map(|object| object.metadata.finalizers.iter().flatten()) {
+            *findings.finalizers.entry(finalizer.clone()).or_default() += 1;
+        }
+        if left.estimate == 0 && !left.objects.is_empty() {
+            // Nothing holds these, and yet they are there.
+            findings.failures.push(format!(
+                "unexpected items still remain in namespace: {namespace} for gvr: {}/{}, Resource={}",
+                api.group, api.version, api.plural
+            ));
+        }
+        left.estimate
     }
 
     async fn empty_resource(&self, resource: &Resource, namespace: &str) -> Result<Left, kube::Error> {
@@ -197,19 +199,5 @@ impl Controller {
         let done =
             api.replace_subresource("finalize", namespace.name(), &PostParams::default(), &namespace).await;
         Ok(unless_gone(done)?)
-    }
-}
-
-fn pods_remain(findings: &Findings) -> bool {
-    findings.remaining.contains_key("pods.")
-}
-
-/// A resource as upstream prints a `GroupVersionResource`.
-struct ResourceName(String);
-
-impl ResourceName {
-    fn of(resource: &Resource) -> Self {
-        let api = &resource.api;
-        Self(format!("{}/{}, Resource={}", api.group, api.version, api.plural))
     }
 }
