@@ -21,6 +21,7 @@ pub(crate) fn admit<'a>(
     if spec.os.as_ref().is_some_and(|os| os.name != "linux") {
         return refuse("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS");
     }
+    supported(pod)?;
     fits(pod, others.clone(), allocatable)?;
     if !selected(pod, node) {
         return refuse("NodeAffinity", "Predicate NodeAffinity failed");
@@ -34,6 +35,71 @@ pub(crate) fn admit<'a>(
     let wanted = host_ports(pod);
     if others.flat_map(host_ports).any(|taken| wanted.iter().any(|port| collide(port, &taken))) {
         return refuse("NodePorts", "Predicate NodePorts failed");
+    }
+    Ok(())
+}
+
+/// Sysctls that are namespaced and cannot hurt the node: allowed in every pod.
+const SAFE_SYSCTLS: [&str; 12] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+];
+
+/// What a pod asks for and this node cannot enforce is refused: running it without would be worse.
+fn supported(pod: &Pod) -> Result<(), PodFailure> {
+    let spec = pod.pod_spec();
+    let context = spec.security_context.as_ref();
+    for sysctl in context.iter().flat_map(|c| c.sysctls.iter().flatten()) {
+        let name = sysctl.name.replace('/', ".");
+        if !SAFE_SYSCTLS.contains(&name.as_str()) {
+            return refuse(
+                "SysctlForbidden",
+                &format!("forbidden sysctl: \"{}\" not allowlisted", sysctl.name),
+            );
+        }
+        if name.starts_with("net.") && pod.host_network() {
+            let message = format!("forbidden sysctl: \"{}\" not allowed with host net enabled", sysctl.name);
+            return refuse("SysctlForbidden", &message);
+        }
+    }
+    let of_containers =
+        spec.containers.iter().chain(pod.init_containers()).filter_map(|c| c.security_context.as_ref());
+    let mut profiles = of_containers
+        .filter_map(|c| c.app_armor_profile.as_ref())
+        .chain(context.and_then(|c| c.app_armor_profile.as_ref()));
+    if profiles.any(|profile| profile.type_ != "Unconfined") {
+        return refuse("AppArmor", "Cannot enforce AppArmor: AppArmor is not supported by this kubelet");
+    }
+    if context.is_some_and(|c| c.supplemental_groups_policy.as_deref() == Some("Strict")) {
+        return refuse(
+            "SupplementalGroupsPolicyNotSupported",
+            "SupplementalGroupsPolicy=Strict is not supported in this node",
+        );
+    }
+    if spec.host_users == Some(false) {
+        return refuse(
+            "UserNamespacesNotSupported",
+            "user namespaces (hostUsers: false) are not supported by this kubelet",
+        );
+    }
+    if let Some(class) = spec.runtime_class_name.as_ref().filter(|name| !name.is_empty()) {
+        let message = format!(
+            "runtimeClassName {class}: no runtime handler but the default is configured on this node"
+        );
+        return refuse("RuntimeClassNotSupported", &message);
+    }
+    if spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
+        return refuse("UnexpectedAdmissionError", "resourceClaims are not supported by this kubelet");
     }
     Ok(())
 }
@@ -223,6 +289,20 @@ mod tests {
         let affinity = |key: &str, operator: &str, values: Value| json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [{"key": key, "operator": operator, "values": values}]}]}}}});
         check(affinity("cores", "Gt", json!(["4"])), None);
         check(affinity("cores", "Lt", json!(["4"])), Some(("NodeAffinity", "Predicate NodeAffinity failed")));
+        check(
+            json!({"hostUsers": false}),
+            Some((
+                "UserNamespacesNotSupported",
+                "user namespaces (hostUsers: false) are not supported by this kubelet",
+            )),
+        );
+        let sysctl = |name: &str| json!({"securityContext": {"sysctls": [{"name": name, "value": "1"}]}});
+        check(sysctl("net.ipv4.tcp_syncookies"), None);
+        check(
+            sysctl("kernel.msgmax"),
+            Some(("SysctlForbidden", "forbidden sysctl: \"kernel.msgmax\" not allowlisted")),
+        );
+        check(json!({"securityContext": {"appArmorProfile": {"type": "Unconfined"}}}), None);
         check(json!({"tolerations": []}), Some(("TaintToleration", "Predicate TaintToleration failed")));
         check(
             json!({"ports": [{"containerPort": 1, "hostPort": 80, "hostIP": "127.0.0.1"}]}),

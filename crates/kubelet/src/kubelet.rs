@@ -76,6 +76,8 @@ impl Kubelet {
     /// [`KubeletError`] when it cannot begin. Later errors are logged and retried.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), KubeletError> {
         let version = self.runtime.version().await.map_err(KubeletError::Runtime)?;
+        // Known before the first pod is looked at, so that none is told of a network that is ready all along.
+        let network = self.runtime.status().await.map_err(KubeletError::Runtime)?.network_ready;
         let name = &self.options.node_name;
         let pods = self.factory.selected::<Pod>(&format!("spec.nodeName={name}"), "");
         let nodes = self.factory.selected::<Node>(&format!("metadata.name={name}"), "");
@@ -95,7 +97,7 @@ impl Kubelet {
             nodes,
             client: self.client,
             runtime: self.runtime,
-            network: watch::Sender::new(Err("not known yet".to_owned())),
+            network: watch::Sender::new(network),
             options: self.options,
         });
         let bound = server::start(context.clone(), shutdown.clone()).await?;

@@ -24,6 +24,7 @@ mod objects;
 mod options;
 mod pod;
 mod probes;
+mod qos;
 mod resources;
 mod runtime_status;
 mod server;

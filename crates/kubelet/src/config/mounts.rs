@@ -22,6 +22,12 @@ pub(crate) fn mounts(
     environment: &Environment,
     hosts: Option<&Path>,
 ) -> Result<Vec<Mount>, String> {
+    if let Some(device) = container.volume_devices.iter().flatten().next() {
+        return Err(format!(
+            "volumeDevices (\"{}\") are not supported by this kubelet; use volumeMounts",
+            device.name
+        ));
+    }
     let mut out = Vec::new();
     let mut own_hosts = false;
     for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {

@@ -299,8 +299,7 @@ async fn talk(socket: Socket, streams: AttachStreams, ended: impl Future<Output 
         let mut result = std::pin::pin!(result);
         loop {
             tokio::select! {
-                biased;
-                message = messages.recv(), if !messages.is_closed() || !messages.is_empty() => {
+                message = messages.recv() => {
                     let Some(message) = message else { continue };
                     if sink.send(message).await.is_err() {
                         return;

@@ -102,6 +102,12 @@ impl PodWorkers {
         self.workers.lock().contains_key(uid)
     }
 
+    /// Brings the CPU weights of the classes in line with the pods there are.
+    fn update_weights(&self) {
+        let pods = self.admitted("");
+        crate::qos::update(&self.context.options.cgroup_parent, pods.iter().map(|pod| &**pod));
+    }
+
     /// Pods that take resources of the node, but for `uid`.
     fn admitted(&self, uid: &str) -> Vec<Arc<Pod>> {
         let workers = self.workers.lock();

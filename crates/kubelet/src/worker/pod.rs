@@ -313,6 +313,7 @@ impl Worker {
             status,
             actions,
             shared: self.shared.clone(),
+            workers: self.workers.clone(),
             cancel: cancel.clone(),
         };
         self.again_at = None;
@@ -448,6 +449,7 @@ impl Worker {
         };
         self.context.probes.remove(pod.uid(), status);
         self.handle.admitted.store(false, Ordering::Release);
+        self.workers.update_weights();
         if let Err(error) = self.context.volumes.tear_down(pod.uid()).await {
             warn!(pod = %pod.described(), %error, "volumes not removed; trying again");
             self.context.status.set(pod, last, false);

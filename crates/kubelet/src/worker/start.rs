@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::PodWorkers;
 use super::kill::{Victim, grace_period, kill_container, kill_pod};
 use crate::actions::PodActions;
 use crate::backoff::Backoff;
@@ -50,6 +51,7 @@ pub(super) struct Sync {
     pub status: PodRuntimeStatus,
     pub actions: PodActions,
     pub shared: Arc<Mutex<Shared>>,
+    pub workers: Arc<PodWorkers>,
     /// The pod is to end: nothing new is begun.
     pub cancel: CancellationToken,
 }
@@ -221,6 +223,8 @@ impl Sync {
             }
         }
         self.shared.lock().sandbox_failures = 0;
+        // The runtime has made the class's cgroup with the first of its pods.
+        self.workers.update_weights();
         match PodRuntimeStatus::read(&*context.runtime, pod.uid()).await {
             Ok(status) => {
                 self.status = status;
