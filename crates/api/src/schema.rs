@@ -24,6 +24,8 @@ pub struct Struct {
     pub atomic: bool,
     /// The fields as JSON shows them: inlined structs are flattened into their place.
     pub fields: Vec<Field>,
+    /// The fields as its protobuf message holds them, by ascending number.
+    pub message: Vec<(u32, Place)>,
     index: HashMap<&'static str, usize>,
 }
 
@@ -42,6 +44,15 @@ impl Struct {
     pub fn position(&self, json: &str) -> Option<usize> {
         self.index.get(json).copied()
     }
+}
+
+/// What stands at a number of a protobuf message.
+#[derive(Debug)]
+pub enum Place {
+    /// The field at this place of [`Struct::fields`].
+    Field(usize),
+    /// The message of an inlined struct.
+    Inline(Vec<(u32, Place)>),
 }
 
 /// A field of a struct.
@@ -71,6 +82,13 @@ pub struct Field {
     pub patch_merge_key: &'static str,
     /// The default that OpenAPI declares.
     pub default: Option<Value>,
+}
+
+impl Field {
+    /// Whether the list has a type of its own in Go: in protobuf it is a message around the repeated field.
+    pub fn is_wrapped(&self) -> bool {
+        matches!(self.ty, Type::List(_)) && self.go_type == "v1.Verbs"
+    }
 }
 
 /// What server-side apply takes a list or a map for.
@@ -245,10 +263,32 @@ fn load() -> Schemas {
         }
         flatten(at, &[], &rows, &heads, &mut fields);
         let index = fields.iter().enumerate().map(|(at, field)| (field.json, at)).collect();
-        structs.push(Struct { go_type, openapi, has_type_meta, atomic: flags.contains('a'), fields, index });
+        let message = places(&fields, 0, &mut (0..fields.len()).collect::<Vec<_>>());
+        let atomic = flags.contains('a');
+        structs.push(Struct { go_type, openapi, has_type_meta, atomic, fields, message, index });
     }
     let openapi = structs.iter().enumerate().map(|(at, s)| (s.openapi, at)).collect();
     Schemas { structs, kinds, openapi }
+}
+
+/// The message of the fields at `among`, all of which lie within the same `depth` inlined structs.
+fn places(fields: &[Field], depth: usize, among: &mut Vec<usize>) -> Vec<(u32, Place)> {
+    let mut out = Vec::new();
+    while let Some(first) = among.first().copied() {
+        let Some(number) = fields[first].inlined_in.get(depth).copied() else {
+            if fields[first].number > 0 {
+                out.push((fields[first].number, Place::Field(first)));
+            }
+            among.remove(0);
+            continue;
+        };
+        let inner = |at: &usize| fields[*at].inlined_in.get(depth) == Some(&number);
+        let mut inside: Vec<usize> = among.iter().copied().filter(inner).collect();
+        among.retain(|at| !inner(at));
+        out.push((number, Place::Inline(places(fields, depth + 1, &mut inside))));
+    }
+    out.sort_by_key(|(number, _)| *number);
+    out
 }
 
 fn type_meta(json: &'static str) -> Field {

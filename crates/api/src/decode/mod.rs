@@ -14,9 +14,11 @@ use std::fmt;
 use serde_json::Value;
 
 pub use lexer::MAX_DEPTH;
+pub(crate) use typed::{emit, zero};
 
 use crate::field::go_quote;
 use crate::meta::split_api_version;
+use crate::protobuf::{self, Envelope};
 use crate::schema::{self, Struct};
 use crate::status::ApiError;
 
@@ -50,6 +52,8 @@ pub enum Media {
     Json,
     /// `application/yaml`.
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`.
+    Protobuf,
 }
 
 /// Group, version and kind.
@@ -114,11 +118,19 @@ pub fn decode(
         ))
     };
     let (json, yaml_duplicates) = to_json(body, media).map_err(|error| unrecognized(&error))?;
+    let envelope = match media {
+        Media::Protobuf => Some(Envelope::open(body).map_err(|error| unrecognized(&error.to_string()))?),
+        _ => None,
+    };
+    let read = |ty: &'static Struct| match &envelope {
+        Some(envelope) => Ok(read_protobuf(envelope, ty)),
+        None => read(&json, ty),
+    };
     let no_kind = |text: &str| unrecognized(&format!("couldn't get version/kind; json parse error: {text}"));
     let Some(ty) = schema::kind(expected.group, expected.version, expected.kind) else {
         return Err(ApiError::internal(format!("no type is known for {}", expected.kind)));
     };
-    let mut outcome = read(&json, ty).map_err(|error| no_kind(&error))?;
+    let mut outcome = read(ty).map_err(|error| no_kind(&error))?;
     if let Some(error) = &outcome.meta_mismatch {
         return Err(no_kind(error));
     }
@@ -157,7 +169,7 @@ pub fn decode(
                 other.go_type, expected.kind
             )));
         }
-        outcome = read(&json, other).map_err(|error| no_kind(&error))?;
+        outcome = read(other).map_err(|error| no_kind(&error))?;
     }
     if let Some(error) = outcome.error() {
         return Err(cannot(&error));
@@ -206,7 +218,7 @@ pub fn decode_as(
     Ok(Decoded { value: outcome.value, warnings })
 }
 
-/// Any JSON or YAML: patches, custom resources. Repeated keys are not looked at.
+/// Any JSON, YAML or protobuf: patches, custom resources, options. Repeated keys are not looked at.
 ///
 /// # Errors
 /// [`DecodeError::Unrecognized`]; Go's text for JSON, `error converting YAML to JSON: …` is for the caller to add.
@@ -220,6 +232,12 @@ pub fn parse(body: &[u8], media: Media) -> Result<Value, DecodeError> {
 /// # Errors
 /// [`DecodeError::Unrecognized`].
 pub fn parse_strict(body: &[u8], media: Media) -> Result<(Value, Vec<String>), DecodeError> {
+    if media == Media::Protobuf {
+        let value = protobuf::decode(body);
+        return value
+            .map(|value| (value, Vec::new()))
+            .map_err(|error| DecodeError::Unrecognized(error.to_string()));
+    }
     if media == Media::Yaml && !looks_like_json(body) {
         let text = String::from_utf8_lossy(body);
         let (value, duplicates) = yaml::parse(&text).map_err(DecodeError::Unrecognized)?;
@@ -295,9 +313,19 @@ fn read(body: &[u8], ty: &'static Struct) -> Result<Outcome, String> {
     })
 }
 
+/// A message as a type. That it is no such message is noted, not returned: whose message it is counts first.
+fn read_protobuf(envelope: &Envelope<'_>, ty: &'static Struct) -> Outcome {
+    let (mut value, refused) = match protobuf::decode_message(envelope.message, ty) {
+        Ok(value) => (value, None),
+        Err(error) => (Value::Object(serde_json::Map::new()), Some(error.to_string())),
+    };
+    set_type_meta(&mut value, envelope.kind, envelope.api_version);
+    Outcome { value, strict: Vec::new(), mismatch: None, refused, meta_mismatch: None }
+}
+
 /// JSON bytes of a body, and the complaint about repeated YAML keys.
 fn to_json(body: &[u8], media: Media) -> Result<(Cow<'_, [u8]>, Vec<String>), String> {
-    if media == Media::Json || looks_like_json(body) {
+    if media != Media::Yaml || looks_like_json(body) {
         return Ok((Cow::Borrowed(body), Vec::new()));
     }
     let (value, duplicates) = yaml::parse(&String::from_utf8_lossy(body))?;

@@ -402,7 +402,7 @@ fn go_float(text: &str) -> Value {
 }
 
 /// What Go encodes for a type's zero value.
-pub(super) fn zero(ty: &Type) -> Value {
+pub(crate) fn zero(ty: &Type) -> Value {
     match ty {
         Type::String => Value::String(String::new()),
         Type::Int32 | Type::Int64 | Type::Float64 | Type::IntOrString => Value::from(0),
@@ -420,7 +420,7 @@ pub(super) fn zero(ty: &Type) -> Value {
 }
 
 /// The fields in their order, as Go's encoder decides which to write.
-fn emit(ty: &'static Struct, slots: &mut [Option<Value>]) -> Value {
+pub(crate) fn emit(ty: &'static Struct, slots: &mut [Option<Value>]) -> Value {
     let mut map = Map::with_capacity(slots.iter().filter(|slot| slot.is_some()).count() + 2);
     for (field, slot) in ty.fields.iter().zip(slots) {
         if let Some(value) = encoded(field, slot.take()) {
