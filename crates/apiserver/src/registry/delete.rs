@@ -303,8 +303,8 @@ fn mark_namespace(namespace: &mut Value, options: &DeleteOptions) -> Step {
     }
     set_meta(namespace, "deletionTimestamp", Some(json!(now())));
     namespace["status"]["phase"] = json!("Terminating");
-    let held = namespace.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|f| !f.is_empty());
-    Step::Mark(!held && finalizers(namespace).is_empty())
+    // Even an empty one goes only when its controller has finalized it.
+    Step::Mark(false)
 }
 
 #[cfg(test)]

@@ -163,6 +163,11 @@ impl Registry {
             }
             "ephemeralcontainers" => {
                 keep_all_but(&mut new, old, "ephemeralContainers");
+                let changed =
+                    new.pointer("/spec/ephemeralContainers") != old.pointer("/spec/ephemeralContainers");
+                if let Some(generation) = meta_int(old, "generation").filter(|_| changed) {
+                    set_meta(&mut new, "generation", Some(json!(generation + 1)));
+                }
                 // What a plain update forbids in the spec is just what this subresource is for.
                 strategy.validate_update(&new, old).into_iter().filter(|e| e.field != "spec").collect()
             }
