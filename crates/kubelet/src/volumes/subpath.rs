@@ -5,6 +5,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::fcntl::{OFlag, open, openat};
@@ -77,11 +78,15 @@ fn make_dirs(volume: &Path, full: &Path) -> io::Result<()> {
         io::Error::other(format!("subpath {} not within volume path {}", base.display(), volume.display()))
     })?;
     let mut dir = open_without_links(volume, inner)?;
+    // A new directory is as open as the volume itself.
+    let mode = fs::metadata(volume)?.permissions().mode() & 0o7777;
     for part in missing.components() {
         let name = part.as_os_str();
         mkdirat(&dir, name, Mode::from_bits_truncate(0o750)).map_err(io::Error::from)?;
         dir = openat(&dir, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
             .map_err(io::Error::from)?;
+        let opened = format!("/proc/self/fd/{}", dir.as_raw_fd());
+        fs::set_permissions(opened, fs::Permissions::from_mode(mode))?;
     }
     Ok(())
 }
@@ -110,6 +115,25 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use std::os::unix::fs::symlink;
+
+    /// Needs root: it binds.
+    #[test]
+    fn missing_directories_are_made_as_open_as_the_volume() {
+        let dir = tempfile::tempdir().unwrap();
+        let (volume, stage) = (dir.path().join("volume"), dir.path().join("stages/0"));
+        fs::create_dir(&volume).unwrap();
+        fs::set_permissions(&volume, fs::Permissions::from_mode(0o2777)).unwrap();
+        symlink("real", volume.join("link")).unwrap();
+        fs::create_dir(volume.join("real")).unwrap();
+        let prepared = prepare(&volume, "link/a/b", &stage);
+        let again = prepare(&volume, "link/a/b", &stage);
+        fs::write(volume.join("real/a/b/file"), "x").unwrap();
+        let seen = fs::read_to_string(stage.join("file"));
+        super::super::fs::unmount_below(dir.path()).unwrap();
+        assert_eq!((prepared.unwrap(), again.unwrap()), (stage.clone(), stage));
+        assert_eq!(seen.unwrap(), "x");
+        assert_eq!(fs::metadata(volume.join("real/a/b")).unwrap().permissions().mode() & 0o7777, 0o2777);
+    }
 
     #[test]
     fn links_out_of_the_volume_are_refused() {
