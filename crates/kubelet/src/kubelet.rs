@@ -185,6 +185,7 @@ async fn serve_pods(context: Arc<Context>, workers: Arc<PodWorkers>, shutdown: C
                 }
             },
             _ = relist.tick() => {
+                context.pods.list().iter().filter(|pod| !workers.knows(pod.uid())).for_each(|pod| workers.update(pod));
                 workers.wake_all();
                 clean_up_orphans(&context, &workers).await;
             }

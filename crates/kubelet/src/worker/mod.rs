@@ -7,13 +7,16 @@ mod pod;
 mod start;
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures::FutureExt;
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tracing::error;
 
 use crate::context::Context;
 use crate::pod::PodExt;
@@ -72,8 +75,12 @@ impl PodWorkers {
         let all = self.clone();
         tokio::spawn(async move {
             let worker = pod::Worker::new(all.context.clone(), handle, all.clone());
-            all.shutdown.clone().run_until_cancelled(worker.run()).await;
+            let shutdown = all.shutdown.clone();
+            let ended = AssertUnwindSafe(shutdown.run_until_cancelled(worker.run())).catch_unwind().await;
             all.workers.lock().remove(&uid);
+            if ended.is_err() {
+                error!(uid, "the pod's worker panicked; the next relist starts another");
+            }
         });
     }
 
