@@ -42,12 +42,18 @@ pub struct TooOld {
     pub oldest: u64,
 }
 
+/// Bytes of recent objects a kind keeps, but never fewer changes than [`RING_MINIMUM`].
+const RING_BYTES: usize = 8 * 1024 * 1024;
+const RING_MINIMUM: usize = 100;
+
 struct State {
     map: Snapshot,
     /// Revision of the last event of this kind.
     last: u64,
     /// Every event of this kind with a revision above `floor`, oldest first.
     ring: VecDeque<Arc<Change>>,
+    /// Bytes of the objects in the ring.
+    ring_bytes: usize,
     floor: u64,
     hub: Hub,
 }
@@ -193,6 +199,7 @@ impl Cache {
         state.last = revision;
         state.floor = revision;
         state.ring.clear();
+        state.ring_bytes = 0;
     }
 
     fn entry(
@@ -233,17 +240,22 @@ impl Cache {
             };
             let change = Arc::new(change);
             state.hub.dispatch(&change);
+            state.ring_bytes += change.entry.bytes.len();
             state.ring.push_back(change);
         }
         state.last = revision;
-        while state.ring.len() > self.capacity {
-            if let Some(oldest) = state.ring.pop_front() {
-                state.floor = oldest.revision;
-            }
+        while state.ring.len() > self.capacity
+            || (state.ring_bytes > RING_BYTES && state.ring.len() > RING_MINIMUM)
+        {
+            let Some(oldest) = state.ring.pop_front() else { break };
+            state.floor = oldest.revision;
+            state.ring_bytes -= oldest.entry.bytes.len();
         }
         // Changes of one revision leave together, or a list at that revision would undo only half of them.
         while state.ring.front().is_some_and(|change| change.revision <= state.floor) {
-            state.ring.pop_front();
+            if let Some(oldest) = state.ring.pop_front() {
+                state.ring_bytes -= oldest.entry.bytes.len();
+            }
         }
     }
 }
@@ -299,6 +311,7 @@ impl Caches {
                         map: OrdMap::new(),
                         last: 0,
                         ring: VecDeque::new(),
+                        ring_bytes: 0,
                         floor: 0,
                         hub: Hub::default(),
                     }),

@@ -169,7 +169,10 @@ impl Registry {
                     set_meta(&mut new, "generation", Some(json!(generation + 1)));
                 }
                 // What a plain update forbids in the spec is just what this subresource is for.
-                strategy.validate_update(&new, old).into_iter().filter(|e| e.field != "spec").collect()
+                let mut errors: Vec<_> =
+                    strategy.validate_update(&new, old).into_iter().filter(|e| e.field != "spec").collect();
+                errors.extend(ephemeral_containers_kept(&new, old));
+                errors
             }
             _ => {
                 strategy.prepare_update(&mut new, old);
@@ -226,6 +229,33 @@ impl Registry {
         }
         Ok(put.map(Written::Stored))
     }
+}
+
+/// Ephemeral containers can be added, not changed or taken away.
+fn ephemeral_containers_kept(new: &Value, old: &Value) -> Vec<field::FieldError> {
+    let path = Path::new("spec").child("ephemeralContainers");
+    let list = |pod: &Value| {
+        pod.pointer("/spec/ephemeralContainers").and_then(Value::as_array).cloned().unwrap_or_default()
+    };
+    let now = list(new);
+    let mut errors = Vec::new();
+    for before in list(old) {
+        let name = field::go_quote(before["name"].as_str().unwrap_or(""));
+        match now.iter().find(|c| c["name"] == before["name"]) {
+            None => errors.push(field::forbidden(
+                &path,
+                format!("existing ephemeral containers {name} may not be removed\n"),
+            )),
+            Some(after) if *after != before => {
+                errors.push(field::forbidden(
+                    &path,
+                    format!("existing ephemeral containers {name} may not be changed\n"),
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    errors
 }
 
 /// A subresource that may change one field of the spec: everything else stays as it was.
