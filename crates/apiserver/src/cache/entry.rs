@@ -1,6 +1,6 @@
 //! One object as the cache holds it: its encoded bytes and the few facts that selectors ask about.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 
@@ -26,6 +26,8 @@ pub struct Entry {
     version_at: usize,
     /// Where `"metadata"` begins: what precedes it (kind and apiVersion) is left out of list items.
     metadata_at: usize,
+    /// The protobuf message; made for the first client that asks for protobuf.
+    message: OnceLock<Bytes>,
 }
 
 /// Length of the digits of a revision.
@@ -80,7 +82,16 @@ impl Entry {
         }
         bytes.extend_from_slice(&stored[at..]);
         let metadata_at = find(stored, b"\"metadata\":{")?;
-        Some(Entry { key, revision, bytes: bytes.freeze(), labels, fields, version_at, metadata_at })
+        Some(Entry {
+            key,
+            revision,
+            bytes: bytes.freeze(),
+            labels,
+            fields,
+            version_at,
+            metadata_at,
+            message: OnceLock::new(),
+        })
     }
 
     /// The same object under another resource version (what a DELETED event carries).
@@ -98,6 +109,7 @@ impl Entry {
             fields: self.fields.clone(),
             version_at: self.version_at,
             metadata_at: self.metadata_at,
+            message: OnceLock::new(),
         }
     }
 
@@ -128,6 +140,17 @@ impl Entry {
             "metadata.namespace" => Some(self.namespace()),
             _ => self.fields.iter().find(|(k, _)| k.as_ref() == label).map(|(_, v)| v.as_ref()),
         }
+    }
+
+    /// The object's protobuf message, without an envelope.
+    pub fn message(&self) -> Bytes {
+        let make = || {
+            let value = self.value();
+            let text = |field: &str| value.get(field).and_then(serde_json::Value::as_str).unwrap_or("");
+            let ty = orlop_api::protobuf::type_of(text("apiVersion"), text("kind"));
+            Bytes::from(ty.map(|ty| orlop_api::protobuf::encode_message(&value, ty)).unwrap_or_default())
+        };
+        self.message.get_or_init(make).clone()
     }
 
     /// Parses the object.

@@ -7,7 +7,7 @@ use orlop_api::status::{ApiError, Status};
 use serde_json::{Value, json};
 
 use super::Endpoint;
-use crate::http::body::{self, Response};
+use crate::http::body::Response;
 use crate::registry::Call;
 use crate::registry::options::WriteOptions;
 use crate::registry::update::Change;
@@ -144,5 +144,5 @@ pub(super) async fn create(endpoint: &Endpoint<'_>, body: Bytes, name: &str) -> 
     registry.update_raw(&call, &bind).await?;
     let mut status = Status::success(None);
     status.code = 201;
-    Ok(body::json(201, &serde_json::to_value(status).unwrap_or_default()))
+    Ok(endpoint.done(status))
 }

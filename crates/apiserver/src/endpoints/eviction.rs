@@ -7,7 +7,7 @@ use orlop_api::status::{ApiError, Status, StatusCause};
 use serde_json::{Value, json};
 
 use super::Endpoint;
-use crate::http::body::{self, Response};
+use crate::http::body::Response;
 use crate::registry::options::{DeleteOptions, WriteOptions};
 use crate::registry::update::Change;
 use crate::registry::{Call, Registry, now, object};
@@ -36,7 +36,7 @@ pub(super) async fn create(endpoint: &Endpoint<'_>, body: Bytes) -> Result<Respo
     registry.delete(&call, &delete).await?;
     let mut status = Status::success(None);
     status.code = 201;
-    Ok(body::json(201, &serde_json::to_value(status).unwrap_or_default()))
+    Ok(endpoint.done(status))
 }
 
 /// A pod that does not run, or is on its way out, disrupts nobody.

@@ -11,7 +11,7 @@ mod token;
 use bytes::Bytes;
 use http::Method;
 use orlop_api::decode::{self, Gvk, Media};
-use orlop_api::status::ApiError;
+use orlop_api::status::{ApiError, Status};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -132,12 +132,23 @@ impl<'a> Endpoint<'a> {
         self.answer(code, self.renderer.written(written))
     }
 
-    /// Decodes a body as an object of a kind, with warnings taken note of and defaults filled in.
-    fn decode(&self, body: &[u8], gvk: &Gvk<'_>, options: &WriteOptions) -> Result<Value, ApiError> {
-        let media = match content_format(&self.request.parts.headers)? {
+    fn media(&self) -> Result<Media, ApiError> {
+        Ok(match content_format(&self.request.parts.headers)? {
             Format::Json => Media::Json,
             Format::Yaml => Media::Yaml,
-        };
+            Format::Protobuf => Media::Protobuf,
+        })
+    }
+
+    /// The answer of an action that has no object to show.
+    fn done(&self, status: Status) -> Response {
+        let value = serde_json::to_value(status).unwrap_or_default();
+        self.answer(201, crate::registry::render::encode(&value, self.request.accept))
+    }
+
+    /// Decodes a body as an object of a kind, with warnings taken note of and defaults filled in.
+    fn decode(&self, body: &[u8], gvk: &Gvk<'_>, options: &WriteOptions) -> Result<Value, ApiError> {
+        let media = self.media()?;
         let decoded = decode::decode(body, media, gvk, options.field_validation)?;
         for warning in decoded.warnings {
             self.request.warnings.add(warning);
@@ -260,9 +271,13 @@ impl<'a> Endpoint<'a> {
         let frames =
             watch.into_stream().map(|bytes| Ok::<_, crate::http::BoxError>(http_body::Frame::data(bytes)));
         let mut response = Response::new(http_body_util::StreamBody::new(frames).boxed_unsync());
+        let content_type = match self.request.accept.format {
+            Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+            _ => "application/json",
+        };
         response
             .headers_mut()
-            .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+            .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
         Ok(response)
     }
 
@@ -327,10 +342,7 @@ impl<'a> Endpoint<'a> {
         if body.iter().all(u8::is_ascii_whitespace) {
             return DeleteOptions::parse(None, &self.request.query);
         }
-        let media = match content_format(&self.request.parts.headers)? {
-            Format::Json => Media::Json,
-            Format::Yaml => Media::Yaml,
-        };
+        let media = self.media()?;
         let value = decode::parse(&body, media).map_err(|error| ApiError::bad_request(error.to_string()))?;
         DeleteOptions::parse(Some(&value), &self.request.query)
     }

@@ -7,6 +7,7 @@ pub mod in_memory;
 pub mod metrics;
 pub mod negotiate;
 pub mod openapi;
+mod openapi_message;
 pub mod pipeline;
 pub mod server;
 

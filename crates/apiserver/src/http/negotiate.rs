@@ -1,10 +1,9 @@
-//! Which form an answer takes: JSON or YAML, the object itself or a `Table` or `PartialObjectMetadata` of it.
+//! Which form an answer takes: JSON, YAML or protobuf, the object itself or a `Table` or `PartialObjectMetadata` of it.
 
 use http::HeaderMap;
 use orlop_api::status::ApiError;
 
-/// What the server can answer and read, as the 406 and 415 messages list it. Protobuf stands in the texts because
-/// upstream's clients compare them; a request that insists on it is refused.
+/// What the server can answer and read, as the 406 and 415 messages list it.
 pub const MEDIA_TYPES: [&str; 3] =
     ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
@@ -15,6 +14,8 @@ pub enum Format {
     Json,
     /// `application/yaml`
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`
+    Protobuf,
 }
 
 impl Format {
@@ -23,6 +24,7 @@ impl Format {
         match self {
             Format::Json => "application/json",
             Format::Yaml => "application/yaml",
+            Format::Protobuf => "application/vnd.kubernetes.protobuf",
         }
     }
 }
@@ -100,6 +102,7 @@ fn clause_form(clause: &str) -> Option<Accept> {
     let format = match parts.next()?.to_ascii_lowercase().as_str() {
         "application/json" | "*/*" | "application/*" => Format::Json,
         "application/yaml" => Format::Yaml,
+        "application/vnd.kubernetes.protobuf" => Format::Protobuf,
         _ => return None,
     };
     let (mut kind, mut group, mut version) = ("", "", "");
@@ -120,6 +123,8 @@ fn clause_form(clause: &str) -> Option<Accept> {
     let view = match kind {
         "" => View::Object,
         _ if group != "meta.k8s.io" || version.is_empty() => return None,
+        // Tables have no message.
+        "Table" if format == Format::Protobuf => return None,
         "Table" => View::Table(version),
         "PartialObjectMetadata" => View::Partial(version),
         "PartialObjectMetadataList" => View::PartialList(version),
@@ -133,6 +138,7 @@ pub fn content_format(headers: &HeaderMap) -> Result<Format, ApiError> {
     match media_type(headers).as_str() {
         "" | "application/json" => Ok(Format::Json),
         "application/yaml" => Ok(Format::Yaml),
+        "application/vnd.kubernetes.protobuf" => Ok(Format::Protobuf),
         _ => Err(ApiError::unsupported_media_type(&MEDIA_TYPES)),
     }
 }
@@ -171,7 +177,19 @@ mod tests {
             Some((Format::Json, View::Object)),
         );
         check("application/json;as=Foo;g=meta.k8s.io;v=v1", None);
-        check("application/vnd.kubernetes.protobuf, application/json", Some((Format::Json, View::Object)));
+        check(
+            "application/vnd.kubernetes.protobuf, application/json",
+            Some((Format::Protobuf, View::Object)),
+        );
+        check("application/json, application/vnd.kubernetes.protobuf", Some((Format::Json, View::Object)));
+        check(
+            "application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1, application/json",
+            Some((Format::Json, View::Object)),
+        );
+        check(
+            "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
+            Some((Format::Protobuf, View::PartialList("meta.k8s.io/v1"))),
+        );
         check("application/json;q=0.5, application/yaml", Some((Format::Yaml, View::Object)));
     }
 }

@@ -30,24 +30,47 @@ pub fn serve(server: &ApiServer, request: &Request) -> Result<Response, ApiError
         return Ok(body::json(200, &index(server)));
     }
     if path == "/openapi/v2" {
-        let (bytes, hash) = document(server, path).ok_or_else(ApiError::path_not_found)?;
-        return Ok(with_etag(request, bytes, &hash));
+        let Some((name, content_type)) = v2_form(request) else {
+            return Ok(body::text(406, ""));
+        };
+        let (bytes, hash) = document(server, name).ok_or_else(ApiError::path_not_found)?;
+        return Ok(with_etag(request, content_type, bytes, &hash));
     }
     let Some((bytes, hash)) = document(server, path) else {
         return Ok(body::text(404, "404 page not found\n"));
     };
-    Ok(with_etag(request, bytes, &hash))
+    Ok(with_etag(request, "application/json", bytes, &hash))
 }
 
-fn with_etag(request: &Request, bytes: Bytes, hash: &str) -> Response {
+/// Under which name the version 2 document is kept as protobuf.
+const V2_PROTOBUF: &str = "/openapi/v2#protobuf";
+
+/// The name of the document and its content type, by the `Accept` header; `None` = neither form is accepted.
+fn v2_form(request: &Request) -> Option<(&'static str, &'static str)> {
+    const JSON: (&str, &str) = ("/openapi/v2", "application/json");
+    let header: Vec<&str> =
+        request.parts.headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect();
+    let header = header.join(",");
+    if header.trim().is_empty() {
+        return Some(JSON);
+    }
+    header.split(',').find_map(|clause| match clause.split(';').next().unwrap_or("").trim() {
+        "application/json" | "application/*" | "*/*" => Some(JSON),
+        // The first is what clients of old ask for; media types have no `@`.
+        "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+        | "application/com.github.proto-openapi.spec.v2.v1.0+protobuf" => {
+            Some((V2_PROTOBUF, "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"))
+        }
+        _ => None,
+    })
+}
+
+fn with_etag(request: &Request, content_type: &'static str, bytes: Bytes, hash: &str) -> Response {
     let etag = format!("\"{hash}\"");
     let same =
         request.parts.headers.get(header::IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == etag.as_bytes());
-    let mut response = if same {
-        body::response(304, "application/json", "")
-    } else {
-        body::response(200, "application/json", bytes)
-    };
+    let mut response =
+        if same { body::response(304, content_type, "") } else { body::response(200, content_type, bytes) };
     if let Ok(value) = etag.parse() {
         response.headers_mut().insert(header::ETAG, value);
     }
@@ -89,9 +112,12 @@ fn document(server: &ApiServer, path: &str) -> Option<(Bytes, String)> {
     if let Some(found) = server.openapi.0.lock().get(path) {
         return Some(found.clone());
     }
-    let value = if path == "/openapi/v2" {
+    let bytes = if path == "/openapi/v2" {
         let resources: Vec<&Resource> = server.registry.resources.iter().map(|r| r.as_ref()).collect();
-        v2(&resources)
+        Bytes::from(v2(&resources).to_string())
+    } else if path == V2_PROTOBUF {
+        let (json, _) = document(server, "/openapi/v2")?;
+        Bytes::from(super::openapi_message::document(&serde_json::from_slice(&json).ok()?))
     } else {
         let group_version = path.strip_prefix("/openapi/v3/")?;
         let resources: Vec<&Resource> = server
@@ -104,9 +130,8 @@ fn document(server: &ApiServer, path: &str) -> Option<(Bytes, String)> {
         if resources.is_empty() {
             return None;
         }
-        v3(&resources)
+        Bytes::from(v3(&resources).to_string())
     };
-    let bytes = Bytes::from(value.to_string());
     use sha2::Digest as _;
     let hash: String = sha2::Sha256::digest(&bytes).iter().map(|b| format!("{b:02X}")).collect();
     server.openapi.0.lock().insert(path.to_string(), (bytes.clone(), hash.clone()));

@@ -77,17 +77,6 @@ pub async fn read_body(mut body: RequestBody) -> Result<Bytes, ApiError> {
     Ok(Bytes::from(whole))
 }
 
-/// A protobuf body as JSON, with the header that says so; other bodies as they are.
-fn from_protobuf(headers: &mut HeaderMap, body: Bytes) -> Result<Bytes, ApiError> {
-    if super::negotiate::media_type(headers) != "application/vnd.kubernetes.protobuf" || body.is_empty() {
-        return Ok(body);
-    }
-    let object =
-        orlop_api::protobuf::decode(&body).map_err(|error| ApiError::bad_request(error.to_string()))?;
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(Bytes::from(object.to_string()))
-}
-
 /// The node that a `spec.nodeName=` term of a field selector names.
 fn selected_node(query: &Query) -> Option<&str> {
     query.get("fieldSelector")?.split(',').find_map(|term| {
@@ -116,7 +105,7 @@ impl ApiServer {
     /// Serves one request.
     pub async fn handle(
         self: Arc<Self>,
-        mut parts: Parts,
+        parts: Parts,
         request_body: RequestBody,
         identity: Identity,
     ) -> Response {
@@ -138,7 +127,6 @@ impl ApiServer {
         // Only requests that take the connection over have none that ends.
         let connects = matches!(info.subresource.as_str(), "exec" | "attach" | "portforward");
         let body = if connects { Ok(Bytes::new()) } else { read_body(request_body).await };
-        let body = body.and_then(|body| from_protobuf(&mut parts.headers, body));
         let result = match self.admit(&parts, &info, &query, &identity) {
             Err(error) => Err(error),
             Ok(user) => {
@@ -310,7 +298,7 @@ impl ApiServer {
 /// An error in the negotiated format.
 fn error_response(error: &ApiError, accept: Accept) -> Response {
     let mut response = body::error(error);
-    if accept.format == Format::Yaml || accept.pretty {
+    if accept.format != Format::Json || accept.pretty {
         let value = serde_json::to_value(error.status()).unwrap_or_default();
         *response.body_mut() = body::full(render::encode(&value, accept));
         response

@@ -1,8 +1,9 @@
-//! Answers in the form the client asked for: the object, a `Table` of it, or its metadata only; JSON or YAML.
+//! Answers in the form the client asked for: the object, a `Table` of it, or its metadata only; JSON, YAML or protobuf.
 
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use orlop_api::protobuf;
 use serde_json::{Value, json};
 
 use super::list::Page;
@@ -47,6 +48,8 @@ pub struct Renderer {
 pub fn encode(value: &Value, accept: Accept) -> Bytes {
     match accept.format {
         Format::Yaml => Bytes::from(to_yaml(value)),
+        // Every kind that is served has a message; tables, which have none, are not negotiated.
+        Format::Protobuf => Bytes::from(protobuf::encode(value).unwrap_or_default()),
         Format::Json if accept.pretty => {
             let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
             text.push(b'\n');
@@ -82,8 +85,8 @@ impl Renderer {
         Renderer { resource, accept, include, columns_sent: false }
     }
 
-    /// Whether stored bytes can be sent as they are.
-    pub fn is_plain(&self) -> bool {
+    /// Whether the object is shown as it is stored.
+    fn is_plain(&self) -> bool {
         // A list view means nothing for single objects: they are sent as they are.
         matches!(self.accept.view, View::Object) && self.resource.conversion == Conversion::None
     }
@@ -92,13 +95,33 @@ impl Renderer {
         self.is_plain() && self.accept.format == Format::Json && !self.accept.pretty
     }
 
+    fn sends_messages(&self) -> bool {
+        self.is_plain() && self.accept.format == Format::Protobuf
+    }
+
+    /// Whether watch events can be sent as all other plain JSON watches get them.
+    pub fn sends_frames(&self) -> bool {
+        self.is_plain() && self.accept.format != Format::Protobuf
+    }
+
+    /// One stored object in protobuf.
+    fn enveloped(&self, entry: &Entry) -> Vec<u8> {
+        protobuf::envelope(&self.resource.group_version(), &self.resource.kind, &entry.message())
+    }
+
     fn served(&self, entry: &Entry) -> Value {
         events::to_served(&self.resource, entry.value())
     }
 
     /// One stored object.
     pub fn entry(&self, entry: &Entry) -> Bytes {
-        if self.sends_bytes() { entry.bytes.clone() } else { self.value(&self.served(entry)) }
+        if self.sends_bytes() {
+            entry.bytes.clone()
+        } else if self.sends_messages() {
+            Bytes::from(self.enveloped(entry))
+        } else {
+            self.value(&self.served(entry))
+        }
     }
 
     /// The result of a write.
@@ -155,6 +178,12 @@ impl Renderer {
             }
             out.put_slice(b"]}");
             return out.freeze();
+        }
+        if self.sends_messages() {
+            let items: Vec<Bytes> = page.entries.iter().map(|entry| entry.message()).collect();
+            let items = items.iter().map(|item| item.as_ref());
+            let version = self.resource.group_version();
+            return Bytes::from(protobuf::encode_list(&version, &kind, &metadata, items));
         }
         let objects: Vec<Value> = page.entries.iter().map(|entry| self.served(entry)).collect();
         let value = match self.accept.view {
@@ -225,8 +254,11 @@ impl Renderer {
 
     /// A watch event.
     pub fn event(&mut self, kind: &str, entry: &Entry) -> Bytes {
-        if self.is_plain() {
-            return frame(kind, &entry.bytes);
+        if self.sends_frames() {
+            return crate::cache::frame(kind, &entry.bytes);
+        }
+        if self.sends_messages() {
+            return Bytes::from(protobuf::watch_frame(kind, &self.enveloped(entry)));
         }
         let object = self.served(entry);
         let value = match self.accept.view {
@@ -238,7 +270,7 @@ impl Renderer {
                 self.table(version, metadata, first, std::iter::once(&object))
             }
         };
-        frame(kind, &serde_json::to_vec(&value).unwrap_or_default())
+        self.frame(kind, &value)
     }
 
     /// A bookmark event.
@@ -256,12 +288,16 @@ impl Renderer {
                 self.table(version, metadata, first, std::iter::once(&object))
             }
         };
-        frame("BOOKMARK", &serde_json::to_vec(&object).unwrap_or_default())
+        self.frame("BOOKMARK", &object)
     }
-}
 
-fn frame(kind: &str, object: &[u8]) -> Bytes {
-    crate::cache::frame(kind, object)
+    /// An event in the stream's form.
+    fn frame(&self, kind: &str, object: &Value) -> Bytes {
+        if self.accept.format == Format::Protobuf {
+            return Bytes::from(protobuf::watch_frame(kind, &encode(object, self.accept)));
+        }
+        crate::cache::frame(kind, &serde_json::to_vec(object).unwrap_or_default())
+    }
 }
 
 #[cfg(test)]

@@ -108,7 +108,11 @@ pub fn start(
 }
 
 fn render_change(renderer: &mut Renderer, change: &Change, kind: ChangeKind) -> Bytes {
-    if renderer.is_plain() { change.frame(kind) } else { renderer.event(kind.as_str(), &change.object(kind)) }
+    if renderer.sends_frames() {
+        change.frame(kind)
+    } else {
+        renderer.event(kind.as_str(), &change.object(kind))
+    }
 }
 
 impl Watch {

@@ -4,5 +4,6 @@
 
 mod access;
 mod crud;
+mod protobuf;
 mod support;
 mod watch;
