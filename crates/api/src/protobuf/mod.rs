@@ -107,6 +107,8 @@ pub fn encode(value: &Value) -> Option<Vec<u8>> {
     let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or("");
     let (api_version, kind) = (text("apiVersion"), text("kind"));
     let message = encode_message(value, type_of(api_version, kind)?);
+    // Discovery's lists have no version in JSON; an envelope has one.
+    let api_version = if api_version.is_empty() { "v1" } else { api_version };
     Some(envelope(api_version, kind, &message))
 }
 
