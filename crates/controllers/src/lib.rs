@@ -6,6 +6,7 @@
 //! state that a restart would miss.
 
 mod claim;
+mod cluster_role_aggregation;
 mod deployment;
 mod discovery;
 mod endpoints;

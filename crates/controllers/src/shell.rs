@@ -105,6 +105,7 @@ controllers! {
     "node-lifecycle-controller", "node-controller", "node-controller", crate::node::lifecycle::run;
     "taint-eviction-controller", "node-controller", "taint-eviction-controller", crate::node::eviction::run;
     "node-ipam-controller", "node-controller", "cidrAllocator", crate::node::ipam::run;
+    "clusterrole-aggregation-controller", "clusterrole-aggregation-controller", "clusterrole-aggregation-controller", crate::cluster_role_aggregation::run;
     "pod-garbage-collector-controller", "pod-garbage-collector", "pod-garbage-collector", crate::podgc::run;
 }
 

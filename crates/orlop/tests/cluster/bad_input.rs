@@ -57,6 +57,8 @@ fn each_mistake_gets_upstreams_answer() {
 
     let gone = cluster.refused(&["get", "pod", "nobody"]);
     assert_eq!(gone, "Error from server (NotFound): pods \"nobody\" not found\n");
+    let kind = cluster.refused(&["get", "gadgets"]);
+    assert_eq!(kind, "error: the server doesn't have a resource type \"gadgets\"\n");
     let selector = cluster.refused(&["get", "pods", "--field-selector", "spec.color=red"]);
     assert!(selector.contains("field label not supported: spec.color"), "{selector}");
 

@@ -87,7 +87,7 @@ fn each_kind_can_be_described() {
     check(&["serviceaccount", "default"], &["Name: default"]);
     check(&["role", "reader"], &["pods [] [] [get]"]);
     check(&["rolebinding", "readers"], &["Kind: Role", "User jane"]);
-    check(&["clusterrole", "view"], &["pods/log [] [] [get list watch]"]);
+    check(&["clusterrole", "view"], &["aggregate-to-edit=true", "pods/log [] [] [get list watch]"]);
     check(&["clusterrolebinding", "cluster-admin"], &["Group system:masters"]);
     check(&["lease", "-n", "kube-node-lease", "node-1"], &["Holder Identity: node-1"]);
     check(&["controllerrevision", "rev"], &["Revision: 1"]);
