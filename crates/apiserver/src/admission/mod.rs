@@ -3,10 +3,12 @@
 //! A plugin sees the operation, the new and the old object; it never sees HTTP. One file per plugin, named after the
 //! upstream plugin.
 
+mod default_ingress_class;
 mod default_toleration_seconds;
 mod namespace_lifecycle;
 mod node_restriction;
 mod priority;
+mod runtime_class;
 mod service_account;
 mod taint_nodes_by_condition;
 
@@ -93,5 +95,7 @@ pub fn default_plugins() -> Vec<Box<dyn Admission>> {
         Box::new(taint_nodes_by_condition::TaintNodesByCondition),
         Box::new(priority::Priority),
         Box::new(default_toleration_seconds::DefaultTolerationSeconds),
+        Box::new(runtime_class::RuntimeClass),
+        Box::new(default_ingress_class::DefaultIngressClass),
     ]
 }

@@ -6,7 +6,7 @@ use orlop_api::status::ApiError;
 use serde_json::{Value, json};
 
 use super::{Admission, Operation, Request};
-use crate::registry::Registry;
+use crate::registry::{Registry, object};
 
 pub(super) struct Priority;
 
@@ -19,10 +19,39 @@ fn builtin(name: &str) -> Option<i64> {
     }
 }
 
+/// The class of pods that name none; the lowest when several claim to be it.
+fn default_class(registry: &Registry) -> Option<Value> {
+    let cache = registry.resources.cache("scheduling.k8s.io", "PriorityClass")?;
+    cache
+        .snapshot()
+        .0
+        .values()
+        .map(|entry| entry.value())
+        .filter(|class| class["globalDefault"] == true)
+        .min_by_key(|class| class["value"].as_i64().unwrap_or(0))
+}
+
 #[async_trait]
 impl Admission for Priority {
     fn name(&self) -> &'static str {
         "Priority"
+    }
+
+    async fn validate(&self, registry: &Registry, request: &Request<'_>) -> Result<(), ApiError> {
+        let resource = request.call.resource;
+        if resource.kind != "PriorityClass"
+            || request.operation == Operation::Delete
+            || request.object["globalDefault"] != true
+        {
+            return Ok(());
+        }
+        match default_class(registry).map(|class| object::meta(&class, "name").to_string()) {
+            Some(name) if request.operation == Operation::Create || name != request.call.name => Err(request
+                .forbidden(format!(
+                    "PriorityClass {name} is already marked as default. Only one default can exist"
+                ))),
+            _ => Ok(()),
+        }
     }
 
     async fn mutate(&self, registry: &Registry, request: &mut Request<'_>) -> Result<(), ApiError> {
@@ -42,8 +71,14 @@ impl Admission for Priority {
             }
             return Ok(());
         }
-        let class =
+        let mut class =
             request.object["spec"].get("priorityClassName").and_then(Value::as_str).unwrap_or("").to_string();
+        if class.is_empty()
+            && let Some(default) = default_class(registry)
+        {
+            class = object::meta(&default, "name").to_string();
+            request.object["spec"]["priorityClassName"] = json!(class);
+        }
         let (priority, policy) = if class.is_empty() {
             (0, "PreemptLowerPriority".to_string())
         } else if let Some(value) = builtin(&class) {

@@ -1,6 +1,7 @@
 //! `ServiceAccount`: every pod runs as one, and its token is mounted into every container.
 
 use async_trait::async_trait;
+use orlop_api::field::go_quote;
 use orlop_api::status::ApiError;
 use serde_json::{Value, json};
 
@@ -12,6 +13,8 @@ use crate::registry::object::random_suffix;
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// Kubelets publish static pods under this annotation; they have no account.
 const MIRROR: &str = "kubernetes.io/config.mirror";
+/// Limits the pods of an account to the secrets it lists.
+const ENFORCE: &str = "kubernetes.io/enforce-mountable-secrets";
 /// An hour and seven seconds: the value by which the server knows tokens that it may extend.
 const EXPIRATION_SECONDS: i64 = 3607;
 
@@ -48,7 +51,7 @@ impl Admission for ServiceAccount {
         let Some(account) = account else {
             return Err(request.forbidden(format!(
                 "error looking up service account {namespace}/{name}: serviceaccount {} not found",
-                orlop_api::field::go_quote(&name)
+                go_quote(&name)
             )));
         };
         let of_pod = request.object["spec"].get("automountServiceAccountToken").and_then(Value::as_bool);
@@ -65,17 +68,87 @@ impl Admission for ServiceAccount {
         Ok(())
     }
 
-    async fn validate(&self, _registry: &Registry, request: &Request<'_>) -> Result<(), ApiError> {
+    async fn validate(&self, registry: &Registry, request: &Request<'_>) -> Result<(), ApiError> {
         if !request.is_core("pods") || request.operation != Operation::Create {
             return Ok(());
         }
-        if request.object.pointer("/metadata/annotations").and_then(|a| a.get(MIRROR)).is_some()
-            && !text(&request.object["spec"], "serviceAccountName").is_empty()
-        {
-            return Err(request.forbidden("a mirror pod may not reference service accounts"));
+        let spec = &request.object["spec"];
+        if request.object.pointer("/metadata/annotations").and_then(|a| a.get(MIRROR)).is_some() {
+            return if text(spec, "serviceAccountName").is_empty() {
+                Ok(())
+            } else {
+                Err(request.forbidden("a mirror pod may not reference service accounts"))
+            };
         }
-        Ok(())
+        let key = format!("{}/{}", request.call.namespace, text(spec, "serviceAccountName"));
+        let account = registry.resources.cache("", "ServiceAccount").and_then(|cache| cache.get(&key));
+        match account.and_then(|entry| unreferenced_secret(&entry.value(), spec)) {
+            Some(message) => Err(request.forbidden(message)),
+            None => Ok(()),
+        }
     }
+}
+
+/// For an account that limits its pods to its own secrets: the complaint about the first other one.
+fn unreferenced_secret(account: &Value, spec: &Value) -> Option<String> {
+    let limited = account.pointer("/metadata/annotations").and_then(|a| a.get(ENFORCE))?.as_str()?;
+    if !matches!(limited, "1" | "t" | "T" | "true" | "TRUE" | "True") {
+        return None;
+    }
+    let items = |value: &'_ Value, field: &str| {
+        value.get(field).and_then(Value::as_array).cloned().unwrap_or_default()
+    };
+    let names = |field: &str| -> Vec<String> {
+        items(account, field).iter().map(|reference| text(reference, "name").to_string()).collect()
+    };
+    let (secrets, pull_secrets) = (names("secrets"), names("imagePullSecrets"));
+    let name = text(&account["metadata"], "name");
+    let refuse = |what: String, secret: &str| {
+        let secret = go_quote(secret);
+        format!(
+            "{what} secret.secretName={secret} is not allowed because service account {name} does not reference that secret"
+        )
+    };
+    let foreign = |secret: Option<&Value>, field: &str| {
+        secret.map(|secret| text(secret, field).to_string()).filter(|secret| !secrets.contains(secret))
+    };
+    for volume in items(spec, "volumes") {
+        if let Some(secret) = foreign(volume.get("secret"), "secretName") {
+            return Some(refuse("volume with".into(), &secret));
+        }
+    }
+    for (list, title) in [("initContainers", "init container"), ("containers", "container")] {
+        for container in items(spec, list) {
+            let container_name = text(&container, "name");
+            for variable in items(&container, "env") {
+                if let Some(secret) = foreign(variable.pointer("/valueFrom/secretKeyRef"), "name") {
+                    let variable = text(&variable, "name");
+                    return Some(refuse(
+                        format!("{title} {container_name} with envVar {variable} referencing"),
+                        &secret,
+                    ));
+                }
+            }
+            for source in items(&container, "envFrom") {
+                if let Some(secret) = foreign(source.get("secretRef"), "name") {
+                    return Some(refuse(
+                        format!("{title} {container_name} with envFrom referencing"),
+                        &secret,
+                    ));
+                }
+            }
+        }
+    }
+    for (index, reference) in items(spec, "imagePullSecrets").iter().enumerate() {
+        let secret = text(reference, "name");
+        if !pull_secrets.iter().any(|own| own == secret) {
+            return Some(format!(
+                "imagePullSecrets[{index}].name={} is not allowed because service account {name} does not reference that imagePullSecret",
+                go_quote(secret)
+            ));
+        }
+    }
+    None
 }
 
 /// Adds the projected volume and mounts it where nothing else is mounted at that path.
@@ -130,6 +203,33 @@ fn mount_token(spec: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_accounts_own_secrets() {
+        let account = |annotation: &str| json!({"metadata": {"name": "sa", "annotations": {ENFORCE: annotation}}, "secrets": [{"name": "ok"}]});
+        let check = |annotation: &str, spec: Value, expected: Option<&str>| {
+            assert_eq!(unreferenced_secret(&account(annotation), &spec).as_deref(), expected);
+        };
+        let volume = |secret: &str| json!({"volumes": [{"secret": {"secretName": secret}}]});
+        let refused = "volume with secret.secretName=\"x\" is not allowed because service account sa does not reference that secret";
+        check("true", volume("x"), Some(refused));
+        check("true", volume("ok"), None);
+        check("false", volume("x"), None);
+        check(
+            "true",
+            json!({"containers": [{"name": "c", "env": [{"name": "E", "valueFrom": {"secretKeyRef": {"name": "x"}}}]}]}),
+            Some(
+                "container c with envVar E referencing secret.secretName=\"x\" is not allowed because service account sa does not reference that secret",
+            ),
+        );
+        check(
+            "true",
+            json!({"imagePullSecrets": [{"name": "x"}]}),
+            Some(
+                "imagePullSecrets[0].name=\"x\" is not allowed because service account sa does not reference that imagePullSecret",
+            ),
+        );
+    }
 
     #[test]
     fn token_volume_is_mounted_once() {
