@@ -156,7 +156,7 @@ pub struct FieldError {
     pub kind: ErrorType,
     /// The path, printed.
     pub field: String,
-    /// The value found there; `None` leaves the value out of the message (JSON null prints as `"null"`).
+    /// The value found there; `None` leaves the value out of the message.
     pub bad_value: Option<Value>,
     /// The rest of the message; may be empty.
     pub detail: String,
@@ -180,7 +180,6 @@ impl FieldError {
         if let (false, Some(value)) = (silent, &self.bad_value) {
             out.push_str(": ");
             match value {
-                Value::Null => out.push_str("\"null\""),
                 Value::String(text) => out.push_str(&go_quote(text)),
                 other => out.push_str(&go_json(other)),
             }
@@ -342,7 +341,7 @@ mod tests {
             (required(&p, "why"), "f: Required value: why"),
             (invalid(&p, -1, "low"), "f: Invalid value: -1: low"),
             (invalid(&p, "a\"b", ""), "f: Invalid value: \"a\\\"b\""),
-            (invalid(&p, Value::Null, "x"), "f: Invalid value: \"null\": x"),
+            (invalid(&p, Value::Null, "x"), "f: Invalid value: null: x"),
             (invalid(&p, json!({"a": [1]}), "x"), "f: Invalid value: {\"a\":[1]}: x"),
             (invalid_omitted(&p, "x"), "f: Invalid value: x"),
             (

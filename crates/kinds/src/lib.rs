@@ -26,7 +26,8 @@ pub mod storage;
 
 pub use duration::{age, human_duration};
 pub use metadata::{
-    validate_annotations, validate_labels, validate_object_meta, validate_object_meta_update,
+    validate_annotations, validate_common_update, validate_labels, validate_object_meta,
+    validate_object_meta_update,
 };
 
 use orlop_api::field::ErrorList;
@@ -68,6 +69,11 @@ pub trait Strategy: Send + Sync + 'static {
 
     /// Fills in what upstream's versioned defaulting (`SetDefaults_*`) fills in, on a normalised object.
     fn defaults(&self, _obj: &mut Value) {}
+
+    /// Annotations that stand for fields of upstream's internal type: where only metadata is shown they are not.
+    fn internal_annotations(&self) -> &'static [&'static str] {
+        &[]
+    }
 
     /// Clears what a creator may not set (status) and sets what the system owns (generation 1, initial phase).
     fn prepare_create(&self, _obj: &mut Value) {}

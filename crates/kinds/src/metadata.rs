@@ -125,6 +125,14 @@ pub fn validate_object_meta_update(obj: &Value, old: &Value) -> ErrorList {
     errs
 }
 
+/// What every update is checked for before its kind looks at it. Kinds check most of it again, so that upstream lists
+/// such causes more than once.
+pub fn validate_common_update(obj: &Value, old: &Value, namespaced: bool) -> ErrorList {
+    let mut errs = validate_object_meta(obj, namespaced, NameRule::PathSegment);
+    errs.extend(validate_object_meta_update(obj, old));
+    errs
+}
+
 /// One error when the field changed.
 pub(crate) fn validate_immutable(new: &Value, old: &Value, path: &Path) -> ErrorList {
     if same(new, old) { ErrorList::new() } else { vec![field::invalid(path, new.clone(), IMMUTABLE)] }

@@ -243,7 +243,8 @@ pub fn on_update(old: Option<&Value>, new: &mut Value, params: &ManagedParams) {
                 manager: params.manager.to_owned(),
                 apply: false,
                 api_version: params.api_version.to_owned(),
-                time: Some(params.now.to_owned()),
+                // Ownership through a Scale comes back from it without its time.
+                time: (params.subresource != "scale").then(|| params.now.to_owned()),
                 subresource: params.subresource.to_owned(),
                 fields: fields.to_fields_v1(),
             };

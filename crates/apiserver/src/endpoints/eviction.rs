@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::Endpoint;
 use crate::http::body::Response;
+use crate::managed;
 use crate::registry::options::{DeleteOptions, WriteOptions};
 use crate::registry::update::Change;
 use crate::registry::{Call, Registry, now, object};
@@ -161,6 +162,9 @@ impl Change for TakeDisruption {
             });
             set_condition(&mut budget, condition);
         }
+        // The budget's status is written by the server's own client.
+        let gvk = Gvk { group: "policy", version: "v1", kind: "PodDisruptionBudget" };
+        managed::update_as(&gvk, "status", "kube-apiserver", Some(current), &mut budget);
         Ok(budget)
     }
 }

@@ -105,11 +105,19 @@ impl<'a> Patch<'a> {
 
     /// Reads a patched object again as its kind, and fills in defaults.
     fn settle(&self, patched: &Value) -> Result<Value, ApiError> {
-        let decoded = decode::normalise(patched, self.schema, self.validation).map_err(|error| {
+        let decoded = decode::normalise(patched, self.schema, self.validation).map_err(|mut error| {
+            if let (PatchKind::Strategic, DecodeError::Strict(all)) = (self.kind, &mut error) {
+                all.sort();
+            }
             let cause = field::invalid(&Path::new("patch"), patched.to_string(), error.to_string());
             ApiError::invalid("", "", "", vec![cause])
         })?;
-        for warning in decoded.warnings {
+        let mut warnings = decoded.warnings;
+        if self.kind == PatchKind::Strategic {
+            // Upstream reads the result of this kind field by field and sorts its complaints; other results it decodes.
+            warnings.sort();
+        }
+        for warning in warnings {
             self.warnings.add(warning);
         }
         let mut value = decoded.value;

@@ -75,10 +75,6 @@ pub fn to_yaml(value: &Value) -> String {
     serde_saphyr::to_string(&sorted(value)).unwrap_or_default()
 }
 
-fn partial(object: &Value, version: &str) -> Value {
-    json!({"kind": "PartialObjectMetadata", "apiVersion": version, "metadata": object["metadata"]})
-}
-
 impl Renderer {
     /// For answers about `resource` in the negotiated form.
     pub fn new(resource: Arc<Resource>, accept: Accept, include: IncludeObject) -> Renderer {
@@ -137,10 +133,27 @@ impl Renderer {
         encode(&self.view(value), self.accept)
     }
 
+    /// The metadata of an object.
+    fn partial(&self, object: &Value, version: &str) -> Value {
+        let mut metadata = object["metadata"].clone();
+        let internal = self.resource.strategy.map_or(&[][..], |strategy| strategy.internal_annotations());
+        if !internal.is_empty()
+            && let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut)
+        {
+            annotations.retain(|key, _| !internal.contains(&key.as_str()));
+            if annotations.is_empty()
+                && let Some(metadata) = metadata.as_object_mut()
+            {
+                metadata.shift_remove("annotations");
+            }
+        }
+        json!({"kind": "PartialObjectMetadata", "apiVersion": version, "metadata": metadata})
+    }
+
     fn view(&self, value: &Value) -> Value {
         match self.accept.view {
             View::Object | View::PartialList(_) => value.clone(),
-            View::Partial(version) => partial(value, version),
+            View::Partial(version) => self.partial(value, version),
             View::Table(version) => {
                 let metadata = json!({"resourceVersion": value["metadata"]["resourceVersion"]});
                 self.table(version, metadata, true, std::iter::once(value))
@@ -189,7 +202,7 @@ impl Renderer {
         let value = match self.accept.view {
             View::Table(version) => self.table(version, metadata, true, objects.iter()),
             View::Partial(version) | View::PartialList(version) => {
-                let items: Vec<Value> = objects.iter().map(|object| partial(object, version)).collect();
+                let items: Vec<Value> = objects.iter().map(|object| self.partial(object, version)).collect();
                 json!({"kind": "PartialObjectMetadataList", "apiVersion": version, "metadata": metadata, "items": items})
             }
             View::Object => {
@@ -225,7 +238,7 @@ impl Renderer {
                 };
                 let mut row = json!({"cells": cells});
                 match self.include {
-                    IncludeObject::Metadata => row["object"] = partial(object, version),
+                    IncludeObject::Metadata => row["object"] = self.partial(object, version),
                     IncludeObject::Object => row["object"] = object.clone(),
                     IncludeObject::None => row["object"] = Value::Null,
                 }
@@ -263,7 +276,7 @@ impl Renderer {
         let object = self.served(entry);
         let value = match self.accept.view {
             View::Object => object,
-            View::Partial(version) | View::PartialList(version) => partial(&object, version),
+            View::Partial(version) | View::PartialList(version) => self.partial(&object, version),
             View::Table(version) => {
                 let metadata = json!({"resourceVersion": entry.revision.to_string()});
                 let first = !std::mem::replace(&mut self.columns_sent, true);

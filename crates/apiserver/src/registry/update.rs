@@ -163,16 +163,8 @@ impl Registry {
             }
             "ephemeralcontainers" => {
                 keep_all_but(&mut new, old, "ephemeralContainers");
-                let changed =
-                    new.pointer("/spec/ephemeralContainers") != old.pointer("/spec/ephemeralContainers");
-                if let Some(generation) = meta_int(old, "generation").filter(|_| changed) {
-                    set_meta(&mut new, "generation", Some(json!(generation + 1)));
-                }
-                // What a plain update forbids in the spec is just what this subresource is for.
-                let mut errors: Vec<_> =
-                    strategy.validate_update(&new, old).into_iter().filter(|e| e.field != "spec").collect();
-                errors.extend(ephemeral_containers_kept(&new, old));
-                errors
+                orlop_kinds::core::pod::prepare_ephemeral_containers_update(&mut new, old);
+                orlop_kinds::core::pod::validate_ephemeral_containers_update(&new, old)
             }
             _ => {
                 strategy.prepare_update(&mut new, old);
@@ -184,10 +176,12 @@ impl Registry {
         } else {
             None
         };
-        let errors = match call.subresource {
+        let mut all = orlop_kinds::validate_common_update(&new, old, resource.namespaced);
+        all.extend(match call.subresource {
             "status" | "finalize" | "ephemeralcontainers" => errors,
             _ => strategy.validate_update(&new, old),
-        };
+        });
+        let errors = all;
         if !errors.is_empty() {
             return Err(invalid(errors));
         }
@@ -229,33 +223,6 @@ impl Registry {
         }
         Ok(put.map(Written::Stored))
     }
-}
-
-/// Ephemeral containers can be added, not changed or taken away.
-fn ephemeral_containers_kept(new: &Value, old: &Value) -> Vec<field::FieldError> {
-    let path = Path::new("spec").child("ephemeralContainers");
-    let list = |pod: &Value| {
-        pod.pointer("/spec/ephemeralContainers").and_then(Value::as_array).cloned().unwrap_or_default()
-    };
-    let now = list(new);
-    let mut errors = Vec::new();
-    for before in list(old) {
-        let name = field::go_quote(before["name"].as_str().unwrap_or(""));
-        match now.iter().find(|c| c["name"] == before["name"]) {
-            None => errors.push(field::forbidden(
-                &path,
-                format!("existing ephemeral containers {name} may not be removed\n"),
-            )),
-            Some(after) if *after != before => {
-                errors.push(field::forbidden(
-                    &path,
-                    format!("existing ephemeral containers {name} may not be changed\n"),
-                ));
-            }
-            Some(_) => {}
-        }
-    }
-    errors
 }
 
 /// A subresource that may change one field of the spec: everything else stays as it was.

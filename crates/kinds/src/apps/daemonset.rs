@@ -81,6 +81,10 @@ fn set_template_generation(obj: &mut Value, generation: i64) {
 
 impl Strategy for DaemonSet {
     fn defaults(&self, obj: &mut Value) {
+        // Upstream writes its internal field, set or not, into every object it shows, so a creator owns the annotation.
+        if !obj["metadata"]["annotations"].has(TEMPLATE_GENERATION) {
+            set_template_generation(obj, 0);
+        }
         let spec = child(obj, "spec");
         pod_template::set_defaults(spec);
         let strategy = child(spec, "updateStrategy");
@@ -93,7 +97,12 @@ impl Strategy for DaemonSet {
         default_to(spec, "revisionHistoryLimit", 10);
     }
 
+    fn internal_annotations(&self) -> &'static [&'static str] {
+        &[TEMPLATE_GENERATION]
+    }
+
     fn prepare_create(&self, obj: &mut Value) {
+        pod_template::drop_disabled_fields(&mut obj["spec"]);
         obj["status"] = json!({"currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0});
         set_generation(obj, 1);
         let generation = template_generation(obj).max(1);
@@ -101,6 +110,7 @@ impl Strategy for DaemonSet {
     }
 
     fn prepare_update(&self, obj: &mut Value, old: &Value) {
+        pod_template::drop_disabled_fields(&mut obj["spec"]);
         keep(obj, old, &["status"]);
         let changed = |key: &str| !same(&obj["spec"][key], &old["spec"][key]);
         let template = template_generation(old) + i64::from(changed("template"));

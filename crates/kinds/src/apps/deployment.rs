@@ -81,12 +81,14 @@ impl Strategy for Deployment {
     }
 
     fn prepare_create(&self, obj: &mut Value) {
+        pod_template::drop_disabled_fields(&mut obj["spec"]);
         obj["status"] = json!({});
         set_generation(obj, 1);
     }
 
     fn prepare_update(&self, obj: &mut Value, old: &Value) {
         keep(obj, old, &["status"]);
+        pod_template::drop_disabled_fields(&mut obj["spec"]);
         // Annotations count as desired state here.
         let changed = !same(&obj["spec"], &old["spec"])
             || !same(&obj["metadata"]["annotations"], &old["metadata"]["annotations"]);
@@ -202,7 +204,7 @@ mod tests {
         check(
             json!({"template": {}}),
             &[
-                "spec.template.metadata.labels: Invalid value: \"null\": `selector` does not match template `labels`",
+                "spec.template.metadata.labels: Invalid value: null: `selector` does not match template `labels`",
                 "spec.template.spec.containers: Required value",
             ],
         );

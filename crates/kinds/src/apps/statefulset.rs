@@ -115,11 +115,13 @@ impl Strategy for StatefulSet {
     }
 
     fn prepare_create(&self, obj: &mut Value) {
+        pod_template::drop_disabled_fields(&mut obj["spec"]);
         obj["status"] = json!({"replicas": 0, "availableReplicas": 0});
         set_generation(obj, 1);
     }
 
     fn prepare_update(&self, obj: &mut Value, old: &Value) {
+        pod_template::drop_disabled_fields(&mut obj["spec"]);
         keep(obj, old, &["status"]);
         bump_generation(obj, old, &["spec"]);
     }

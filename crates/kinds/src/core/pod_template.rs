@@ -3,7 +3,7 @@
 use orlop_api::field::{self, ErrorList, Path};
 use serde_json::Value;
 
-use super::pod::defaults::set_pod_spec;
+use super::pod::defaults::{self, set_pod_spec};
 use super::pod::validation::validate_pod_template_spec;
 use super::pod::warnings::pod_warnings;
 use crate::cursor::{Cursor, child};
@@ -12,6 +12,13 @@ use crate::validate::{label_selector, selector_is_empty, selector_is_valid, sele
 /// Defaults of `spec.template` of a workload.
 pub(crate) fn set_defaults(spec: &mut Value) {
     set_pod_spec(child(child(spec, "template"), "spec"));
+}
+
+/// Takes out of `template` of this spec (or pod template) what upstream's features that are off by default would read.
+pub(crate) fn drop_disabled_fields(owner: &mut Value) {
+    if let Some(spec) = owner.pointer_mut("/template/spec") {
+        defaults::drop_disabled_fields(spec);
+    }
 }
 
 /// Warnings about `spec.template` of a workload.

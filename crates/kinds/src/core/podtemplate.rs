@@ -19,10 +19,12 @@ impl Strategy for PodTemplate {
     }
 
     fn prepare_create(&self, obj: &mut Value) {
+        super::pod_template::drop_disabled_fields(obj);
         set_generation(obj, 1);
     }
 
     fn prepare_update(&self, obj: &mut Value, old: &Value) {
+        super::pod_template::drop_disabled_fields(obj);
         bump_generation(obj, old, &["template"]);
     }
 

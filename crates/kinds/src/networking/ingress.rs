@@ -257,7 +257,7 @@ mod tests {
         check(json!({"defaultBackend": backend}), &[]);
         check(
             json!({}),
-            &["spec: Invalid value: \"null\": either `defaultBackend` or `rules` must be specified"],
+            &["spec: Invalid value: null: either `defaultBackend` or `rules` must be specified"],
         );
         check(
             rule(json!({"path": "/x", "backend": backend})),

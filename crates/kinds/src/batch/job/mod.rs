@@ -101,12 +101,14 @@ impl Strategy for Job {
     }
 
     fn prepare_create(&self, obj: &mut Value) {
+        pod_template::drop_disabled_fields(&mut obj["spec"]);
         generate_selector(obj);
         obj["status"] = json!({});
         set_generation(obj, 1);
     }
 
     fn prepare_update(&self, obj: &mut Value, old: &Value) {
+        pod_template::drop_disabled_fields(&mut obj["spec"]);
         keep(obj, old, &["status"]);
         bump_generation(obj, old, &["spec"]);
     }

@@ -164,15 +164,6 @@ fn set_container(container: &mut Value) {
             set_handler(hook);
         }
     }
-    // Upstream does not read it while the feature is off, which it is by default.
-    if let Some(lifecycle) = container.get_mut("lifecycle")
-        && lifecycle.has("stopSignal")
-    {
-        remove(lifecycle, "stopSignal");
-        if lifecycle.is_empty() {
-            remove(container, "lifecycle");
-        }
-    }
     default_empty_to(container, "terminationMessagePath", "/dev/termination-log");
     default_empty_to(container, "terminationMessagePolicy", "File");
     let policy = pull_policy(container["image"].text());
@@ -277,6 +268,22 @@ fn set_downward_items(source: &mut Value) {
     for item in items_mut(source, "items") {
         if item["fieldRef"].is_set() {
             default_empty_to(&mut item["fieldRef"], "apiVersion", "v1");
+        }
+    }
+}
+
+/// Takes out of a pod's spec what belongs to features that are off by default. It was sent, so its sender owns it.
+pub(crate) fn drop_disabled_fields(spec: &mut Value) {
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        for container in items_mut(spec, list) {
+            if let Some(lifecycle) = container.get_mut("lifecycle")
+                && lifecycle.has("stopSignal")
+            {
+                remove(lifecycle, "stopSignal");
+                if lifecycle.is_empty() {
+                    remove(container, "lifecycle");
+                }
+            }
         }
     }
 }

@@ -83,6 +83,7 @@ impl Strategy for Pod {
     }
 
     fn prepare_create(&self, obj: &mut Value) {
+        defaults::drop_disabled_fields(&mut obj["spec"]);
         set_generation(obj, 1);
         obj["status"] = json!({"phase": "Pending", "qosClass": qos::class(&obj["spec"])});
         if !obj["spec"]["schedulingGates"].is_empty() {
@@ -100,6 +101,7 @@ impl Strategy for Pod {
 
     fn prepare_update(&self, obj: &mut Value, old: &Value) {
         keep(obj, old, &["status"]);
+        defaults::drop_disabled_fields(&mut obj["spec"]);
         bump_generation(obj, old, &["spec"]);
     }
 
