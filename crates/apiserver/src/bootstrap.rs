@@ -13,6 +13,19 @@ use crate::registry::update::Replace;
 use crate::registry::{Call, Warnings};
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+/// The priority classes of the system's own pods.
+const PRIORITY_CLASSES: [(&str, i64, &str); 2] = [
+    (
+        "system-node-critical",
+        2_000_001_000,
+        "Used for system critical pods that must not be moved from their current node.",
+    ),
+    (
+        "system-cluster-critical",
+        2_000_000_000,
+        "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+    ),
+];
 const RBAC: &str = include_str!("../data/bootstrap-rbac.json");
 const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
 /// Roles with this annotation set to `false` are left alone.
@@ -113,6 +126,13 @@ pub async fn run(server: &ApiServer) -> Result<(), ApiError> {
         bootstrap
             .ensure("", json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": name}}))
             .await?;
+    }
+    for (name, value, description) in PRIORITY_CLASSES {
+        let object = json!({
+            "kind": "PriorityClass", "apiVersion": "scheduling.k8s.io/v1", "metadata": {"name": name},
+            "value": value, "description": description,
+        });
+        bootstrap.ensure("scheduling.k8s.io", object).await?;
     }
     rbac(&bootstrap).await?;
     bootstrap

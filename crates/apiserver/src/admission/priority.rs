@@ -1,5 +1,5 @@
-//! `Priority`: the number behind a pod's priority class. Without classes of its own the two built-in system classes
-//! and the default of zero are known.
+//! `Priority`: the number behind a pod's priority class. The two system classes and the default of zero are
+//! known even before there is any class.
 
 use async_trait::async_trait;
 use orlop_api::status::ApiError;
@@ -39,6 +39,12 @@ impl Admission for Priority {
 
     async fn validate(&self, registry: &Registry, request: &Request<'_>) -> Result<(), ApiError> {
         let resource = request.call.resource;
+        if resource.kind == "PriorityClass"
+            && request.operation == Operation::Delete
+            && builtin(request.call.name).is_some()
+        {
+            return Err(request.forbidden("this is a system priority class and cannot be deleted"));
+        }
         if resource.kind != "PriorityClass"
             || request.operation == Operation::Delete
             || request.object["globalDefault"] != true
