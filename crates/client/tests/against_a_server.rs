@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Event};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Node};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use orlop_apiserver::pki::{self, Subject};
 use orlop_apiserver::{ApiServer, Options, UserInfo};
@@ -169,4 +169,57 @@ async fn a_kubeconfig_leads_to_the_same_server_over_tls() {
     let missing = from_kubeconfig(std::path::Path::new("/nonexistent/kubeconfig"), "test").await;
     let said = missing.err().unwrap().to_string();
     assert!(said.contains("/nonexistent/kubeconfig") && said.contains("--kubeconfig"), "{said}");
+}
+
+/// Informers that begin while their objects change must end up with the last state, whatever the moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn informers_that_begin_amid_changes_miss_nothing() {
+    for round in 0..rounds() {
+        let server = server().await;
+        let shutdown = CancellationToken::new();
+        let name = format!("node-{round}");
+        let started: Vec<_> = (0..6)
+            .map(|delay| {
+                let (client, shutdown) = (admin(&server), shutdown.clone());
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_micros(delay * 700)).await;
+                    SharedInformerFactory::new(client, shutdown).informer::<Node>()
+                })
+            })
+            .collect();
+        let writer = |field: &'static str| {
+            let nodes: Api<Node> = Api::all(admin(&server));
+            let name = name.clone();
+            tokio::spawn(async move {
+                for step in 0..5 {
+                    let label =
+                        Patch::Merge(serde_json::json!({"metadata": {"labels": {field: step.to_string()}}}));
+                    // The server tries a lost race five times, as upstream does; the rest is the client's.
+                    while let Err(error) = nodes.patch(&name, &PatchParams::default(), &label).await {
+                        assert!(matches!(&error, kube::Error::Api(status) if status.code == 409), "{error}");
+                    }
+                }
+            })
+        };
+        let nodes: Api<Node> = Api::all(admin(&server));
+        let node = serde_json::from_value(serde_json::json!({"metadata": {"name": name}})).unwrap();
+        nodes.create(&PostParams::default(), &node).await.unwrap();
+        for writer in ["a", "b", "c"].map(writer) {
+            tokio::time::timeout(PATIENCE, writer).await.expect("a write hangs").unwrap();
+        }
+        let last = nodes.get(&name).await.unwrap().metadata.resource_version;
+        for informer in started {
+            let informer = informer.await.unwrap();
+            eventually("the informer has the last state", || async {
+                (informer.get("", &name)?.metadata.resource_version == last).then_some(())
+            })
+            .await;
+        }
+        shutdown.cancel();
+    }
+}
+
+/// More of them can be asked for when a race is hunted.
+fn rounds() -> usize {
+    std::env::var("ORLOP_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(10)
 }

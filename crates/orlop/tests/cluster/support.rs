@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
@@ -272,7 +272,8 @@ impl Drop for Cluster {
         if std::thread::panicking() {
             eprintln!("---- end of the server's log ----\n{}", self.log_tail());
             let seen = self.kubectl(&["get", "pods,events", "-A", "-o", "wide"]);
-            eprintln!("---- pods and events ----\n{}", text(&seen));
+            let nodes = self.kubectl(&["get", "nodes", "-o", "yaml"]);
+            eprintln!("---- pods, events, nodes ----\n{}{}", text(&seen), text(&nodes));
         }
         if let Some(mut server) = self.server.take() {
             let _ = server.kill();
@@ -289,8 +290,9 @@ impl Drop for Cluster {
 
 /// The archive of a test image, built once a test process.
 pub fn web_image(name: &str, page: &str) -> PathBuf {
-    static DIRECTORY: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let directory = DIRECTORY.get_or_init(|| tempfile::tempdir().unwrap());
+    static DIRECTORY: OnceLock<Mutex<tempfile::TempDir>> = OnceLock::new();
+    // Held while an archive is written, so that no other test of the process takes half of one.
+    let directory = DIRECTORY.get_or_init(|| Mutex::new(tempfile::tempdir().unwrap())).lock().unwrap();
     let archive = directory.path().join(format!("{}.tar", name.replace(['/', ':'], "-")));
     if !archive.exists() {
         run(Command::new(repository().join("scripts/web-image")).arg(&archive).args([name, page]));
