@@ -153,6 +153,7 @@ impl ApiServer {
             allocators.load(objects.iter());
         }
         let registry = Registry {
+            unattended: options.unattended_resources.clone(),
             store,
             caches,
             resources,

@@ -62,6 +62,9 @@ pub struct Options {
     pub min_request_timeout: u64,
     /// How many events each kind keeps for watchers that come late and for continued lists.
     pub watch_cache_size: usize,
+    /// Plurals (`jobs`, `ingresses`) of kinds that are served but that nothing in this cluster acts on: who creates
+    /// one is warned. Upstream has no such option; a server that is used with controllers of its own leaves it empty.
+    pub unattended_resources: Vec<String>,
     /// `--etcd-compaction-interval`, seconds; 0 turns it off.
     pub compaction_interval: u64,
 }
@@ -90,6 +93,7 @@ impl Default for Options {
             event_ttl: 3600,
             min_request_timeout: 1800,
             watch_cache_size: 10_000,
+            unattended_resources: Vec::new(),
             compaction_interval: 300,
         }
     }

@@ -22,6 +22,20 @@ use crate::node::{self, Identities, NodeName};
 /// How long components may take to end after a signal. Nothing is lost when they do not.
 const STOP: Duration = Duration::from_secs(5);
 
+/// What the API server serves and no part of `orlop server` acts on yet. Nobody shall wait for a Job that never runs.
+const UNATTENDED: [&str; 10] = [
+    "daemonsets",
+    "ingresses",
+    "jobs",
+    "limitranges",
+    "networkpolicies",
+    "persistentvolumeclaims",
+    "poddisruptionbudgets",
+    "resourcequotas",
+    "statefulsets",
+    "storageclasses",
+];
+
 /// A whole cluster.
 pub async fn run(arguments: ServerArguments) -> anyhow::Result<()> {
     let begun = Instant::now();
@@ -42,6 +56,7 @@ pub async fn run(arguments: ServerArguments) -> anyhow::Result<()> {
         extra_sans: arguments.tls_san.clone(),
         cert_dir: Some(layout.pki()),
         token_auth_file: arguments.token_auth_file.clone(),
+        unattended_resources: UNATTENDED.map(str::to_owned).to_vec(),
         service_cidr: (arguments.service_cidr.network(), arguments.service_cidr.prefix_len()),
         ..Options::default()
     };

@@ -63,9 +63,6 @@ pub fn resource(
 async fn serve(server: Arc<ApiServer>, request: &Request, body: Bytes) -> Result<Response, ApiError> {
     let info = &request.info;
     let table = server.clone();
-    if is_definitions_list(&table, request) {
-        return no_definitions(&table, request);
-    }
     let resource = table
         .registry
         .resources
@@ -93,28 +90,6 @@ async fn serve(server: Arc<ApiServer>, request: &Request, body: Bytes) -> Result
     let renderer = Renderer::new(resource.clone(), request.accept, include);
     let endpoint = Endpoint { server, request, resource, renderer };
     if info.subresource.is_empty() { endpoint.main(body).await } else { endpoint.subresource(body).await }
-}
-
-/// Whether the custom resource definitions are listed while their kind is not served.
-fn is_definitions_list(server: &ApiServer, request: &Request) -> bool {
-    let info = &request.info;
-    info.verb == "list"
-        && (info.group.as_str(), info.version.as_str(), info.resource.as_str())
-            == ("apiextensions.k8s.io", "v1", "customresourcedefinitions")
-        && server.registry.resources.find(&info.group, &info.version, &info.resource).is_none()
-}
-
-/// The list of no custom resource definitions: there can be none, and `kubectl` asks for them, discovered or not,
-/// before it says of a kind that it does not exist.
-fn no_definitions(server: &ApiServer, request: &Request) -> Result<Response, ApiError> {
-    let list = serde_json::json!({
-        "kind": "CustomResourceDefinitionList",
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "metadata": {"resourceVersion": server.registry.caches.applied().to_string()},
-        "items": [],
-    });
-    let accept = request.accept;
-    Ok(body::response(200, accept.format.content_type(), crate::registry::render::encode(&list, accept)))
 }
 
 /// The name in the path; a `metadata.name` field selector does not count.

@@ -18,6 +18,8 @@ use crate::authn::user_of_certificate;
 
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may wait for its next request, and a request for the end of its header; as upstream.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// How long requests under way may take to end after the shutdown began; watches end at once.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -86,7 +88,7 @@ impl ApiServer {
             }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().timer(hyper_util::rt::TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
+        builder.http1().timer(hyper_util::rt::TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
         builder
             .http2()
             .timer(hyper_util::rt::TokioTimer::new())

@@ -83,6 +83,14 @@ impl Registry {
         for warning in strategy.warnings(&object, None) {
             call.warnings.add(warning);
         }
+        if self.unattended.contains(&resource.plural) {
+            call.warnings.add(format!(
+                "{} {:?} is kept, but nothing acts on it: this cluster has no controller for {} yet",
+                resource.kind,
+                meta(&object, "name"),
+                resource.plural
+            ));
+        }
         self.validate(&Request::new(call, Operation::Create, &mut object, None)).await?;
         if !version.is_empty() && version != "0" {
             return Err(ApiError::generic(

@@ -101,6 +101,8 @@ pub struct Registry {
     pub allocators: Allocators,
     /// Roles and bindings, for escalation checks.
     pub authorizer: Arc<crate::authz::Authorizer>,
+    /// Plurals of kinds that nothing in this cluster acts on.
+    pub unattended: Vec<String>,
 }
 
 /// The current second as the API writes it.

@@ -231,3 +231,27 @@ async fn discovery_and_openapi() {
     assert_eq!(client.get("/version").await.ok()["minor"], "36");
     assert_eq!(client.get("/readyz").await.body, "ok");
 }
+
+#[tokio::test]
+async fn who_creates_what_nothing_acts_on_is_warned() {
+    let options = orlop_apiserver::Options {
+        unattended_resources: vec!["configmaps".to_string()],
+        ..orlop_apiserver::Options::default()
+    };
+    let store = std::sync::Arc::new(orlop_store::memory::MemoryStore::new());
+    let server = orlop_apiserver::ApiServer::new(options, store).await.unwrap();
+    let create = |path: &'static str, kind: &'static str| {
+        let client = admin(&server);
+        async move {
+            let answer =
+                client.post(path, json!({"kind": kind, "apiVersion": "v1", "metadata": {"name": "x"}})).await;
+            assert_eq!(answer.code, 201);
+            answer.warnings
+        }
+    };
+    let warnings = create("/api/v1/namespaces/default/configmaps", "ConfigMap").await;
+    let expected =
+        "ConfigMap \"x\" is kept, but nothing acts on it: this cluster has no controller for configmaps yet";
+    assert!(warnings.len() == 1 && warnings[0].contains(&expected.replace('"', "\\\"")), "{warnings:?}");
+    assert!(create("/api/v1/namespaces/default/serviceaccounts", "ServiceAccount").await.is_empty());
+}

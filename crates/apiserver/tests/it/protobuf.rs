@@ -234,16 +234,3 @@ async fn openapi_comes_as_a_message() {
     let response = client.send("GET", "/openapi/v2", &[("accept", "application/json")], Bytes::new()).await;
     assert_eq!(response.headers()["content-type"], "application/json");
 }
-
-#[tokio::test]
-async fn there_are_no_custom_resource_definitions() {
-    let server = server().await;
-    let client = admin(&server);
-    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-    let list = client.get(path).await.ok();
-    assert_eq!((&list["kind"], &list["items"]), (&json!("CustomResourceDefinitionList"), &json!([])));
-    let (code, list) = call(&client, "GET", path, Value::Null).await;
-    assert_eq!((code, &list["items"]), (200, &Value::Null));
-    let refused = client.post(path, json!({"kind": "CustomResourceDefinition"})).await;
-    refused.refused(404, "NotFound", "the server could not find the requested resource");
-}
