@@ -11,6 +11,7 @@ mod backoff;
 mod config;
 mod context;
 mod env;
+mod eviction;
 mod expansion;
 mod fields;
 mod hooks;
@@ -32,6 +33,7 @@ mod status;
 mod volumes;
 mod worker;
 
+pub use eviction::{EvictionHard, Threshold};
 pub use kubelet::{Kubelet, KubeletError};
 pub use options::{KUBELET_VERSION, Options, ServingTls};
 

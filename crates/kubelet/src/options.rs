@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Taint;
 
+use crate::eviction::EvictionHard;
+
 /// Version of the Kubernetes API level that this kubelet reports (`nodeInfo.kubeletVersion`).
 pub const KUBELET_VERSION: &str = "v1.36.0";
 
@@ -46,6 +48,8 @@ pub struct Options {
     pub resolv_conf: PathBuf,
     /// cgroup under which all pods' cgroups are, absolute below the cgroup root.
     pub cgroup_parent: String,
+    /// When the node counts as short of memory or disk (`evictionHard`).
+    pub eviction_hard: EvictionHard,
     /// Pods the node takes (`maxPods`).
     pub max_pods: u32,
     /// Memory kept for the system, bytes: capacity minus this is allocatable.
@@ -93,6 +97,7 @@ impl Options {
             cluster_domain: "cluster.local".to_owned(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             cgroup_parent: "/orlop/kubepods".to_owned(),
+            eviction_hard: EvictionHard::default(),
             max_pods: 110,
             reserved_memory: 0,
             reserved_cpu_millis: 0,

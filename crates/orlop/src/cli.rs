@@ -123,6 +123,9 @@ pub struct NodeArguments {
     /// Pods the node takes.
     #[arg(long, default_value_t = 110)]
     pub max_pods: u32,
+    /// When the node counts as short of memory or disk and takes no new pods.
+    #[arg(long, default_value = "memory.available<100Mi,nodefs.available<10%")]
+    pub eviction_hard: String,
 }
 
 /// `orlop apiserver`: upstream's names.

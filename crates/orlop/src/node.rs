@@ -174,6 +174,8 @@ fn kubelet_options(
     options.cluster_domain = arguments.cluster_domain.clone();
     options.cgroup_parent = format!("{}/kubepods", layout.cgroup());
     options.max_pods = arguments.node.max_pods;
+    let bounds = arguments.node.eviction_hard.parse();
+    options.eviction_hard = bounds.map_err(|error: String| anyhow::anyhow!("--eviction-hard: {error}"))?;
     options.node_labels = labels(&arguments.node.node_label)?;
     Ok(options)
 }

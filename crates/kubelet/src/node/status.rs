@@ -25,8 +25,6 @@ use crate::context::Context;
 const MAX_IMAGES: usize = 50;
 /// Names listed per image.
 const MAX_NAMES: usize = 5;
-/// Memory below which the node has memory pressure (upstream's eviction threshold `memory.available<100Mi`).
-const MIN_MEMORY: u64 = 100 << 20;
 /// Processes that must remain possible.
 const MIN_PIDS: u64 = 100;
 
@@ -105,12 +103,14 @@ impl NodeReporter {
             Err(error) => (Err(error.to_string()), Err("runtime status is unknown".to_owned())),
         };
         let free = filesystem(&self.context.options.root_dir);
+        let bounds = self.context.options.eviction_hard;
         let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
         Health {
             runtime,
             network,
-            memory_pressure: available(&meminfo).is_some_and(|bytes| bytes < MIN_MEMORY),
-            disk_pressure: free.is_some_and(|(total, free)| total > 0 && free < total / 10),
+            memory_pressure: memory(&meminfo)
+                .is_some_and(|(total, free)| bounds.memory_available.is_crossed(total, free)),
+            disk_pressure: free.is_some_and(|(total, free)| bounds.nodefs_available.is_crossed(total, free)),
             pid_pressure: pids_left(Path::new("/proc")).is_some_and(|left| left < MIN_PIDS),
         }
     }
@@ -382,10 +382,13 @@ fn node_patch(old: Option<&NodeStatus>, new: &NodeStatus, due: bool) -> Option<V
     (changed || due).then_some(new)
 }
 
-/// `MemAvailable` in bytes.
-fn available(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib << 10)
+/// `MemTotal` and `MemAvailable` in bytes.
+fn memory(meminfo: &str) -> Option<(u64, u64)> {
+    let bytes = |name: &str| {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib << 10)
+    };
+    Some((bytes("MemTotal:")?, bytes("MemAvailable:")?))
 }
 
 /// Processes and threads that can still be made.

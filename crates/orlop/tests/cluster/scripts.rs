@@ -7,10 +7,10 @@ use crate::support::{HostNamespace, NODE_IP, http_get, orlop, repository, run};
 
 fn script(host: &HostNamespace, name: &str, data: &Path) -> String {
     let mut command: Command = host.command(repository().join(name));
-    command
-        .env("ORLOP_DATA_DIR", data)
-        .env("ORLOP_BIN", orlop())
-        .env("ORLOP_SERVER_FLAGS", format!("--node-ip={NODE_IP} --node-name=node-1"));
+    command.env("ORLOP_DATA_DIR", data).env("ORLOP_BIN", orlop()).env(
+        "ORLOP_SERVER_FLAGS",
+        format!("--node-ip={NODE_IP} --node-name=node-1 --eviction-hard=nodefs.available<1%"),
+    );
     run(&mut command)
 }
 

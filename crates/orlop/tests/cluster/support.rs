@@ -153,6 +153,8 @@ impl Cluster {
             .arg("--write-kubeconfig")
             .arg(self.kubeconfig())
             .args(["--node-name", "node-1", "--node-ip", NODE_IP])
+            // The tests are about other things than how full the disk of the machine is.
+            .args(["--eviction-hard", "nodefs.available<1%"])
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
