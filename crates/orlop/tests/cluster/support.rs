@@ -6,7 +6,6 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
@@ -125,7 +124,7 @@ impl Cluster {
         cluster.start_server();
         cluster.wait_until_ready();
         for (image, page) in [(WEB, "page one\n"), (WEB2, "page two\n")] {
-            let archive = web_image(image, page);
+            let archive = web_image(cluster.directory.path(), image, page);
             run(cluster.orlop("image").arg("import").arg("--data-dir").arg(cluster.data()).arg(archive));
         }
         cluster
@@ -290,15 +289,10 @@ impl Drop for Cluster {
     }
 }
 
-/// The archive of a test image, built once a test process.
-pub fn web_image(name: &str, page: &str) -> PathBuf {
-    static DIRECTORY: OnceLock<Mutex<tempfile::TempDir>> = OnceLock::new();
-    // Held while an archive is written, so that no other test of the process takes half of one.
-    let directory = DIRECTORY.get_or_init(|| Mutex::new(tempfile::tempdir().unwrap())).lock().unwrap();
-    let archive = directory.path().join(format!("{}.tar", name.replace(['/', ':'], "-")));
-    if !archive.exists() {
-        run(Command::new(repository().join("scripts/web-image")).arg(&archive).args([name, page]));
-    }
+/// Builds the archive of a test image in `directory`.
+fn web_image(directory: &Path, name: &str, page: &str) -> PathBuf {
+    let archive = directory.join(format!("{}.tar", name.replace(['/', ':'], "-")));
+    run(Command::new(repository().join("scripts/web-image")).arg(&archive).args([name, page]));
     archive
 }
 
