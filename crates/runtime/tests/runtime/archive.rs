@@ -106,7 +106,7 @@ pub const APPLETS: &[&str] = &[
 pub fn busybox(name: &str) -> Vec<u8> {
     oci(
         name,
-        json!({"Cmd": ["/bin/sh"], "Env": ["FROM_IMAGE=yes"], "WorkingDir": "/work/here"}),
+        json!({"Cmd": ["/bin/sh"], "Env": ["FROM_IMAGE=yes"], "WorkingDir": "/srv/here"}),
         &busybox_layers(),
     )
 }

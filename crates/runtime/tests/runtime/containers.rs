@@ -24,7 +24,7 @@ async fn a_container_runs_and_logs() {
         "stdout:out",
         "stderr:err",
         "stdout:web-host",
-        "stdout:/work/here",
+        "stdout:/srv/here",
         "stdout:yes web-host a b",
         "stdout:nameserver 10.96.0.10",
     ] {

@@ -23,7 +23,7 @@ async fn exec_sync() {
     let output = host.rt().exec_sync(&id, &sh("echo out; echo err >&2; pwd; exit 5"), none).await.unwrap();
     assert_eq!(
         (output.exit_code, output.stdout.as_slice(), output.stderr.as_slice()),
-        (5, &b"out\n/work/here\n"[..], &b"err\n"[..])
+        (5, &b"out\n/srv/here\n"[..], &b"err\n"[..])
     );
     // The filter and the rights of the container hold for exec, too.
     let output = host
