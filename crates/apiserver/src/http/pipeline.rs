@@ -50,6 +50,26 @@ pub struct Request {
 /// A request body, read when it is needed.
 pub type RequestBody = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
 
+/// Bytes of a refused body that are read and thrown away, and for how long.
+const DISCARDED: usize = 8 * MAX_BODY;
+const DISCARD_TIME: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Reads on for a while without keeping anything: HTTP/2 resets a stream whose body is dropped half read, and the
+/// client would see that instead of the answer.
+async fn discard(mut body: RequestBody) {
+    let read = async {
+        let mut left = DISCARDED;
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    // A client that stalls gets its answer too, or the reset.
+    let _ = tokio::time::timeout(DISCARD_TIME, read).await;
+}
+
 /// Reads a body whole; 413 above the limit.
 pub async fn read_body(mut body: RequestBody) -> Result<Bytes, ApiError> {
     let mut first: Option<Bytes> = None;
@@ -60,6 +80,7 @@ pub async fn read_body(mut body: RequestBody) -> Result<Bytes, ApiError> {
         })?;
         let Ok(data) = frame.into_data() else { continue };
         if first.as_ref().map_or(0, Bytes::len) + more.len() + data.len() > MAX_BODY {
+            discard(body).await;
             return Err(ApiError::request_entity_too_large(format!("limit is {MAX_BODY}")));
         }
         match &first {

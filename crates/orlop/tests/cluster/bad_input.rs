@@ -16,7 +16,8 @@ fn each_mistake_gets_upstreams_answer() {
     };
     let check = |manifest: &str, expected: &str| {
         let said = create(manifest);
-        assert!(said.contains(expected), "{manifest}\nsaid: {said}\nnot:  {expected}");
+        let shown: String = manifest.chars().take(500).collect();
+        assert!(said.contains(expected), "{shown}\nsaid: {said}\nnot:  {expected}");
     };
     check("a: [", "error parsing STDIN: error converting YAML to JSON");
     check(
@@ -38,6 +39,13 @@ fn each_mistake_gets_upstreams_answer() {
     check(
         "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {ports: [{port: 80}]}}",
         r#"Error from server (AlreadyExists): error when creating "STDIN": services "web" already exists"#,
+    );
+    check(
+        &format!(
+            "{{apiVersion: v1, kind: ConfigMap, metadata: {{name: x}}, data: {{a: {}}}}}",
+            "x".repeat(4 << 20)
+        ),
+        "Request entity too large: limit is 3145728",
     );
     check(
         "{apiVersion: v1, kind: ConfigMap, metadata: {name: x, namespace: nowhere}}",

@@ -38,6 +38,25 @@ fn scale_up_and_down() {
 }
 
 #[test]
+fn a_drained_node_is_empty_until_it_is_uncordoned() {
+    let cluster = Cluster::start();
+    cluster.apply(&web_deployment("web", 2));
+    cluster.ok(&["rollout", "status", "deployment/web", "--timeout=90s"]);
+    cluster.ok(&["drain", "node-1", "--ignore-daemonsets", "--timeout=60s"]);
+    let pending = "--field-selector=status.phase=Pending";
+    eventually("both replacements wait", || {
+        (cluster.ok(&["get", "pods", "-o", "name", pending]).lines().count() == 2).then_some(())
+    });
+    assert_eq!(
+        cluster.ok(&["get", "pods", "-o", "name"]).lines().count(),
+        2,
+        "nothing runs on a drained node"
+    );
+    cluster.ok(&["uncordon", "node-1"]);
+    cluster.ok(&["rollout", "status", "deployment/web", "--timeout=90s"]);
+}
+
+#[test]
 fn a_rolling_update_and_its_undo_fail_no_request() {
     let cluster = Cluster::start();
     cluster.apply(&web_deployment("web", 3));
