@@ -63,6 +63,8 @@ impl Authorizer {
         for mode in &self.modes {
             let decision = match mode {
                 AuthorizationMode::AlwaysAllow => Decision::Allow(String::new()),
+                AuthorizationMode::AlwaysDeny => Decision::NoOpinion("Everything is forbidden.".into()),
+                AuthorizationMode::Webhook => Decision::NoOpinion(String::new()),
                 AuthorizationMode::Node => self.node.decide(attributes),
                 AuthorizationMode::Rbac => self.rbac.decide(attributes),
             };
