@@ -397,6 +397,31 @@ pub fn is_valid_cidr(value: &str) -> Vec<String> {
     }
 }
 
+/// The order of API versions as upstream compares them: `v2` is greater than `v1`, that than `v2beta1`, that than
+/// `v2alpha1`, and all are greater than names of another form, of which the first in the alphabet is the greatest.
+pub fn compare_versions(a: &str, b: &str) -> std::cmp::Ordering {
+    match (version_rank(a), version_rank(b)) {
+        (Some(a), Some(b)) => a.cmp(&b),
+        (None, None) => b.cmp(a),
+        (a, b) => a.is_some().cmp(&b.is_some()),
+    }
+}
+
+/// Stability (GA above beta above alpha), major and minor number.
+fn version_rank(text: &str) -> Option<(u8, u64, u64)> {
+    let number = |digits: &str| match digits.as_bytes().first() {
+        Some(b'1'..=b'9') if digits.bytes().all(|b| b.is_ascii_digit()) => digits.parse::<u64>().ok(),
+        _ => None,
+    };
+    let rest = text.strip_prefix('v')?;
+    for (word, rank) in [("beta", 1), ("alpha", 0)] {
+        if let Some((major, minor)) = rest.split_once(word) {
+            return Some((rank, number(major)?, number(minor)?));
+        }
+    }
+    Some((2, number(rest)?, 0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -441,5 +466,12 @@ mod tests {
             ]
         );
         assert_eq!(is_dns1123_label("a.b"), ["must not contain dots"]);
+    }
+
+    #[test]
+    fn versions_are_ordered() {
+        let mut all = ["foo10", "v1", "v2alpha1", "v10", "v2", "foo1", "v3beta2", "v3beta10", "v12alpha1"];
+        all.sort_by(|a, b| compare_versions(b, a));
+        assert_eq!(all, ["v10", "v2", "v1", "v3beta10", "v3beta2", "v12alpha1", "v2alpha1", "foo1", "foo10"]);
     }
 }

@@ -58,7 +58,7 @@ impl Bootstrap<'_> {
         let name = meta(&object, "name").to_string();
         let call = Call {
             user: &self.user,
-            resource,
+            resource: &resource,
             namespace: &namespace,
             name: &name,
             subresource: "",
@@ -81,7 +81,7 @@ impl Bootstrap<'_> {
             orlop_api::decode::FieldValidation::Ignore,
         )?;
         let mut value = decoded.value;
-        if let Some(strategy) = resource.strategy {
+        if let Some(strategy) = resource.strategy() {
             strategy.defaults(&mut value);
         }
         match self.server.registry.create(&call, value).await {
@@ -228,7 +228,7 @@ async fn overwrite(bootstrap: &Bootstrap<'_>, group: &str, object: Value) -> Res
     let (namespace, name) = (meta(&object, "namespace").to_string(), meta(&object, "name").to_string());
     let call = Call {
         user: &bootstrap.user,
-        resource,
+        resource: &resource,
         namespace: &namespace,
         name: &name,
         subresource: "",

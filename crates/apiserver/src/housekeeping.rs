@@ -75,7 +75,7 @@ async fn expire_events(server: Weak<ApiServer>) {
         let (user, warnings) = (UserInfo::loopback(), Warnings::default());
         let call = Call {
             user: &user,
-            resource,
+            resource: &resource,
             namespace: "",
             name: "",
             subresource: "",

@@ -86,6 +86,7 @@ pub struct ApiServer {
     pub(crate) metrics: Metrics,
     pub(crate) kubelet_connector: tokio_rustls::TlsConnector,
     pub(crate) openapi: http::openapi::Documents,
+    pub(crate) discovery: http::discovery::Documents,
     pub(crate) client_ca_pem: String,
     ca: CertificateAuthority,
     stop: CancellationToken,
@@ -118,10 +119,10 @@ impl ApiServer {
             None => TokenFile::default(),
         };
 
-        let mut caches = Caches::new();
-        let resources = Resources::load(&mut caches, options.watch_cache_size);
+        let caches = Caches::new();
+        let resources = Resources::load(&caches, options.watch_cache_size);
         // What authorization reads; a cache of a kind that is served is found, not made again.
-        let mut read =
+        let read =
             |prefix: &str| caches.add(prefix, options.watch_cache_size, Box::new(|_| Default::default()));
         let rbac = authz::rbac::Rbac::new(
             read("/registry/roles/"),
@@ -169,6 +170,7 @@ impl ApiServer {
             metrics: Metrics::default(),
             kubelet_connector: tokio_rustls::TlsConnector::from(Arc::new(kubelet_tls)),
             openapi: http::openapi::Documents::default(),
+            discovery: http::discovery::Documents::default(),
             client_ca_pem,
             ca,
             stop,

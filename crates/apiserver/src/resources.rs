@@ -1,13 +1,17 @@
 //! The table of served resources: a row of `orlop_api::resources`, its strategy and its cache.
 //!
-//! A row is served when its kind has a strategy in `orlop_kinds` or is one of the virtual kinds (reviews, bindings)
-//! that this crate answers itself.
+//! A built-in row is served when its kind has a strategy in `orlop_kinds` or is one of the virtual kinds (reviews,
+//! bindings) that this crate answers itself. Other rows (custom resources) come and go while the server runs: readers
+//! hold a snapshot of the table, which costs a pointer; a change makes a new one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+use orlop_api::managed::ObjectType;
 use orlop_api::resources::Resource as Facts;
 use orlop_api::resources::Subresource;
+use orlop_api::schema::Struct;
 use orlop_kinds::Strategy;
 use serde_json::Value;
 
@@ -22,16 +26,40 @@ pub enum Conversion {
     Events,
 }
 
+/// The strategy of a resource: a table's own, or one that came with a definition.
+#[derive(Clone)]
+pub enum StrategyRef {
+    /// Of a built-in kind.
+    Builtin(&'static dyn Strategy),
+    /// Of a kind that was defined while the server ran.
+    Defined(Arc<dyn Strategy>),
+}
+
+impl std::ops::Deref for StrategyRef {
+    type Target = dyn Strategy;
+
+    fn deref(&self) -> &(dyn Strategy + 'static) {
+        match self {
+            StrategyRef::Builtin(strategy) => *strategy,
+            StrategyRef::Defined(strategy) => strategy.as_ref(),
+        }
+    }
+}
+
 /// A resource that is served.
 pub struct Resource {
     /// Its row.
     pub facts: Facts,
     /// How its objects behave; `None` for virtual kinds, which are not stored.
-    pub strategy: Option<&'static dyn Strategy>,
+    pub strategy: Option<StrategyRef>,
     /// Its objects; `None` for virtual kinds.
     pub cache: Option<Arc<Cache>>,
     /// Difference between stored and served form.
     pub conversion: Conversion,
+    /// The type of its objects, when it is built in.
+    pub schema: Option<&'static Struct>,
+    /// Changes when the resource is defined anew; 0 for built-in ones.
+    pub stamp: u64,
 }
 
 impl std::ops::Deref for Resource {
@@ -43,6 +71,16 @@ impl std::ops::Deref for Resource {
 }
 
 impl Resource {
+    /// How its objects behave; `None` for virtual kinds.
+    pub fn strategy(&self) -> Option<&(dyn Strategy + 'static)> {
+        self.strategy.as_deref()
+    }
+
+    /// What server-side apply knows of its objects.
+    pub fn object_type(&self) -> ObjectType<'_> {
+        self.schema.into()
+    }
+
     /// Whether the resource answers a verb.
     pub fn allows(&self, verb: &str) -> bool {
         self.verbs.iter().any(|v| v == verb)
@@ -85,17 +123,48 @@ fn storage_prefix(facts: &Facts) -> String {
     format!("/registry/{name}/")
 }
 
+/// One state of the table.
+#[derive(Default)]
+pub struct Table {
+    /// Every resource, in the order of discovery.
+    pub list: Vec<Arc<Resource>>,
+    by_path: HashMap<String, Arc<Resource>>,
+    by_kind: HashMap<String, Arc<Resource>>,
+    /// How often the table has changed: what was derived from it is stale when this differs.
+    pub generation: u64,
+}
+
+fn path_key(group: &str, version: &str, plural: &str) -> String {
+    [group, "/", version, "/", plural].concat()
+}
+
+impl Table {
+    fn index(&mut self, resource: &Arc<Resource>) {
+        let path = path_key(&resource.group, &resource.version, &resource.plural);
+        self.by_path.insert(path, resource.clone());
+        let kind = [&resource.group, "/", resource.kind.as_str()].concat();
+        self.by_kind.entry(kind).or_insert(resource.clone());
+    }
+
+    fn of(list: Vec<Arc<Resource>>, generation: u64) -> Table {
+        let mut table = Table { generation, ..Table::default() };
+        for resource in &list {
+            table.index(resource);
+        }
+        table.list = list;
+        table
+    }
+}
+
 /// All served resources.
 pub struct Resources {
-    list: Vec<Arc<Resource>>,
-    by_path: HashMap<(String, String, String), Arc<Resource>>,
-    by_kind: HashMap<(String, String), Arc<Resource>>,
+    table: ArcSwap<Table>,
 }
 
 impl Resources {
     /// Makes a cache, with room for `capacity` recent changes, for every stored kind.
-    pub fn load(caches: &mut Caches, capacity: usize) -> Resources {
-        let mut resources = Resources { list: Vec::new(), by_path: HashMap::new(), by_kind: HashMap::new() };
+    pub fn load(caches: &Caches, capacity: usize) -> Resources {
+        let mut list = Vec::new();
         for row in orlop_api::resources::all() {
             let mut facts = row.clone();
             facts.subresources.retain(|s| !UNBUILT_SUBRESOURCES.contains(&s.name.as_str()));
@@ -128,38 +197,40 @@ impl Resources {
                 };
                 caches.add(&storage_prefix(&facts), capacity, Box::new(fields_of))
             });
-            resources.insert(Resource { facts, strategy, cache, conversion });
+            let schema = orlop_api::schema::kind(&facts.group, &facts.version, &facts.kind);
+            let strategy = strategy.map(StrategyRef::Builtin);
+            list.push(Arc::new(Resource { facts, strategy, cache, conversion, schema, stamp: 0 }));
         }
-        resources
+        Resources { table: ArcSwap::from_pointee(Table::of(list, 1)) }
     }
 
-    fn insert(&mut self, resource: Resource) {
-        let resource = Arc::new(resource);
-        self.by_path.insert(
-            (resource.group.clone(), resource.version.clone(), resource.plural.clone()),
-            resource.clone(),
-        );
-        self.by_kind.entry((resource.group.clone(), resource.kind.clone())).or_insert(resource.clone());
-        self.list.push(resource);
+    /// The table as it is now.
+    pub fn table(&self) -> Arc<Table> {
+        self.table.load_full()
+    }
+
+    /// Takes out the resources for which `gone` is true and adds `new` ones behind the others.
+    pub fn replace(&self, gone: impl Fn(&Resource) -> bool, new: &[Arc<Resource>]) {
+        self.table.rcu(|table| {
+            let mut list: Vec<Arc<Resource>> =
+                table.list.iter().filter(|resource| !gone(resource)).cloned().collect();
+            list.extend(new.iter().cloned());
+            Table::of(list, table.generation + 1)
+        });
     }
 
     /// The resource at a path.
-    pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
-        self.by_path.get(&(group.to_string(), version.to_string(), plural.to_string()))
+    pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Resource>> {
+        self.table.load().by_path.get(&path_key(group, version, plural)).cloned()
     }
 
-    /// The resource of a kind.
-    pub fn of_kind(&self, group: &str, kind: &str) -> Option<&Arc<Resource>> {
-        self.by_kind.get(&(group.to_string(), kind.to_string()))
+    /// The resource of a kind; of several versions, the one that is listed first.
+    pub fn of_kind(&self, group: &str, kind: &str) -> Option<Arc<Resource>> {
+        self.table.load().by_kind.get(&[group, "/", kind].concat()).cloned()
     }
 
     /// The cache of a kind.
     pub fn cache(&self, group: &str, kind: &str) -> Option<Arc<Cache>> {
         self.of_kind(group, kind)?.cache.clone()
-    }
-
-    /// Every resource in the table's order.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.list.iter()
     }
 }

@@ -3,6 +3,7 @@
 //! Answers to `sigs.k8s.io/structured-merge-diff` and `k8s.io/apimachinery/pkg/util/managedfields`. Decides who owns
 //! which field and whether an intent conflicts; it does not know what a field means.
 
+mod custom;
 mod set;
 mod walk;
 
@@ -11,12 +12,12 @@ use std::sync::LazyLock;
 
 use serde_json::{Map, Value};
 
+pub use custom::{CustomList, CustomMap, CustomType, ListRelation, ObjectType, Scalar};
 pub use set::Set;
 use walk::{Diff, FieldSet, Kind};
 
 use crate::decode::{self, FieldValidation};
 use crate::meta;
-use crate::schema::Struct;
 use crate::status::{ApiError, StatusCause};
 
 /// More Update entries than this are merged, oldest first.
@@ -37,8 +38,8 @@ pub struct ManagedParams<'a> {
     pub subresource: &'a str,
     /// Now, RFC 3339 with seconds.
     pub now: &'a str,
-    /// The type of the object; `None` for custom resources.
-    pub ty: Option<&'static Struct>,
+    /// The type of the object.
+    pub ty: ObjectType<'a>,
 }
 
 /// An entry of `managedFields`.
@@ -138,13 +139,11 @@ static UNOWNED: LazyLock<Set> = LazyLock::new(|| {
 fn reset(params: &ManagedParams) -> Set {
     match params.subresource {
         "" => Set::of_fields(&["status"]),
-        "status" if params.ty.is_some_and(|ty| ty.name() == "Deployment") => {
-            Set::of_fields(&["spec", "metadata.labels"])
-        }
-        "status" if params.ty.is_some_and(|ty| ty.name() == "Pod") => {
+        "status" if params.ty.builtin_name() == "Deployment" => Set::of_fields(&["spec", "metadata.labels"]),
+        "status" if params.ty.builtin_name() == "Pod" => {
             Set::of_fields(&["spec", "metadata.deletionTimestamp", "metadata.ownerReferences"])
         }
-        "status" if params.ty.is_some_and(|ty| ty.name() == "CustomResourceDefinition") => {
+        "status" if params.ty.builtin_name() == "CustomResourceDefinition" => {
             Set::of_fields(&["spec", "metadata"])
         }
         "status" => Set::of_fields(&["spec"]),
@@ -154,7 +153,7 @@ fn reset(params: &ManagedParams) -> Set {
 
 /// The object with which a create is compared: what an empty body decodes to.
 fn empty_object(of: &Value, params: &ManagedParams) -> Value {
-    if let Some(ty) = params.ty
+    if let ObjectType::Builtin(ty) = params.ty
         && let Ok(decoded) = decode::decode_as(b"{}", ty, FieldValidation::Ignore)
     {
         return decoded.value;
@@ -420,7 +419,7 @@ fn same(a: &Value, b: &Value) -> bool {
 }
 
 /// Takes out what the manager applied before and applies no more, unless somebody else owns it.
-fn prune(merged: Value, all: &[Entry], last: Set, kind: Kind) -> Value {
+fn prune(merged: Value, all: &[Entry], last: Set, kind: Kind<'_>) -> Value {
     let last = walk::with_named_fields(last, kind);
     let set_of = |value: &Value| {
         let mut reader = FieldSet { errors: Vec::new(), allow_duplicates: true };

@@ -15,12 +15,17 @@ fn params<'a>(api_version: &'a str, kind: &str, manager: &'a str, now: &'a str) 
         api_version,
         subresource: "",
         now,
-        ty: crate::schema::kind(group, version, kind),
+        ty: crate::schema::kind(group, version, kind).into(),
     }
 }
 
+fn builtin(params: &ManagedParams) -> &'static crate::schema::Struct {
+    let ObjectType::Builtin(ty) = params.ty else { panic!("a built-in kind") };
+    ty
+}
+
 fn normal(value: Value, params: &ManagedParams) -> Value {
-    decode::normalise(&value, params.ty.unwrap(), FieldValidation::Strict).unwrap().value
+    decode::normalise(&value, builtin(params), FieldValidation::Strict).unwrap().value
 }
 
 fn config_map(data: Value) -> Value {
@@ -236,7 +241,13 @@ fn an_apply_that_changes_nothing_has_no_time() {
 
 #[test]
 fn custom_resources_are_read_as_they_look() {
-    let params = ManagedParams { manager: "m", api_version: "x.io/v1", subresource: "", now: T1, ty: None };
+    let params = ManagedParams {
+        manager: "m",
+        api_version: "x.io/v1",
+        subresource: "",
+        now: T1,
+        ty: ObjectType::Unknown,
+    };
     let mut obj = json!({"apiVersion": "x.io/v1", "kind": "X", "metadata": {"name": "a", "finalizers": ["f"]}, "spec": {"a": [1, 2], "b": {"c": 1}}});
     on_update(None, &mut obj, &params);
     assert_eq!(

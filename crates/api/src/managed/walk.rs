@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use super::custom::{CustomType, ListRelation, ObjectType};
 use super::set::{Set, print_step};
 use crate::schema::{ListType, Struct, Type};
 
 /// What server-side apply knows of a value.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Kind {
+pub(super) enum Kind<'a> {
     /// One value; its type is checked when an intent names it.
     Leaf(Option<&'static Type>),
     /// A struct; atomic ones are one value.
@@ -22,18 +23,30 @@ pub(super) enum Kind {
     List(&'static Type, &'static ListType),
     /// A custom resource without a schema: its metadata is known, the rest is what it looks like.
     CustomRoot,
+    /// A value of a custom resource with a schema.
+    Custom(&'a CustomType),
     /// What it looks like: objects are granular, lists are one value.
     Deduced,
 }
 
 static DEFAULT: ListType = ListType::Default;
 
-impl Kind {
-    pub fn root(ty: Option<&'static Struct>) -> Kind {
-        ty.map_or(Kind::CustomRoot, |ty| Kind::Struct(ty, ty.atomic))
+const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+
+fn builtin(openapi: &str) -> Kind<'static> {
+    crate::schema::Schemas::get().openapi(openapi).map_or(Kind::Deduced, |ty| Kind::Struct(ty, ty.atomic))
+}
+
+impl<'a> Kind<'a> {
+    pub fn root(ty: ObjectType<'a>) -> Kind<'a> {
+        match ty {
+            ObjectType::Builtin(ty) => Kind::Struct(ty, ty.atomic),
+            ObjectType::Custom(ty) => Kind::custom(ty),
+            ObjectType::Unknown => Kind::CustomRoot,
+        }
     }
 
-    fn of(ty: &'static Type, list: &'static ListType) -> Kind {
+    fn of(ty: &'static Type, list: &'static ListType) -> Kind<'a> {
         match ty {
             Type::Struct(at) => {
                 let inner = at.get();
@@ -46,23 +59,41 @@ impl Kind {
         }
     }
 
+    fn custom(ty: &'a CustomType) -> Kind<'a> {
+        match ty {
+            CustomType::Builtin(name) => builtin(name),
+            CustomType::Deduced => Kind::Deduced,
+            faces => Kind::Custom(faces),
+        }
+    }
+
     /// The kind of a field or an entry; `None` = a struct has no such field.
-    fn field(self, name: &str) -> Option<Kind> {
+    fn field(self, name: &str) -> Option<Kind<'a>> {
         match self {
             Kind::Struct(ty, _) => ty.field(name).map(|field| Kind::of(&field.ty, &field.list)),
             Kind::Map(item, _) => Some(Kind::of(item, &DEFAULT)),
-            Kind::CustomRoot if name == "metadata" => {
-                let meta =
-                    crate::schema::Schemas::get().openapi("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
-                Some(meta.map_or(Kind::Deduced, |meta| Kind::Struct(meta, false)))
-            }
+            Kind::CustomRoot if name == "metadata" => Some(builtin(OBJECT_META)),
+            Kind::Custom(CustomType::Faces { map: Some(map), .. }) => match map.fields.get(name) {
+                Some((ty, _)) => Some(Kind::custom(ty)),
+                None => map.element.as_ref().map(Kind::custom),
+            },
             _ => Some(Kind::Deduced),
         }
     }
 
-    fn item(self) -> Kind {
+    /// Whether the field is one that the type declares, not an entry of a map.
+    fn declares(self, name: &str) -> bool {
+        match self {
+            Kind::Struct(ty, _) => ty.field(name).is_some(),
+            Kind::Custom(ty) => ty.declared(name).is_some(),
+            _ => false,
+        }
+    }
+
+    fn item(self) -> Kind<'a> {
         match self {
             Kind::List(item, _) => Kind::of(item, &DEFAULT),
+            Kind::Custom(CustomType::Faces { list: Some(list), .. }) => Kind::custom(&list.item),
             _ => Kind::Deduced,
         }
     }
@@ -77,6 +108,7 @@ impl Kind {
                 let any = values.iter().flatten().any(|value| value.is_object());
                 if objects && any { Shape::Fields } else { Shape::Whole }
             }
+            Kind::Custom(ty) => custom_shape(ty, values),
             _ => Shape::Whole,
         }
     }
@@ -85,27 +117,76 @@ impl Kind {
     fn step(self, item: &Value) -> Result<String, String> {
         match self {
             Kind::List(item_type, ListType::Map(keys)) => {
-                let mut parts: BTreeMap<&str, Value> = BTreeMap::new();
-                for key in keys {
-                    let given = item.get(key).filter(|value| !value.is_null()).cloned();
-                    let default = || match item_type {
-                        Type::Struct(at) => at.get().field(key).and_then(|field| field.default.clone()),
-                        _ => None,
-                    };
-                    let Some(value) = given.or_else(default) else {
-                        return Err(format!(
-                            "associative list with keys has an element that omits key field {} (and doesn't have default value)",
-                            crate::field::go_quote(key)
-                        ));
-                    };
-                    parts.insert(key, value);
-                }
-                let parts: Map<String, Value> =
-                    parts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-                Ok(format!("k:{}", Value::Object(parts)))
+                step_by_keys(item, keys.iter().copied(), |key| match item_type {
+                    Type::Struct(at) => at.get().field(key).and_then(|field| field.default.clone()),
+                    _ => None,
+                })
             }
+            Kind::Custom(CustomType::Faces { list: Some(list), .. }) => match &list.relation {
+                ListRelation::Map(keys) => {
+                    step_by_keys(item, keys.iter().map(String::as_str), |key| match &list.item {
+                        CustomType::Faces { map: Some(map), .. } => map.fields.get(key)?.1.clone(),
+                        _ => None,
+                    })
+                }
+                _ => Ok(format!("v:{item}")),
+            },
             _ => Ok(format!("v:{item}")),
         }
+    }
+}
+
+fn step_by_keys<'k>(
+    item: &Value,
+    keys: impl Iterator<Item = &'k str>,
+    default: impl Fn(&str) -> Option<Value>,
+) -> Result<String, String> {
+    let mut parts: BTreeMap<&str, Value> = BTreeMap::new();
+    for key in keys {
+        let given = item.get(key).filter(|value| !value.is_null()).cloned();
+        let Some(value) = given.or_else(|| default(key)) else {
+            return Err(format!(
+                "associative list with keys has an element that omits key field {} (and doesn't have default value)",
+                crate::field::go_quote(key)
+            ));
+        };
+        parts.insert(key, value);
+    }
+    let parts: Map<String, Value> = parts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    Ok(format!("k:{}", Value::Object(parts)))
+}
+
+/// The face that both values show; one value when they show different ones.
+fn custom_shape(ty: &CustomType, values: [Option<&Value>; 2]) -> Shape {
+    let CustomType::Faces { scalar, list, map } = ty else { return Shape::Whole };
+    let as_map = || match map {
+        Some(map) if !map.atomic => Shape::Fields,
+        _ => Shape::Whole,
+    };
+    let as_list = || match list {
+        Some(list) if list.relation != ListRelation::Atomic => Shape::Items,
+        _ => Shape::Whole,
+    };
+    let mut shown = values.iter().flatten().filter(|value| !value.is_null());
+    let face = |value: &Value| match value {
+        Value::Object(_) => 'm',
+        Value::Array(_) => 'l',
+        _ => 's',
+    };
+    let first = shown.next().map(|value| face(value));
+    if let (Some(first), Some(second)) = (first, shown.next().map(|value| face(value)))
+        && first != second
+    {
+        return Shape::Whole;
+    }
+    match first {
+        Some('m') if map.is_some() => as_map(),
+        Some('l') if list.is_some() => as_list(),
+        Some('s') if scalar.is_some() => Shape::Whole,
+        // A value that looks like nothing the type allows is taken for what the type says first.
+        _ if map.is_some() => as_map(),
+        _ if scalar.is_some() => Shape::Whole,
+        _ => as_list(),
     }
 }
 
@@ -145,7 +226,7 @@ impl Diff {
 }
 
 /// Compares two values of a kind; `None` = absent.
-pub(super) fn diff(old: Option<&Value>, new: Option<&Value>, kind: Kind) -> Diff {
+pub(super) fn diff(old: Option<&Value>, new: Option<&Value>, kind: Kind<'_>) -> Diff {
     let mut out = Diff::default();
     if old == new {
         return out;
@@ -210,7 +291,7 @@ pub(super) fn diff(old: Option<&Value>, new: Option<&Value>, kind: Kind) -> Diff
 }
 
 /// Items with one key; several on a side are compared as one value.
-fn diff_items(olds: &[&Value], news: &[&Value], item: Kind) -> Diff {
+fn diff_items(olds: &[&Value], news: &[&Value], item: Kind<'_>) -> Diff {
     match (olds, news) {
         ([], []) => Diff::default(),
         ([] | [_], [] | [_]) => diff(olds.first().copied(), news.first().copied(), item),
@@ -246,7 +327,7 @@ pub(super) struct FieldSet {
 }
 
 impl FieldSet {
-    pub fn of(&mut self, value: &Value, kind: Kind, path: &mut String) -> Set {
+    pub fn of(&mut self, value: &Value, kind: Kind<'_>, path: &mut String) -> Set {
         let mut set = Set::default();
         match kind.shape([Some(value), None]) {
             Shape::Whole => {
@@ -262,7 +343,7 @@ impl FieldSet {
                         continue;
                     };
                     let mut inner = self.descend(value, child, &step, path);
-                    let named = matches!(kind, Kind::Struct(..));
+                    let named = kind.declares(name);
                     let empty = value.is_null() || value.as_object().is_some_and(Map::is_empty);
                     inner.member |= empty || !named;
                     set.insert(step, inner);
@@ -299,7 +380,7 @@ impl FieldSet {
         set
     }
 
-    fn descend(&mut self, value: &Value, kind: Kind, step: &str, path: &mut String) -> Set {
+    fn descend(&mut self, value: &Value, kind: Kind<'_>, step: &str, path: &mut String) -> Set {
         let length = path.len();
         path.push_str(&print_step(step));
         let set = self.of(value, kind, path);
@@ -322,7 +403,7 @@ impl FieldSet {
     }
 
     /// Atomic values are still checked inside.
-    fn check_whole(&mut self, value: &Value, kind: Kind, path: &mut String) {
+    fn check_whole(&mut self, value: &Value, kind: Kind<'_>, path: &mut String) {
         match kind {
             Kind::Struct(ty, _) => {
                 for (name, value) in self.object(value, path).into_iter().flatten() {
@@ -344,12 +425,36 @@ impl FieldSet {
                     self.descend(value, Kind::of(item, &DEFAULT), &format!("i:{at}"), path);
                 }
             }
-            Kind::Leaf(Some(ty)) => {
-                if let Some(error) = scalar_error(value, ty) {
-                    self.errors.push(format!("{path}: {error}"));
+            Kind::Leaf(Some(ty)) => self.check_scalar(value, ty, path),
+            Kind::Custom(CustomType::Faces { scalar, list, map }) => match (value, scalar, list, map) {
+                (Value::Null, ..) => {}
+                (Value::Array(items), _, Some(_), _) => {
+                    for (at, value) in items.iter().enumerate() {
+                        self.descend(value, kind.item(), &format!("i:{at}"), path);
+                    }
                 }
-            }
+                (Value::Object(_) | Value::Array(_), _, _, Some(_)) | (_, None, None, Some(_)) => {
+                    for (name, value) in self.object(value, path).into_iter().flatten() {
+                        match kind.field(name) {
+                            Some(child) => {
+                                self.descend(value, child, &format!("f:{name}"), path);
+                            }
+                            None => self.errors.push(format!("{path}.{name}: field not declared in schema")),
+                        }
+                    }
+                }
+                (_, Some(scalar), _, _) => self.check_scalar(value, scalar.as_type(), path),
+                _ => {
+                    self.list(value, path);
+                }
+            },
             _ => {}
+        }
+    }
+
+    fn check_scalar(&mut self, value: &Value, ty: &Type, path: &str) {
+        if let Some(error) = scalar_error(value, ty) {
+            self.errors.push(format!("{path}: {error}"));
         }
     }
 }
@@ -387,7 +492,7 @@ fn plain(value: &Value) -> String {
 }
 
 /// The live value with an intent laid over it; associative lists keep the live order where the intent leaves room.
-pub(super) fn merge(live: Option<&Value>, intent: Option<&Value>, kind: Kind) -> Option<Value> {
+pub(super) fn merge(live: Option<&Value>, intent: Option<&Value>, kind: Kind<'_>) -> Option<Value> {
     let (Some(old), Some(new)) = (live, intent) else { return intent.or(live).cloned() };
     match kind.shape([live, intent]) {
         Shape::Whole => Some(new.clone()),
@@ -419,7 +524,7 @@ pub(super) fn merge(live: Option<&Value>, intent: Option<&Value>, kind: Kind) ->
     }
 }
 
-fn merge_items(olds: &[Value], news: &[Value], kind: Kind) -> Vec<Value> {
+fn merge_items(olds: &[Value], news: &[Value], kind: Kind<'_>) -> Vec<Value> {
     let steps = |list: &[Value]| -> Vec<String> {
         list.iter()
             .enumerate()
@@ -480,7 +585,7 @@ fn merge_items(olds: &[Value], news: &[Value], kind: Kind) -> Vec<Value> {
 }
 
 /// The value without the fields and items whose paths are in the set.
-pub(super) fn remove(value: &Value, set: &Set, kind: Kind) -> Value {
+pub(super) fn remove(value: &Value, set: &Set, kind: Kind<'_>) -> Value {
     if set.children.is_empty() {
         return value.clone();
     }
@@ -518,14 +623,11 @@ pub(super) fn remove(value: &Value, set: &Set, kind: Kind) -> Value {
 }
 
 /// The set with every struct field that has members inside it as a member too.
-pub(super) fn with_named_fields(mut set: Set, kind: Kind) -> Set {
+pub(super) fn with_named_fields(mut set: Set, kind: Kind<'_>) -> Set {
     for (step, inner) in &mut set.children {
         let taken = std::mem::take(inner);
         let (named, child) = match step.strip_prefix("f:") {
-            Some(name) => (
-                matches!(kind, Kind::Struct(ty, _) if ty.field(name).is_some()),
-                kind.field(name).unwrap_or(Kind::Deduced),
-            ),
+            Some(name) => (kind.declares(name), kind.field(name).unwrap_or(Kind::Deduced)),
             None => (false, kind.item()),
         };
         *inner = with_named_fields(taken, child);

@@ -12,6 +12,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use imbl::OrdMap;
 use parking_lot::{Mutex, RwLock};
@@ -32,6 +33,9 @@ pub fn from(start: &str) -> (Bound<&str>, Bound<&str>) {
 
 /// Finds the selectable fields of an object.
 pub type FieldsOf = Box<dyn Fn(&Value) -> Fields + Send + Sync>;
+
+/// Brings a stored object into the form its kind has today; says whether anything changed.
+pub type Normalise = Box<dyn Fn(&mut Value) -> bool + Send + Sync>;
 
 /// The revision asked for is no longer (or never was) known here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +60,12 @@ struct State {
     ring_bytes: usize,
     floor: u64,
     hub: Hub,
+    /// While the cache is being filled: what was committed meanwhile.
+    pending: Option<Vec<(u64, Changes)>>,
 }
+
+/// Changes of one revision: keys and what they hold afterwards.
+type Changes = Vec<(Arc<str>, Option<Entry>)>;
 
 /// The cache of one stored kind.
 pub struct Cache {
@@ -64,6 +73,7 @@ pub struct Cache {
     capacity: usize,
     state: RwLock<State>,
     fields_of: FieldsOf,
+    normalise: Option<Normalise>,
     applied: Arc<Applied>,
 }
 
@@ -200,6 +210,14 @@ impl Cache {
         state.floor = revision;
         state.ring.clear();
         state.ring_bytes = 0;
+        for (revision, changes) in state.pending.take().unwrap_or_default() {
+            state.apply(revision, changes, self.capacity);
+        }
+    }
+
+    /// Ends every watch: the kind is not served any more, or anew.
+    fn close(&self) {
+        self.state.write().hub = Hub::default();
     }
 
     fn entry(
@@ -213,48 +231,76 @@ impl Cache {
         let (labels, fields) = match facts {
             Some(facts) => facts,
             None => {
-                let object: Value = serde_json::from_slice(value).ok()?;
-                (labels_of(&object), (self.fields_of)(&object))
+                let mut object: Value = serde_json::from_slice(value).ok()?;
+                let changed = self.normalise.as_ref().is_some_and(|normalise| normalise(&mut object));
+                let (labels, fields) = (labels_of(&object), (self.fields_of)(&object));
+                if changed {
+                    let value = crate::registry::object::encode(&object);
+                    return Entry::from_stored(key, revision, &value, labels, fields);
+                }
+                (labels, fields)
             }
         };
         Entry::from_stored(key, revision, value, labels, fields)
     }
 
+    fn entries(&self, kvs: &[orlop_store::KeyValue]) -> Vec<Entry> {
+        kvs.iter()
+            .filter_map(|kv| {
+                let entry = self.entry(&kv.key, &kv.value, kv.mod_revision.0, None);
+                if entry.is_none() {
+                    tracing::error!(key = %String::from_utf8_lossy(&kv.key), "stored object cannot be decoded; it is left out until it is overwritten or deleted");
+                }
+                entry
+            })
+            .collect()
+    }
+
     /// Takes in the changes of one revision.
-    fn apply(&self, revision: u64, changes: Vec<(Arc<str>, Option<Entry>)>) {
+    fn apply(&self, revision: u64, changes: Changes) {
         let mut state = self.state.write();
-        let state = &mut *state;
+        match &mut state.pending {
+            Some(pending) => pending.push((revision, changes)),
+            None => state.apply(revision, changes, self.capacity),
+        }
+    }
+}
+
+impl State {
+    fn apply(&mut self, revision: u64, changes: Changes, capacity: usize) {
+        // What the cache was filled with is in it.
+        if revision <= self.last {
+            return;
+        }
         for (key, entry) in changes {
             let change = match entry {
                 Some(entry) => {
                     let entry = Arc::new(entry);
-                    let previous = state.map.insert(key, entry.clone());
+                    let previous = self.map.insert(key, entry.clone());
                     let kind = if previous.is_some() { ChangeKind::Modified } else { ChangeKind::Added };
                     Change::new(revision, kind, entry, previous)
                 }
                 None => {
-                    let Some(previous) = state.map.remove(&key) else { continue };
+                    let Some(previous) = self.map.remove(&key) else { continue };
                     let last = Arc::new(previous.with_revision(revision));
                     Change::new(revision, ChangeKind::Deleted, last, Some(previous))
                 }
             };
             let change = Arc::new(change);
-            state.hub.dispatch(&change);
-            state.ring_bytes += change.entry.bytes.len();
-            state.ring.push_back(change);
+            self.hub.dispatch(&change);
+            self.ring_bytes += change.entry.bytes.len();
+            self.ring.push_back(change);
         }
-        state.last = revision;
-        while state.ring.len() > self.capacity
-            || (state.ring_bytes > RING_BYTES && state.ring.len() > RING_MINIMUM)
-        {
-            let Some(oldest) = state.ring.pop_front() else { break };
-            state.floor = oldest.revision;
-            state.ring_bytes -= oldest.entry.bytes.len();
+        self.last = revision;
+        while self.ring.len() > capacity || (self.ring_bytes > RING_BYTES && self.ring.len() > RING_MINIMUM) {
+            let Some(oldest) = self.ring.pop_front() else { break };
+            self.floor = oldest.revision;
+            self.ring_bytes -= oldest.entry.bytes.len();
         }
         // Changes of one revision leave together, or a list at that revision would undo only half of them.
-        while state.ring.front().is_some_and(|change| change.revision <= state.floor) {
-            if let Some(oldest) = state.ring.pop_front() {
-                state.ring_bytes -= oldest.entry.bytes.len();
+        while self.ring.front().is_some_and(|change| change.revision <= self.floor) {
+            if let Some(oldest) = self.ring.pop_front() {
+                self.ring_bytes -= oldest.entry.bytes.len();
             }
         }
     }
@@ -269,7 +315,7 @@ struct Prepared {
 
 /// All caches, fed by one event stream.
 pub struct Caches {
-    by_prefix: BTreeMap<String, Arc<Cache>>,
+    by_prefix: ArcSwap<BTreeMap<String, Arc<Cache>>>,
     applied: Arc<Applied>,
     prepared: Mutex<HashMap<Bytes, Vec<Arc<Prepared>>>>,
 }
@@ -296,30 +342,101 @@ impl Drop for PreparedGuard<'_> {
 impl Caches {
     /// No kinds yet.
     pub fn new() -> Caches {
-        Caches { by_prefix: BTreeMap::new(), applied: Arc::default(), prepared: Mutex::default() }
+        Caches { by_prefix: ArcSwap::default(), applied: Arc::default(), prepared: Mutex::default() }
     }
 
-    /// Adds a kind whose storage keys begin with `prefix` (with a slash at the end), or finds it.
-    pub fn add(&mut self, prefix: &str, capacity: usize, fields_of: FieldsOf) -> Arc<Cache> {
-        self.by_prefix
-            .entry(prefix.to_string())
-            .or_insert_with(|| {
-                Arc::new(Cache {
-                    prefix: prefix.to_string(),
-                    capacity,
-                    state: RwLock::new(State {
-                        map: OrdMap::new(),
-                        last: 0,
-                        ring: VecDeque::new(),
-                        ring_bytes: 0,
-                        floor: 0,
-                        hub: Hub::default(),
-                    }),
-                    fields_of,
-                    applied: self.applied.clone(),
-                })
-            })
-            .clone()
+    fn make(
+        &self,
+        prefix: &str,
+        capacity: usize,
+        fields_of: FieldsOf,
+        normalise: Option<Normalise>,
+        filled: bool,
+    ) -> Arc<Cache> {
+        Arc::new(Cache {
+            prefix: prefix.to_string(),
+            capacity,
+            state: RwLock::new(State {
+                map: OrdMap::new(),
+                last: 0,
+                ring: VecDeque::new(),
+                ring_bytes: 0,
+                floor: 0,
+                hub: Hub::default(),
+                pending: (!filled).then(Vec::new),
+            }),
+            fields_of,
+            normalise,
+            applied: self.applied.clone(),
+        })
+    }
+
+    /// Adds a kind whose storage keys begin with `prefix` (with a slash at the end), or finds it. For kinds that are
+    /// known before [`Caches::start`].
+    pub fn add(&self, prefix: &str, capacity: usize, fields_of: FieldsOf) -> Arc<Cache> {
+        if let Some(known) = self.by_prefix.load().get(prefix) {
+            return known.clone();
+        }
+        let cache = self.make(prefix, capacity, fields_of, None, true);
+        self.insert(prefix, &cache);
+        cache
+    }
+
+    fn insert(&self, prefix: &str, cache: &Arc<Cache>) {
+        self.by_prefix.rcu(|all| {
+            let mut all = BTreeMap::clone(all);
+            all.insert(prefix.to_string(), cache.clone());
+            all
+        });
+    }
+
+    /// Adds a kind to running caches, or replaces it: reads what the store holds of it and follows it from there. The
+    /// watches of a replaced kind end.
+    pub async fn add_running(
+        &self,
+        store: &dyn orlop_store::Store,
+        prefix: &str,
+        capacity: usize,
+        fields_of: FieldsOf,
+        normalise: Normalise,
+    ) -> Result<Arc<Cache>, orlop_store::StoreError> {
+        let cache = self.make(prefix, capacity, fields_of, Some(normalise), false);
+        let replaced = self.by_prefix.load().get(prefix).cloned();
+        // From here on commits are put aside; everything older is in what is read.
+        self.insert(prefix, &cache);
+        let revision = store.revision();
+        let kvs = match read_all(store, prefix, revision).await {
+            Ok(kvs) => kvs,
+            Err(error) => {
+                self.by_prefix.rcu(|all| {
+                    let mut all = BTreeMap::clone(all);
+                    match &replaced {
+                        Some(before) => all.insert(prefix.to_string(), before.clone()),
+                        None => all.remove(prefix),
+                    };
+                    all
+                });
+                return Err(error);
+            }
+        };
+        cache.load(cache.entries(&kvs), revision.0);
+        if let Some(replaced) = replaced {
+            replaced.close();
+        }
+        Ok(cache)
+    }
+
+    /// Forgets a kind and ends its watches.
+    pub fn remove(&self, prefix: &str) {
+        let known = self.by_prefix.load().get(prefix).cloned();
+        self.by_prefix.rcu(|all| {
+            let mut all = BTreeMap::clone(all);
+            all.remove(prefix);
+            all
+        });
+        if let Some(cache) = known {
+            cache.close();
+        }
     }
 
     /// Revision up to which every event has been taken in.
@@ -345,13 +462,6 @@ impl Caches {
         Some((found.labels.clone(), found.fields.clone()))
     }
 
-    fn cache_of(&self, key: &[u8]) -> Option<&Arc<Cache>> {
-        let key = std::str::from_utf8(key).ok()?;
-        let (prefix, cache) =
-            self.by_prefix.range::<str, _>((Bound::Unbounded, Bound::Included(key))).next_back()?;
-        key.starts_with(prefix.as_str()).then_some(cache)
-    }
-
     /// Fills every cache from the store and follows its events until `stop`; returns when the caches are filled.
     pub async fn start(
         self: &Arc<Self>,
@@ -359,19 +469,9 @@ impl Caches {
         stop: tokio_util::sync::CancellationToken,
     ) -> Result<(), orlop_store::StoreError> {
         let revision = store.revision();
-        for cache in self.by_prefix.values() {
+        for cache in self.by_prefix.load_full().values() {
             let kvs = read_all(store.as_ref(), cache.prefix(), revision).await?;
-            let entries = kvs
-                .iter()
-                .filter_map(|kv| {
-                    let entry = cache.entry(&kv.key, &kv.value, kv.mod_revision.0, None);
-                    if entry.is_none() {
-                        tracing::error!(key = %String::from_utf8_lossy(&kv.key), "stored object cannot be decoded; it is left out until it is overwritten or deleted");
-                    }
-                    entry
-                })
-                .collect();
-            cache.load(entries, revision.0);
+            cache.load(cache.entries(&kvs), revision.0);
         }
         self.applied.advance(revision.0);
         let stream =
@@ -425,10 +525,10 @@ impl Caches {
     }
 
     fn take_in_revision(&self, revision: u64, events: &[orlop_store::Event]) {
-        type Changes = Vec<(Arc<str>, Option<Entry>)>;
+        let all = self.by_prefix.load();
         let mut by_cache: Vec<(Arc<Cache>, Changes)> = Vec::new();
         for event in events {
-            let Some(cache) = self.cache_of(&event.kv.key) else { continue };
+            let Some(cache) = cache_of(&all, &event.kv.key) else { continue };
             let Ok(key) = std::str::from_utf8(&event.kv.key[cache.prefix.len()..]) else { continue };
             let entry = match event.kind {
                 orlop_store::EventKind::Delete => None,
@@ -451,6 +551,12 @@ impl Caches {
             cache.apply(revision, changes);
         }
     }
+}
+
+fn cache_of<'a>(all: &'a BTreeMap<String, Arc<Cache>>, key: &[u8]) -> Option<&'a Arc<Cache>> {
+    let key = std::str::from_utf8(key).ok()?;
+    let (prefix, cache) = all.range::<str, _>((Bound::Unbounded, Bound::Included(key))).next_back()?;
+    key.starts_with(prefix.as_str()).then_some(cache)
 }
 
 impl Default for Caches {

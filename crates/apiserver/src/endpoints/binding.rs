@@ -127,7 +127,7 @@ pub(super) async fn create(endpoint: &Endpoint<'_>, body: Bytes, name: &str) -> 
     let pods = registry.resources.of_kind("", "Pod").ok_or_else(ApiError::path_not_found)?;
     let call = Call {
         user: &endpoint.request.user,
-        resource: pods,
+        resource: &pods,
         namespace: &endpoint.request.info.namespace,
         name: &name,
         subresource: "binding",

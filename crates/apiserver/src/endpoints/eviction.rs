@@ -57,7 +57,7 @@ async fn ask_budgets(registry: &Registry, call: &Call<'_>, pod: &Value) -> Resul
     let Some(budgets) = registry.resources.of_kind("policy", "PodDisruptionBudget") else { return Ok(()) };
     let labels = pod.pointer("/metadata/labels").and_then(Value::as_object);
     let matching: Vec<Value> = registry
-        .cache(budgets)?
+        .cache(&budgets)?
         .snapshot()
         .0
         .values()
@@ -89,7 +89,7 @@ async fn ask_budgets(registry: &Registry, call: &Call<'_>, pod: &Value) -> Resul
     }
     let change = TakeDisruption { pod: call.name.to_string() };
     let name = object::meta(budget, "name").to_string();
-    let take = Call { resource: budgets, name: &name, ..copy(call) };
+    let take = Call { resource: &budgets, name: &name, ..copy(call) };
     registry.update_raw(&take, &change).await.map(|_| ())
 }
 

@@ -62,8 +62,7 @@ pub fn resource(
 
 async fn serve(server: Arc<ApiServer>, request: &Request, body: Bytes) -> Result<Response, ApiError> {
     let info = &request.info;
-    let table = server.clone();
-    let resource = table
+    let resource = server
         .registry
         .resources
         .find(&info.group, &info.version, &info.resource)
@@ -88,7 +87,7 @@ async fn serve(server: Arc<ApiServer>, request: &Request, body: Bytes) -> Result
     }
     let include = IncludeObject::parse(request.query.value("includeObject"));
     let renderer = Renderer::new(resource.clone(), request.accept, include);
-    let endpoint = Endpoint { server, request, resource, renderer };
+    let endpoint = Endpoint { server, request, resource: &resource, renderer };
     if info.subresource.is_empty() { endpoint.main(body).await } else { endpoint.subresource(body).await }
 }
 
@@ -161,7 +160,7 @@ impl<'a> Endpoint<'a> {
         let gvk =
             Gvk { group: &self.resource.group, version: &self.resource.version, kind: &self.resource.kind };
         let mut value = self.decode(body, &gvk, options)?;
-        if let Some(strategy) = self.resource.strategy {
+        if let Some(strategy) = self.resource.strategy() {
             strategy.defaults(&mut value);
         }
         object::dedup_owner_references(&mut value, &self.request.warnings);
@@ -297,7 +296,7 @@ impl<'a> Endpoint<'a> {
         let manager = self.manager(&options);
         let call = self.call(options.dry_run, &manager);
         let exists = self.server.registry.get(&call).is_ok();
-        let creates = self.resource.strategy.is_some_and(|s| s.allow_create_on_update());
+        let creates = self.resource.strategy().is_some_and(|s| s.allow_create_on_update());
         if !exists && creates && call.subresource.is_empty() {
             if object::meta(&object, "name") != call.name {
                 return Err(ApiError::bad_request(format!(

@@ -48,6 +48,8 @@ pub fn plain(server: &ApiServer, request: &Request) -> Result<Response, ApiError
             let watchers: Vec<(String, usize)> = server
                 .registry
                 .resources
+                .table()
+                .list
                 .iter()
                 .filter_map(|r| Some((r.plural.clone(), r.cache.as_ref()?.watchers())))
                 .filter(|(_, count)| *count > 0)

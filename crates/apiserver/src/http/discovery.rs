@@ -1,9 +1,13 @@
 //! Discovery: `/api`, `/apis`, the resources of each group and version, and all at once in the aggregated form.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header;
+use orlop_api::names;
 use orlop_api::status::ApiError;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::body::{self, Response};
@@ -11,7 +15,7 @@ use super::negotiate::{Accept, MEDIA_TYPES};
 use super::pipeline::Request;
 use crate::ApiServer;
 use crate::registry::render;
-use crate::resources::Resource;
+use crate::resources::{Resource, Resources, Table};
 
 /// Groups in the order upstream prefers them; unknown ones follow by name.
 const GROUP_ORDER: [&str; 20] = [
@@ -37,21 +41,26 @@ const GROUP_ORDER: [&str; 20] = [
     "flowcontrol.apiserver.k8s.io",
 ];
 
+/// A group's versions, the preferred one first, with their resources.
+type Versions = Vec<(String, Vec<Arc<Resource>>)>;
+
 /// Group → versions → resources, in the order of discovery.
-fn groups(server: &ApiServer) -> Vec<(String, BTreeMap<String, Vec<&Resource>>)> {
-    let mut found: Vec<(String, BTreeMap<String, Vec<&Resource>>)> = Vec::new();
-    for resource in server.registry.resources.iter() {
-        let at = match found.iter().position(|(group, _)| *group == resource.group) {
-            Some(at) => at,
-            None => {
-                found.push((resource.group.clone(), BTreeMap::new()));
-                found.len() - 1
-            }
-        };
-        found[at].1.entry(resource.version.clone()).or_default().push(resource);
+fn groups(table: &Table) -> Vec<(String, Versions)> {
+    let mut found: HashMap<&str, Versions> = HashMap::new();
+    for resource in &table.list {
+        let versions = found.entry(resource.group.as_str()).or_default();
+        match versions.iter_mut().find(|(version, _)| *version == resource.version) {
+            Some((_, resources)) => resources.push(resource.clone()),
+            None => versions.push((resource.version.clone(), vec![resource.clone()])),
+        }
     }
+    let mut found: Vec<(String, Versions)> =
+        found.into_iter().map(|(group, versions)| (group.to_string(), versions)).collect();
     let rank = |group: &str| GROUP_ORDER.iter().position(|g| *g == group).unwrap_or(GROUP_ORDER.len());
     found.sort_by(|a, b| rank(&a.0).cmp(&rank(&b.0)).then_with(|| a.0.cmp(&b.0)));
+    for (_, versions) in &mut found {
+        versions.sort_by(|a, b| names::compare_versions(&b.0, &a.0));
+    }
     found
 }
 
@@ -61,12 +70,9 @@ fn segments(path: &str) -> Vec<&str> {
 
 /// Whether this is a path of discovery that exists.
 pub fn is_path(server: &ApiServer, path: &str) -> bool {
+    let table = server.registry.resources.table();
     let has = |group: &str, version: Option<&str>| {
-        server
-            .registry
-            .resources
-            .iter()
-            .any(|r| r.group == group && version.is_none_or(|version| r.version == version))
+        table.list.iter().any(|r| r.group == group && version.is_none_or(|version| r.version == version))
     };
     match segments(path).as_slice() {
         ["api"] | ["apis"] => true,
@@ -83,13 +89,12 @@ pub fn serve(server: &ApiServer, request: &Request) -> Result<Response, ApiError
     if matches!(parts.as_slice(), ["api"] | ["apis"])
         && let Some(version) = aggregated_version(request)
     {
-        let value = aggregated(server, parts[0] == "api", version);
+        let (bytes, etag) =
+            server.discovery.aggregated(&server.registry.resources, parts[0] == "api", version);
         let content_type = match version {
             "v2" => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
             _ => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
         };
-        let bytes = value.to_string();
-        let etag = etag(bytes.as_bytes());
         let same = request
             .parts
             .headers
@@ -106,6 +111,7 @@ pub fn serve(server: &ApiServer, request: &Request) -> Result<Response, ApiError
         response.headers_mut().insert(header::VARY, http::HeaderValue::from_static("Accept"));
         return Ok(response);
     }
+    let table = server.registry.resources.table();
     let value = match parts.as_slice() {
         ["api"] => json!({
             "kind": "APIVersions",
@@ -116,27 +122,59 @@ pub fn serve(server: &ApiServer, request: &Request) -> Result<Response, ApiError
             }],
         }),
         ["apis"] => {
-            let list: Vec<Value> = groups(server)
+            let list: Vec<Value> = groups(&table)
                 .iter()
                 .filter(|(group, _)| !group.is_empty())
-                .map(|(group, versions)| group_value(group, versions.keys(), false))
+                .map(|(group, versions)| group_value(group, versions.iter().map(|(v, _)| v), false))
                 .collect();
             json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": list})
         }
         ["apis", group] => {
-            let all = groups(server);
+            let all = groups(&table);
             let Some((_, versions)) = all.iter().find(|(g, _)| g == group) else {
                 return Err(ApiError::path_not_found());
             };
-            group_value(group, versions.keys(), true)
+            group_value(group, versions.iter().map(|(v, _)| v), true)
         }
-        ["api", version] => resource_list(server, "", version),
-        ["apis", group, version] => resource_list(server, group, version),
+        ["api", version] => resource_list(&table, "", version),
+        ["apis", group, version] => resource_list(&table, group, version),
         _ => return Err(ApiError::path_not_found()),
     };
     let accept = Accept::negotiate(&request.parts.headers, request.query.get("pretty"))
         .map_err(|_| ApiError::not_acceptable(&MEDIA_TYPES))?;
     Ok(body::response(200, accept.format.content_type(), render::encode(&value, accept)))
+}
+
+/// The aggregated documents of one state of the table.
+#[derive(Default)]
+pub struct Documents(Mutex<Kept>);
+
+#[derive(Default)]
+struct Kept {
+    generation: u64,
+    documents: HashMap<(bool, &'static str), (Bytes, String)>,
+}
+
+impl Documents {
+    /// A document and its hash, from memory unless the table has changed.
+    fn aggregated(&self, resources: &Resources, core: bool, version: &'static str) -> (Bytes, String) {
+        let table = resources.table();
+        {
+            let mut kept = self.0.lock();
+            if kept.generation < table.generation {
+                *kept = Kept { generation: table.generation, documents: HashMap::new() };
+            } else if let Some(found) = kept.documents.get(&(core, version)) {
+                return found.clone();
+            }
+        }
+        let bytes = Bytes::from(aggregated(&table, core, version).to_string());
+        let made = (bytes.clone(), etag(&bytes));
+        let mut kept = self.0.lock();
+        if kept.generation == table.generation {
+            kept.documents.insert((core, version), made.clone());
+        }
+        made
+    }
 }
 
 fn etag(bytes: &[u8]) -> String {
@@ -180,9 +218,9 @@ fn group_value<'a>(group: &str, versions: impl Iterator<Item = &'a String>, alon
     }
 }
 
-fn resource_list(server: &ApiServer, group: &str, version: &str) -> Value {
+fn resource_list(table: &Table, group: &str, version: &str) -> Value {
     let mut list = Vec::new();
-    for resource in server.registry.resources.iter().filter(|r| r.group == group && r.version == version) {
+    for resource in table.list.iter().filter(|r| r.group == group && r.version == version) {
         let mut entry = json!({
             "name": resource.plural,
             "singularName": resource.singular,
@@ -226,8 +264,8 @@ fn resource_list(server: &ApiServer, group: &str, version: &str) -> Value {
     out
 }
 
-fn aggregated(server: &ApiServer, core: bool, version: &str) -> Value {
-    let items: Vec<Value> = groups(server)
+fn aggregated(table: &Table, core: bool, version: &str) -> Value {
+    let items: Vec<Value> = groups(table)
         .iter()
         .filter(|(group, _)| group.is_empty() == core)
         .map(|(group, versions)| {

@@ -2,6 +2,7 @@
 //! and kept.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header;
@@ -16,7 +17,13 @@ use crate::resources::Resource;
 
 /// The documents made so far, by path, with their hashes.
 #[derive(Default)]
-pub struct Documents(Mutex<HashMap<String, (Bytes, String)>>);
+pub struct Documents(Mutex<HashMap<String, Document>>);
+
+struct Document {
+    stamp: u64,
+    bytes: Bytes,
+    hash: String,
+}
 
 /// Whether this is a path of OpenAPI.
 pub fn is_path(path: &str) -> bool {
@@ -79,7 +86,7 @@ fn with_etag(request: &Request, content_type: &'static str, bytes: Bytes, hash: 
 
 /// The group versions served, as document paths: `api/v1`, `apis/apps/v1`.
 fn document_paths(server: &ApiServer) -> Vec<String> {
-    let mut paths: Vec<String> = server.registry.resources.iter().map(|r| prefix(r)).collect();
+    let mut paths: Vec<String> = server.registry.resources.table().list.iter().map(|r| prefix(r)).collect();
     paths.dedup();
     paths.sort();
     paths.dedup();
@@ -107,34 +114,44 @@ fn index(server: &ApiServer) -> Value {
     json!({ "paths": paths })
 }
 
+/// What a document was made from, in short: it is made again when this differs.
+fn stamp(resources: &[Arc<Resource>]) -> u64 {
+    use std::hash::{Hash as _, Hasher as _};
+    let mut hasher = std::hash::DefaultHasher::new();
+    for resource in resources {
+        (&resource.group, &resource.version, &resource.plural, resource.stamp).hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
 /// A document from memory, or made now; `None` when there is no such group version.
 fn document(server: &ApiServer, path: &str) -> Option<(Bytes, String)> {
-    if let Some(found) = server.openapi.0.lock().get(path) {
-        return Some(found.clone());
+    let table = server.registry.resources.table();
+    let resources: Vec<Arc<Resource>> = match path.strip_prefix("/openapi/v3/") {
+        Some(group_version) => table.list.iter().filter(|r| prefix(r) == group_version).cloned().collect(),
+        None => table.list.clone(),
+    };
+    if resources.is_empty() {
+        server.openapi.0.lock().remove(path);
+        return None;
     }
-    let bytes = if path == "/openapi/v2" {
-        let resources: Vec<&Resource> = server.registry.resources.iter().map(|r| r.as_ref()).collect();
-        Bytes::from(v2(&resources).to_string())
-    } else if path == V2_PROTOBUF {
-        let (json, _) = document(server, "/openapi/v2")?;
-        Bytes::from(super::openapi_message::document(&serde_json::from_slice(&json).ok()?))
-    } else {
-        let group_version = path.strip_prefix("/openapi/v3/")?;
-        let resources: Vec<&Resource> = server
-            .registry
-            .resources
-            .iter()
-            .map(|r| r.as_ref())
-            .filter(|r| prefix(r) == group_version)
-            .collect();
-        if resources.is_empty() {
-            return None;
+    let stamp = stamp(&resources);
+    if let Some(found) = server.openapi.0.lock().get(path).filter(|found| found.stamp == stamp) {
+        return Some((found.bytes.clone(), found.hash.clone()));
+    }
+    let resources: Vec<&Resource> = resources.iter().map(|r| r.as_ref()).collect();
+    let bytes = match path {
+        "/openapi/v2" => Bytes::from(v2(&resources).to_string()),
+        V2_PROTOBUF => {
+            let (json, _) = document(server, "/openapi/v2")?;
+            Bytes::from(super::openapi_message::document(&serde_json::from_slice(&json).ok()?))
         }
-        Bytes::from(v3(&resources).to_string())
+        _ => Bytes::from(v3(&resources).to_string()),
     };
     use sha2::Digest as _;
     let hash: String = sha2::Sha256::digest(&bytes).iter().map(|b| format!("{b:02X}")).collect();
-    server.openapi.0.lock().insert(path.to_string(), (bytes.clone(), hash.clone()));
+    let kept = Document { stamp, bytes: bytes.clone(), hash: hash.clone() };
+    server.openapi.0.lock().insert(path.to_string(), kept);
     Some((bytes, hash))
 }
 

@@ -48,7 +48,7 @@ impl Registry {
         mut object: Value,
     ) -> Result<Written, ApiError> {
         let resource = call.resource;
-        let strategy = resource.strategy.ok_or_else(ApiError::path_not_found)?;
+        let strategy = resource.strategy().ok_or_else(ApiError::path_not_found)?;
         let mut request = Request::new(call, Operation::Create, &mut object, None);
         self.mutate(&mut request).await?;
         crate::authz::escalation_guard::check(self, call, &object, None)?;

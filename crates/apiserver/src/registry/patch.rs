@@ -123,7 +123,7 @@ impl<'a> Patch<'a> {
         let mut value = decoded.value;
         value["kind"] = self.resource.kind.clone().into();
         value["apiVersion"] = self.resource.group_version().into();
-        if let Some(strategy) = self.resource.strategy {
+        if let Some(strategy) = self.resource.strategy() {
             strategy.defaults(&mut value);
         }
         Ok(value)

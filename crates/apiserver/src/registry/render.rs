@@ -136,7 +136,7 @@ impl Renderer {
     /// The metadata of an object.
     fn partial(&self, object: &Value, version: &str) -> Value {
         let mut metadata = object["metadata"].clone();
-        let internal = self.resource.strategy.map_or(&[][..], |strategy| strategy.internal_annotations());
+        let internal = self.resource.strategy().map_or(&[][..], |strategy| strategy.internal_annotations());
         if !internal.is_empty()
             && let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut)
         {
@@ -232,7 +232,7 @@ impl Renderer {
         let now = jiff::Timestamp::now();
         let rows: Vec<Value> = objects
             .map(|object| {
-                let cells = match self.resource.strategy {
+                let cells = match self.resource.strategy() {
                     Some(strategy) => strategy.cells(object, now),
                     None => vec![object["metadata"]["name"].clone()],
                 };

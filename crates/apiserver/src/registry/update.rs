@@ -98,7 +98,7 @@ impl Registry {
         asked: &str,
     ) -> Result<Option<Written>, ApiError> {
         let resource = call.resource;
-        let strategy = resource.strategy.ok_or_else(ApiError::path_not_found)?;
+        let strategy = resource.strategy().ok_or_else(ApiError::path_not_found)?;
         super::create::align_namespace(call, &mut new)?;
         let name = meta(&new, "name");
         if name != call.name {
