@@ -13,7 +13,7 @@ export PATH="$tools:$PATH:/usr/sbin:/sbin:${CARGO_HOME:-$HOME/.cargo}/bin"
 # shellcheck disable=SC2034
 host_packages=(nftables iproute2 conntrack busybox-static libseccomp2 ca-certificates python3)
 # shellcheck disable=SC2034
-build_packages=(gcc libc6-dev libseccomp-dev pkg-config)
+build_packages=(gcc libc6-dev libseccomp-dev pkg-config protobuf-compiler libprotobuf-dev)
 # shellcheck disable=SC2034
 test_packages=(procps bsdutils util-linux)
 

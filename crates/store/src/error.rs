@@ -90,6 +90,17 @@ pub enum StoreError {
         #[source]
         source: Arc<dyn Error + Send + Sync>,
     },
+    /// A store on another machine did not do what it was asked. After a failed commit it is unknown whether it
+    /// happened. Check that the servers run, can be reached and have a quorum.
+    #[error("etcd ({endpoints}) cannot {action}: {cause}")]
+    Remote {
+        /// What was being done, as a verb phrase.
+        action: &'static str,
+        /// The servers, separated by commas.
+        endpoints: String,
+        /// What etcd, or the connection to it, said.
+        cause: String,
+    },
     /// The store has been closed.
     #[error("the store is closed")]
     Closed,
@@ -98,6 +109,12 @@ pub enum StoreError {
 impl StoreError {
     /// Whether the same request can succeed later without anyone changing it.
     pub fn is_retriable(&self) -> bool {
-        matches!(self, StoreError::NoSpace { .. } | StoreError::FutureRevision { .. } | StoreError::Io { .. })
+        matches!(
+            self,
+            StoreError::NoSpace { .. }
+                | StoreError::FutureRevision { .. }
+                | StoreError::Io { .. }
+                | StoreError::Remote { .. }
+        )
     }
 }

@@ -5,8 +5,8 @@
 //! it, until history is compacted. Values are opaque bytes; the crate must never know what a Kubernetes object is.
 //!
 //! Engines: [`memory::MemoryStore`] for tests and throw-away servers, [`embedded::EmbeddedStore`] for a durable
-//! directory. They pass one behaviour suite (`tests/contract.rs`); the contract leaves room for a real etcd v3, so it
-//! promises nothing that etcd does not.
+//! directory, `etcd::EtcdStore` (feature `etcd`) for data on other machines. They pass one behaviour suite
+//! (`tests/contract`), and the contract promises nothing that etcd does not.
 //!
 //! # Rules that hold for every engine
 //! * A fresh store stands at revision 1, its first commit is 2 (as etcd), so that "0" is free to mean "none".
@@ -27,6 +27,8 @@ mod plan;
 mod watch;
 
 pub mod embedded;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 pub mod memory;
 
 use std::fmt;
@@ -164,6 +166,9 @@ pub enum EventKind {
     Put,
     /// Removed.
     Delete,
+    /// No change: the reader has seen everything up to this revision. Only a store that others write too sends it,
+    /// alone in its batch; there revisions pass that no event of the watched prefix tells of.
+    Progress,
 }
 
 /// One committed change.
@@ -268,6 +273,20 @@ pub trait Store: Send + Sync {
 
     /// The revision of the last compaction; 0 when there was none.
     fn compact_revision(&self) -> Revision;
+
+    /// Whether other processes write to this store too, so that [`Store::revision`] may be behind.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// The latest revision, including what other processes have committed before the call. Watches hear of it, by an
+    /// event or by [`EventKind::Progress`].
+    ///
+    /// # Errors
+    /// Engine errors.
+    async fn latest(&self) -> Result<Revision, StoreError> {
+        Ok(self.revision())
+    }
 
     /// Bytes that the store occupies (on disk; in memory for the memory engine).
     ///

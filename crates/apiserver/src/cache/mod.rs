@@ -528,10 +528,13 @@ impl Caches {
         let all = self.by_prefix.load();
         let mut by_cache: Vec<(Arc<Cache>, Changes)> = Vec::new();
         for event in events {
+            if event.kind == orlop_store::EventKind::Progress {
+                continue;
+            }
             let Some(cache) = cache_of(&all, &event.kv.key) else { continue };
             let Ok(key) = std::str::from_utf8(&event.kv.key[cache.prefix.len()..]) else { continue };
             let entry = match event.kind {
-                orlop_store::EventKind::Delete => None,
+                orlop_store::EventKind::Delete | orlop_store::EventKind::Progress => None,
                 orlop_store::EventKind::Put => {
                     let facts = self.facts(&event.kv.key, &event.kv.value);
                     let entry = cache.entry(&event.kv.key, &event.kv.value, revision, facts);

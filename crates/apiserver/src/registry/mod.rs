@@ -194,7 +194,23 @@ impl Registry {
     /// Waits until the cache knows what made a guard fail.
     async fn catch_up(&self, current: &[Option<orlop_store::KeyValue>]) {
         let seen = current.iter().flatten().map(|kv| kv.mod_revision.0).max();
-        self.caches.wait(seen.unwrap_or_else(|| self.store.revision().0)).await;
+        match seen {
+            Some(revision) => self.caches.wait(revision).await,
+            // It is gone; who deleted it may be another server.
+            None => {
+                let _ = self.freshen().await;
+            }
+        }
+    }
+
+    /// Waits until the caches hold everything that was committed before the call. A store that only this server writes
+    /// needs no waiting: a write is answered after it has reached the cache.
+    pub async fn freshen(&self) -> Result<(), ApiError> {
+        if self.store.is_shared() {
+            let latest = self.store.latest().await.map_err(store_error)?;
+            self.caches.wait(latest.0).await;
+        }
+        Ok(())
     }
 
     /// Runs the mutating plugins.

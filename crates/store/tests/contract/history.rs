@@ -153,12 +153,17 @@ async fn compaction_beside_readers_and_writers(s: Subject) {
 
 /// The same store after a restart; the memory engine just goes on.
 pub async fn reopened(s: Subject) -> Subject {
+    #[cfg(feature = "etcd")]
+    if let Some(process) = s.etcd {
+        drop(s.store);
+        return crate::etcd::connect(process).await;
+    }
     let Some(dir) = s.dir else { return s };
     drop(s.store);
     let path = dir.path().join("data");
     let store =
         tokio::task::spawn_blocking(move || EmbeddedStore::open(path, Options::default())).await.unwrap();
-    Subject { store: Arc::new(store.unwrap()), dir: Some(dir) }
+    Subject::new(Arc::new(store.unwrap()), Some(dir))
 }
 
 async fn reopening_keeps_everything(s: Subject) {

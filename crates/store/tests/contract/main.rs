@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod basics;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod history;
 mod model;
 mod watching;
@@ -19,16 +21,29 @@ use orlop_store::{Event, EventKind, Guard, KeyValue, Op, Revision, Store, Txn, T
 pub struct Subject {
     pub store: Arc<dyn Store>,
     pub dir: Option<tempfile::TempDir>,
+    #[cfg(feature = "etcd")]
+    pub etcd: Option<etcd::Process>,
+}
+
+impl Subject {
+    pub fn new(store: Arc<dyn Store>, dir: Option<tempfile::TempDir>) -> Subject {
+        Subject {
+            store,
+            dir,
+            #[cfg(feature = "etcd")]
+            etcd: None,
+        }
+    }
 }
 
 pub fn memory() -> Subject {
-    Subject { store: Arc::new(MemoryStore::new()), dir: None }
+    Subject::new(Arc::new(MemoryStore::new()), None)
 }
 
 pub fn embedded() -> Subject {
     let dir = tempfile::tempdir().unwrap();
     let store = EmbeddedStore::open(dir.path().join("data"), Options::default()).unwrap();
-    Subject { store: Arc::new(store), dir: Some(dir) }
+    Subject::new(Arc::new(store), Some(dir))
 }
 
 /// Runs the facts of a module against each engine: `facts!(a, b)` makes the tests `memory::a`, `embedded::a`, ...
@@ -37,6 +52,8 @@ macro_rules! facts {
     ($($fact:ident),* $(,)?) => {
         mod memory { $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)] async fn $fact() { super::$fact($crate::memory()).await })* }
         mod embedded { $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)] async fn $fact() { super::$fact($crate::embedded()).await })* }
+        #[cfg(feature = "etcd")]
+        mod etcd { $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)] async fn $fact() { super::$fact($crate::etcd::start().await).await })* }
     };
 }
 

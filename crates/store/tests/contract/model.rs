@@ -213,16 +213,16 @@ async fn watch(s: &Subject, model: &Model, prefix: &str, back: u64) {
     assert_eq!(seen, expected);
 }
 
-fn check(subject: fn() -> Subject, steps: Vec<Step>) {
+fn check(subject: impl AsyncFnOnce() -> Subject, steps: Vec<Step>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    runtime.block_on(run(subject(), steps));
+    runtime.block_on(async { run(subject().await, steps).await });
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn memory_is_the_model(steps in proptest::collection::vec(step(), 0..120)) {
-        check(memory, steps);
+        check(async || memory(), steps);
     }
 }
 
@@ -230,6 +230,16 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn embedded_is_the_model(steps in proptest::collection::vec(step(), 0..120)) {
-        check(embedded, steps);
+        check(async || embedded(), steps);
+    }
+}
+
+// Each case starts a server of its own.
+#[cfg(feature = "etcd")]
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 6, failure_persistence: None, max_shrink_iters: 32, ..ProptestConfig::default() })]
+    #[test]
+    fn etcd_is_the_model(steps in proptest::collection::vec(step(), 0..120)) {
+        check(crate::etcd::start, steps);
     }
 }

@@ -195,7 +195,7 @@ async fn the_stream_ends_with_the_store(s: Subject) {
     });
     put(&*s.store, "a", "1").await;
     tokio::time::sleep(Duration::from_millis(50)).await;
-    let Subject { store, dir: _dir } = s;
+    let Subject { store, dir: _dir, .. } = s;
     tokio::task::spawn_blocking(move || drop(store)).await.unwrap();
     assert!(tokio::time::timeout(Duration::from_secs(10), reader).await.unwrap().unwrap());
 }
