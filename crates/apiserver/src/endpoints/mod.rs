@@ -87,6 +87,12 @@ async fn serve(server: Arc<ApiServer>, request: &Request, body: Bytes) -> Result
     }
     let include = IncludeObject::parse(request.query.value("includeObject"));
     let renderer = Renderer::new(resource.clone(), request.accept, include);
+    // A list or watch from a given revision says itself how old its answer may be.
+    let from_revision =
+        matches!(info.verb.as_str(), "list" | "watch") && !request.query.value("resourceVersion").is_empty();
+    if !from_revision {
+        server.registry.freshen().await?;
+    }
     let endpoint = Endpoint { server, request, resource: &resource, renderer };
     if info.subresource.is_empty() { endpoint.main(body).await } else { endpoint.subresource(body).await }
 }
