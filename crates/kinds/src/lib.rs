@@ -12,6 +12,7 @@ mod printer;
 mod testing;
 mod validate;
 
+pub mod admissionregistration;
 pub mod apps;
 pub mod batch;
 pub mod coordination;
@@ -156,6 +157,7 @@ pub fn strategy(group: &str, kind: &str) -> Option<&'static dyn Strategy> {
         ("", "Secret") => &core::secret::Secret,
         ("", "Service") => &core::service::Service,
         ("", "ServiceAccount") => &core::service_account::ServiceAccount,
+        ("admissionregistration.k8s.io", kind) => admissionregistration::strategy(kind)?,
         ("apps", "ControllerRevision") => &apps::controllerrevision::ControllerRevision,
         ("apps", "DaemonSet") => &apps::daemonset::DaemonSet,
         ("apps", "Deployment") => &apps::deployment::Deployment,

@@ -1,0 +1,231 @@
+//! What validating and mutating admission policies share: parameters, match constraints, variables.
+
+use orlop_api::field::{self, ErrorList, Path};
+use orlop_api::names;
+use serde_json::Value;
+
+use super::rules;
+use crate::cursor::{Cursor, default_to, same};
+use crate::validate::require_one_of;
+
+pub(super) use super::expression::Expressions;
+
+/// Fills in a policy's failure policy and match constraints.
+pub(super) fn defaults(obj: &mut Value) {
+    let Some(spec) = obj.get_mut("spec").filter(|s| s.is_object()) else { return };
+    default_to(spec, "failurePolicy", "Fail");
+    rules::default_match_resources(spec, "matchConstraints");
+}
+
+/// The parts of a policy before its variables; gives what its expressions are checked with.
+pub(super) fn validate_head<'a>(
+    errs: &mut ErrorList,
+    spec: &'a Value,
+    old: Option<&Value>,
+    mutating: bool,
+    path: &Path,
+) -> Expressions<'a> {
+    require_one_of(
+        errs,
+        &path.child("failurePolicy"),
+        spec["failurePolicy"].text(),
+        &rules::FAILURE_POLICIES,
+    );
+    let has_params = spec["paramKind"].is_set();
+    if has_params {
+        validate_param_kind(errs, &spec["paramKind"], &path.child("paramKind"));
+    }
+    let constraints = path.child("matchConstraints");
+    if spec["matchConstraints"].is_set() {
+        rules::validate_match_resources(errs, &spec["matchConstraints"], &constraints);
+        if spec["matchConstraints"]["resourceRules"].items().is_empty() {
+            errs.push(field::required(&constraints.child("resourceRules"), ""));
+        }
+        if mutating {
+            rules::validate_mutable_operations(errs, &spec["matchConstraints"], &constraints);
+        }
+    } else {
+        errs.push(field::required(&constraints, ""));
+    }
+    let unchanged = old.is_some_and(|old| {
+        same(&old["paramKind"], &spec["paramKind"]) && same(&old["matchConditions"], &spec["matchConditions"])
+    });
+    if !unchanged {
+        let mut stateless = Expressions::stateless(has_params);
+        let at = path.child("matchConditions");
+        rules::validate_match_conditions(errs, &spec["matchConditions"], &mut stateless, &at);
+    }
+    Expressions::stateless(has_params)
+}
+
+fn validate_param_kind(errs: &mut ErrorList, kind: &Value, path: &Path) {
+    let api_version = kind["apiVersion"].text();
+    let at = path.child("apiVersion");
+    if api_version.is_empty() {
+        errs.push(field::required(&at, ""));
+    } else if api_version.matches('/').count() > 1 {
+        let detail = format!("unexpected GroupVersion string: {api_version}");
+        errs.push(field::invalid(&at, api_version, detail));
+    } else {
+        let (group, version) = match api_version {
+            "/" => ("", ""),
+            text => text.split_once('/').unwrap_or(("", text)),
+        };
+        if !group.is_empty() {
+            let wrong = names::is_dns1123_subdomain(group);
+            if !wrong.is_empty() {
+                errs.push(field::invalid(&at, group, wrong.join(",")));
+            }
+        }
+        if version.is_empty() {
+            errs.push(field::invalid(&at, api_version, "version must be specified"));
+        } else {
+            let wrong = names::is_dns1035_label(version);
+            if !wrong.is_empty() {
+                errs.push(field::invalid(&at, version, wrong.join(",")));
+            }
+        }
+    }
+    let name = kind["kind"].text();
+    let at = path.child("kind");
+    if name.is_empty() {
+        errs.push(field::required(&at, ""));
+        return;
+    }
+    let wrong = names::is_dns1035_label(&name.to_lowercase());
+    if !wrong.is_empty() {
+        let detail = format!("may have mixed case, but should otherwise match: {}", wrong.join(","));
+        errs.push(field::invalid(&at, name, detail));
+    }
+}
+
+/// The policy's variables, each of which the later expressions may use.
+pub(super) fn validate_variables(
+    errs: &mut ErrorList,
+    spec: &Value,
+    expressions: &mut Expressions<'_>,
+    path: &Path,
+) {
+    for (i, variable) in spec["variables"].items().iter().enumerate() {
+        let at = path.child("variables").index(i);
+        let (name, expression) = (variable["name"].text(), variable["expression"].text());
+        if name.trim().is_empty() {
+            errs.push(field::required(&at.child("name"), "name is not specified"));
+        } else if !is_identifier(name) {
+            errs.push(field::invalid(&at.child("name"), name, "must be a valid CEL identifier"));
+        }
+        if expression.trim().is_empty() {
+            errs.push(field::required(&at.child("expression"), "expression is not specified"));
+        } else {
+            expressions.variable(errs, name, expression, &at.child("expression"));
+        }
+    }
+}
+
+/// Whether CEL could read the name as an identifier.
+fn is_identifier(name: &str) -> bool {
+    const RESERVED: [&str; 21] = [
+        "true",
+        "false",
+        "null",
+        "in",
+        "as",
+        "break",
+        "const",
+        "continue",
+        "else",
+        "for",
+        "function",
+        "if",
+        "import",
+        "let",
+        "loop",
+        "package",
+        "namespace",
+        "return",
+        "var",
+        "void",
+        "while",
+    ];
+    let mut bytes = name.bytes();
+    let first = |b: u8| b == b'_' || b.is_ascii_alphabetic();
+    bytes.next().is_some_and(first)
+        && bytes.all(|b| first(b) || b.is_ascii_digit())
+        && !RESERVED.contains(&name)
+}
+
+/// `status.conditions` as upstream's `ValidateConditions` wants them.
+pub(super) fn validate_conditions(errs: &mut ErrorList, conditions: &Value, path: &Path) {
+    let mut seen = std::collections::HashSet::new();
+    for (i, condition) in conditions.items().iter().enumerate() {
+        let at = path.index(i);
+        let kind = condition["type"].text();
+        if !seen.insert(kind) {
+            errs.push(field::duplicate(&at.child("type"), kind));
+        }
+        if kind.is_empty() {
+            errs.push(field::required(&at.child("type"), "must be set"));
+        } else {
+            for message in names::is_qualified_name(kind) {
+                errs.push(field::invalid(&at.child("type"), kind, message));
+            }
+        }
+        let status = condition["status"].text();
+        if !matches!(status, "True" | "False" | "Unknown") {
+            let valid = ["False", "True", "Unknown"];
+            errs.push(field::not_supported(&at.child("status"), status, &valid));
+        }
+        let generation = condition["observedGeneration"].int();
+        if generation < 0 {
+            errs.push(field::invalid(
+                &at.child("observedGeneration"),
+                generation,
+                "must be greater than or equal to zero",
+            ));
+        }
+        if condition["lastTransitionTime"].text().is_empty() {
+            errs.push(field::required(&at.child("lastTransitionTime"), "must be set"));
+        }
+        let message = condition["message"].text();
+        if message.len() > 32 * 1024 {
+            errs.push(field::too_long(&at.child("message"), 32 * 1024));
+        }
+        let reason = condition["reason"].text();
+        let reason_path = at.child("reason");
+        if reason.is_empty() {
+            errs.push(field::required(&reason_path, "must be set"));
+        } else {
+            for message in reason_messages(reason) {
+                errs.push(field::invalid(&reason_path, reason, message));
+            }
+            if reason.len() > 1024 {
+                errs.push(field::too_long(&reason_path, 1024));
+            }
+        }
+    }
+}
+
+fn reason_messages(reason: &str) -> Vec<String> {
+    let bytes = reason.as_bytes();
+    let edge = |b: u8| b == b'_' || b.is_ascii_alphanumeric();
+    let good = bytes.first().is_some_and(u8::is_ascii_alphabetic)
+        && bytes.iter().all(|b| edge(*b) || matches!(b, b',' | b':'))
+        && bytes.last().is_some_and(|b| edge(*b));
+    if good {
+        return Vec::new();
+    }
+    vec![names::regex_error(
+        "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_'",
+        "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?",
+        &["my_name", "MY_NAME", "MyName", "ReasonA,ReasonB", "ReasonA:ReasonB"],
+    )]
+}
+
+/// The `ParamKind` cell.
+pub(super) fn param_kind_cell(obj: &Value) -> Value {
+    let kind = &obj["spec"]["paramKind"];
+    if !kind.is_set() {
+        return "<unset>".into();
+    }
+    format!("{}/{}", kind["apiVersion"].text(), kind["kind"].text()).into()
+}
