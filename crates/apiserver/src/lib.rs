@@ -62,6 +62,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// The admission plugins' options contradict each other or name what is not there.
+    #[error(transparent)]
+    Admission(#[from] admission::PluginError),
     /// The address could not be bound.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -158,7 +161,7 @@ impl ApiServer {
             store,
             caches,
             resources,
-            admission: admission::default_plugins(),
+            admission: admission::plugins(&options)?,
             allocators,
             authorizer: authorizer.clone(),
         };

@@ -242,7 +242,8 @@ pub struct Options {
     pub compaction_interval: u64,
     /// `--external-hostname`: the host in addresses given to others (OpenID discovery).
     pub external_hostname: Option<String>,
-    /// `--enable-admission-plugins`: plugins beyond the default ones.
+    /// `--enable-admission-plugins`: plugins beyond the default ones. `NodeRestriction` is among them here, as in every
+    /// cluster that is set up with care; upstream's flag is empty when it is not given.
     pub enable_admission_plugins: Vec<String>,
     /// `--disable-admission-plugins`
     pub disable_admission_plugins: Vec<String>,
@@ -338,7 +339,7 @@ impl Default for Options {
             unattended_resources: Vec::new(),
             compaction_interval: 300,
             external_hostname: None,
-            enable_admission_plugins: Vec::new(),
+            enable_admission_plugins: vec!["NodeRestriction".to_string()],
             disable_admission_plugins: Vec::new(),
             admission_control_config_file: None,
             audit: AuditOptions::default(),

@@ -3,20 +3,36 @@
 //! A plugin sees the operation, the new and the old object; it never sees HTTP. One file per plugin, named after the
 //! upstream plugin.
 
+mod always;
+mod always_pull_images;
+mod certificates;
 mod default_ingress_class;
+mod default_storage_class;
 mod default_toleration_seconds;
+mod extended_resource_toleration;
+mod external_ips;
+pub(crate) mod fields;
+mod hard_anti_affinity;
+mod limit_ranger;
+mod namespace_exists;
 mod namespace_lifecycle;
 mod node_restriction;
+mod plugins;
+mod pod_topology_labels;
 mod priority;
 mod runtime_class;
 mod service_account;
+mod storage_protection;
 mod taint_nodes_by_condition;
+mod volume_resize;
 
 use async_trait::async_trait;
 use orlop_api::status::ApiError;
 use serde_json::Value;
 
 use crate::registry::{Call, Registry};
+
+pub use plugins::{PluginError, plugins};
 
 /// What is being done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +43,8 @@ pub enum Operation {
     Update,
     /// DELETE.
     Delete,
+    /// A connection through the server: `exec`, `attach`, `portforward`, `proxy`.
+    Connect,
 }
 
 /// One request as a plugin sees it.
@@ -58,12 +76,24 @@ impl<'a> Request<'a> {
         resource.group.is_empty() && resource.plural == plural && self.call.subresource.is_empty()
     }
 
+    /// Whether it is about this resource, without a subresource.
+    pub fn is(&self, group: &str, plural: &str) -> bool {
+        let resource = self.call.resource;
+        resource.group == group && resource.plural == plural && self.call.subresource.is_empty()
+    }
+
+    /// The object's name: as in the path, as in the object, or what a name will be generated from.
+    pub fn name(&self) -> &str {
+        let meta = |field: &str| self.object.get("metadata").map_or("", |m| fields::Fields::text(m, field));
+        [self.call.name, meta("name"), meta("generateName")].into_iter().find(|n| !n.is_empty()).unwrap_or("")
+    }
+
     /// The 403 a plugin answers with.
     pub fn forbidden(&self, message: impl std::fmt::Display) -> ApiError {
         let resource = self.call.resource;
-        let name = match self.object.pointer("/metadata/name").and_then(Value::as_str) {
-            Some(name) if !name.is_empty() => name,
-            _ => self.call.name,
+        let name = match self.name() {
+            "" => "Unknown",
+            name => name,
         };
         ApiError::forbidden(&resource.group, &resource.plural, name, message)
     }
@@ -75,6 +105,12 @@ pub trait Admission: Send + Sync {
     /// Upstream's name of the plugin.
     fn name(&self) -> &'static str;
 
+    /// Whether the request is the plugin's business at all: asked of every request, so it looks at kind and operation
+    /// only.
+    fn handles(&self, _request: &Request<'_>) -> bool {
+        true
+    }
+
     /// Changes the object, or refuses.
     async fn mutate(&self, _registry: &Registry, _request: &mut Request<'_>) -> Result<(), ApiError> {
         Ok(())
@@ -84,18 +120,4 @@ pub trait Admission: Send + Sync {
     async fn validate(&self, _registry: &Registry, _request: &Request<'_>) -> Result<(), ApiError> {
         Ok(())
     }
-}
-
-/// The plugins in upstream's order.
-pub fn default_plugins() -> Vec<Box<dyn Admission>> {
-    vec![
-        Box::new(namespace_lifecycle::NamespaceLifecycle),
-        Box::new(service_account::ServiceAccount),
-        Box::new(node_restriction::NodeRestriction),
-        Box::new(taint_nodes_by_condition::TaintNodesByCondition),
-        Box::new(priority::Priority),
-        Box::new(default_toleration_seconds::DefaultTolerationSeconds),
-        Box::new(runtime_class::RuntimeClass),
-        Box::new(default_ingress_class::DefaultIngressClass),
-    ]
 }

@@ -68,7 +68,8 @@ impl Registry {
             };
             let mut current = super::events::to_served(resource, entry.value());
             self.check_preconditions(call, options, asked.as_deref(), &current)?;
-            self.validate(&Request::new(call, Operation::Delete, &mut Value::Null, Some(&current))).await?;
+            let mut gone = Value::Null;
+            self.admit(&mut Request::new(call, Operation::Delete, &mut gone, Some(&current))).await?;
             let step = if resource.kind == "Namespace" && resource.group.is_empty() {
                 mark_namespace(&mut current, options)
             } else {

@@ -216,7 +216,9 @@ impl Registry {
     /// Runs the mutating plugins.
     pub async fn mutate(&self, request: &mut crate::admission::Request<'_>) -> Result<(), ApiError> {
         for plugin in &self.admission {
-            plugin.mutate(self, request).await?;
+            if plugin.handles(request) {
+                plugin.mutate(self, request).await?;
+            }
         }
         Ok(())
     }
@@ -224,8 +226,16 @@ impl Registry {
     /// Runs the validating plugins.
     pub async fn validate(&self, request: &crate::admission::Request<'_>) -> Result<(), ApiError> {
         for plugin in &self.admission {
-            plugin.validate(self, request).await?;
+            if plugin.handles(request) {
+                plugin.validate(self, request).await?;
+            }
         }
         Ok(())
+    }
+
+    /// Runs all plugins, for what is not stored as it is sent: deletions, subresources that are actions, connections.
+    pub async fn admit(&self, request: &mut crate::admission::Request<'_>) -> Result<(), ApiError> {
+        self.mutate(request).await?;
+        self.validate(request).await
     }
 }
