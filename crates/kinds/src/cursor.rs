@@ -116,6 +116,20 @@ pub(crate) fn keep_field(obj: &mut Value, old: &Value, key: &str) {
     }
 }
 
+/// Makes everything in `metadata` but the managed fields what it is in `old`: upstream's `ResetObjectMetaForStatus`.
+pub(crate) fn keep_metadata_for_status(obj: &mut Value, old: &Value) {
+    const KEPT: [&str; 7] = [
+        "deletionTimestamp",
+        "generation",
+        "selfLink",
+        "labels",
+        "annotations",
+        "finalizers",
+        "ownerReferences",
+    ];
+    keep(child(obj, "metadata"), &old["metadata"], &KEPT);
+}
+
 /// Go's semantic equality: an absent field equals its zero value when that is null or an empty list or map.
 pub(crate) fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {

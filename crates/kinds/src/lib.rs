@@ -4,6 +4,7 @@
 //! Everything here is a pure function over JSON values in normalised form (what upstream's Go types would encode).
 //! This crate must never know of HTTP, storage, allocation (cluster IPs, node ports), admission, clocks or identities.
 
+mod addresses;
 mod cursor;
 mod duration;
 mod metadata;
@@ -13,16 +14,20 @@ mod testing;
 mod validate;
 
 pub mod admissionregistration;
+pub mod apiregistration;
 pub mod apps;
 pub mod batch;
+pub mod certificates;
 pub mod coordination;
 pub mod core;
 pub mod discovery;
+pub mod flowcontrol;
 pub mod networking;
 pub mod node;
 pub mod policy;
 pub mod quota;
 pub mod rbac;
+pub mod resource;
 pub mod scheduling;
 pub mod storage;
 
@@ -159,24 +164,36 @@ pub fn strategy(group: &str, kind: &str) -> Option<&'static dyn Strategy> {
         ("", "Service") => &core::service::Service,
         ("", "ServiceAccount") => &core::service_account::ServiceAccount,
         ("admissionregistration.k8s.io", kind) => admissionregistration::strategy(kind)?,
+        ("apiregistration.k8s.io", "APIService") => &apiregistration::apiservice::ApiService,
         ("apps", "ControllerRevision") => &apps::controllerrevision::ControllerRevision,
         ("apps", "DaemonSet") => &apps::daemonset::DaemonSet,
         ("apps", "Deployment") => &apps::deployment::Deployment,
         ("apps", "ReplicaSet") => &apps::replicaset::ReplicaSet,
         ("apps", "StatefulSet") => &apps::statefulset::StatefulSet,
         ("batch", "Job") => &batch::job::Job,
+        ("certificates.k8s.io", "CertificateSigningRequest") => &certificates::csr::CertificateSigningRequest,
         ("coordination.k8s.io", "Lease") => &coordination::lease::Lease,
         ("discovery.k8s.io", "EndpointSlice") => &discovery::endpointslice::EndpointSlice,
         ("events.k8s.io", "Event") => &core::event::EventsEvent,
+        ("flowcontrol.apiserver.k8s.io", "FlowSchema") => &flowcontrol::flowschema::FlowSchema,
+        ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => {
+            &flowcontrol::prioritylevel::PriorityLevelConfiguration
+        }
         ("rbac.authorization.k8s.io", "ClusterRole") => &rbac::Role { cluster: true },
         ("rbac.authorization.k8s.io", "ClusterRoleBinding") => &rbac::RoleBinding { cluster: true },
         ("rbac.authorization.k8s.io", "Role") => &rbac::Role { cluster: false },
         ("rbac.authorization.k8s.io", "RoleBinding") => &rbac::RoleBinding { cluster: false },
         ("networking.k8s.io", "Ingress") => &networking::ingress::Ingress,
         ("networking.k8s.io", "IngressClass") => &networking::ingressclass::IngressClass,
+        ("networking.k8s.io", "IPAddress") => &networking::ipaddress::IpAddress,
+        ("networking.k8s.io", "ServiceCIDR") => &networking::servicecidr::ServiceCidr,
         ("networking.k8s.io", "NetworkPolicy") => &networking::networkpolicy::NetworkPolicy,
         ("node.k8s.io", "RuntimeClass") => &node::runtimeclass::RuntimeClass,
         ("policy", "PodDisruptionBudget") => &policy::poddisruptionbudget::PodDisruptionBudget,
+        ("resource.k8s.io", "DeviceClass") => &resource::deviceclass::DeviceClass,
+        ("resource.k8s.io", "ResourceClaim") => &resource::claim::ResourceClaim,
+        ("resource.k8s.io", "ResourceClaimTemplate") => &resource::claim::ResourceClaimTemplate,
+        ("resource.k8s.io", "ResourceSlice") => &resource::slice::ResourceSlice,
         ("scheduling.k8s.io", "PriorityClass") => &scheduling::priorityclass::PriorityClass,
         ("storage.k8s.io", "StorageClass") => &storage::storageclass::StorageClass,
         _ => return None,

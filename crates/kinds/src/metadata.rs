@@ -38,10 +38,20 @@ pub fn validate_object_meta(obj: &Value, namespaced: bool, rule: NameRule) -> Er
 }
 
 pub(crate) fn validate_meta(meta: &Value, namespaced: bool, rule: NameRule, path: &Path) -> ErrorList {
+    validate_meta_by(meta, namespaced, &|name, prefix| check_name(rule, name, prefix), path)
+}
+
+/// [`validate_meta`] of a kind whose names have a rule of their own: messages about a name, or about a prefix.
+pub(crate) fn validate_meta_by(
+    meta: &Value,
+    namespaced: bool,
+    rule: &dyn Fn(&str, bool) -> Vec<String>,
+    path: &Path,
+) -> ErrorList {
     let mut errs = ErrorList::new();
     let generate_name = meta["generateName"].text();
     if !generate_name.is_empty() {
-        for msg in check_name(rule, generate_name, true) {
+        for msg in rule(generate_name, true) {
             errs.push(field::invalid(&path.child("generateName"), generate_name, msg));
         }
     }
@@ -49,7 +59,7 @@ pub(crate) fn validate_meta(meta: &Value, namespaced: bool, rule: NameRule, path
     if name.is_empty() {
         errs.push(field::required(&path.child("name"), "name or generateName is required"));
     } else {
-        for msg in check_name(rule, name, false) {
+        for msg in rule(name, false) {
             errs.push(field::invalid(&path.child("name"), name, msg));
         }
     }

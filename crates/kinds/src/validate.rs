@@ -63,35 +63,7 @@ pub(crate) fn object_name(errs: &mut ErrorList, path: &Path, value: &str, rule: 
     invalids(errs, path, value, rule.check(value, false));
 }
 
-/// An IP address in its plain form.
-pub(crate) fn ip(errs: &mut ErrorList, path: &Path, value: &str) -> bool {
-    let messages = ip_messages(value);
-    let good = messages.is_empty();
-    invalids(errs, path, value, messages);
-    good
-}
-
-/// Like the name rules; an IPv4 address with leading zeros has a message of its own.
-pub(crate) fn ip_messages(value: &str) -> Vec<String> {
-    let octets: Vec<&str> = value.split('.').collect();
-    let digits = |o: &&str| !o.is_empty() && o.len() <= 3 && o.bytes().all(|b| b.is_ascii_digit());
-    if octets.len() == 4
-        && octets.iter().all(digits)
-        && octets.iter().all(|o| o.parse::<u16>().is_ok_and(|n| n < 256))
-        && octets.iter().any(|o| o.len() > 1 && o.starts_with('0'))
-    {
-        return vec!["must not have leading 0s".to_owned()];
-    }
-    if value.parse::<std::net::Ipv6Addr>().is_ok_and(|ip| ip.to_ipv4_mapped().is_some()) {
-        return vec!["must not be an IPv4-mapped IPv6 address".to_owned()];
-    }
-    names::is_valid_ip(value)
-}
-
-/// A CIDR.
-pub(crate) fn cidr(errs: &mut ErrorList, path: &Path, value: &str) {
-    invalids(errs, path, value, names::is_valid_cidr(value));
-}
+pub(crate) use crate::addresses::{cidr, interface_address, ip};
 
 /// Addresses that cannot be reached from another host: upstream's `ValidateNonSpecialIP`.
 pub(crate) fn non_special_ip(errs: &mut ErrorList, path: &Path, value: &str) {
@@ -117,6 +89,126 @@ pub(crate) fn non_special_ip(errs: &mut ErrorList, path: &Path, value: &str) {
     if link_local_multicast {
         bad("may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)");
     }
+}
+
+/// A CSI or DRA driver's name.
+pub(crate) fn csi_driver_name(errs: &mut ErrorList, path: &Path, name: &str) {
+    if name.is_empty() {
+        errs.push(field::required(path, ""));
+        return;
+    }
+    if name.len() > 63 {
+        errs.push(field::too_long(path, 63));
+    }
+    invalids(errs, path, name, names::is_dns1123_subdomain(&name.to_lowercase()));
+}
+
+/// `example.com/name`: who signs certificates or bundles.
+pub(crate) fn signer_name(errs: &mut ErrorList, path: &Path, name: &str) {
+    const MAX_DOMAIN: usize = 253;
+    /// A namespace, a dot and a name.
+    const MAX_PATH: usize = 253 + 63 + 1;
+    if name.is_empty() {
+        errs.push(field::required(path, ""));
+    }
+    let (domain, rest) = match name.split_once('/') {
+        Some((domain, rest)) if !rest.contains('/') => (domain, rest),
+        _ => {
+            errs.push(field::invalid(
+                path,
+                name,
+                "must be a fully qualified domain and path of the form 'example.com/signer-name'",
+            ));
+            return;
+        }
+    };
+    if domain.len() > MAX_DOMAIN {
+        errs.push(field::too_long(path, MAX_DOMAIN));
+    }
+    signer_labels(errs, path, domain, names::is_dns1123_label);
+    if !domain.contains('.') {
+        errs.push(field::invalid(
+            path,
+            domain,
+            "should be a domain with at least two segments separated by dots",
+        ));
+    }
+    signer_labels(errs, path, rest, names::is_dns1123_subdomain);
+    if name.len() > MAX_DOMAIN + MAX_PATH + 1 {
+        errs.push(field::too_long(path, MAX_DOMAIN + MAX_PATH + 1));
+    }
+}
+
+/// The first bad label between the dots of a part of a signer's name.
+fn signer_labels(errs: &mut ErrorList, path: &Path, part: &str, check: fn(&str) -> Vec<String>) {
+    let bad = part.split('.').map(|label| (label, check(label))).find(|(_, messages)| !messages.is_empty());
+    if let Some((label, messages)) = bad {
+        for msg in messages {
+            let why = format!("validating label {}: {msg}", field::go_quote(label));
+            errs.push(field::invalid(path, part, why));
+        }
+    }
+}
+
+/// `meta/v1` conditions: upstream's `ValidateConditions`.
+pub(crate) fn conditions(errs: &mut ErrorList, path: &Path, list: &Value) {
+    const MAX_REASON: usize = 1024;
+    const MAX_MESSAGE: usize = 32 * 1024;
+    let items = list.items();
+    for (i, condition) in items.iter().enumerate() {
+        let path = path.index(i);
+        let kind = condition["type"].text();
+        if items[..i].iter().any(|earlier| earlier["type"].text() == kind) {
+            errs.push(field::duplicate(&path.child("type"), kind));
+        }
+        errs.extend(validate_label_name(kind, &path.child("type")));
+        let status = condition["status"].text();
+        if !["False", "True", "Unknown"].contains(&status) {
+            errs.push(field::not_supported(&path.child("status"), status, &["False", "True", "Unknown"]));
+        }
+        let generation = condition["observedGeneration"].int();
+        if generation < 0 {
+            errs.push(field::invalid(
+                &path.child("observedGeneration"),
+                generation,
+                "must be greater than or equal to zero",
+            ));
+        }
+        if condition["lastTransitionTime"].text().is_empty() {
+            errs.push(field::required(&path.child("lastTransitionTime"), "must be set"));
+        }
+        let reason = condition["reason"].text();
+        let at = path.child("reason");
+        if reason.is_empty() {
+            errs.push(field::required(&at, "must be set"));
+        } else {
+            if !is_condition_reason(reason) {
+                errs.push(field::invalid(
+                    &at,
+                    reason,
+                    names::regex_error(
+                        "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_'",
+                        "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?",
+                        &["my_name", "MY_NAME", "MyName", "ReasonA,ReasonB", "ReasonA:ReasonB"],
+                    ),
+                ));
+            }
+            if reason.len() > MAX_REASON {
+                errs.push(field::too_long(&at, MAX_REASON));
+            }
+        }
+        if condition["message"].text().len() > MAX_MESSAGE {
+            errs.push(field::too_long(&path.child("message"), MAX_MESSAGE));
+        }
+    }
+}
+
+fn is_condition_reason(reason: &str) -> bool {
+    let bytes = reason.as_bytes();
+    let word = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
+    bytes.first().is_some_and(u8::is_ascii_alphabetic)
+        && bytes.last().is_some_and(word)
+        && bytes.iter().all(|b| word(b) || b",:".contains(b))
 }
 
 /// A port as number or name (`IntOrString`).

@@ -19,7 +19,7 @@ pub mod service_account;
 const MAX_DATA_SIZE: usize = 1024 * 1024;
 
 /// The number of bytes a base64 text stands for.
-fn decoded_len(base64: &str) -> usize {
+pub(crate) fn decoded_len(base64: &str) -> usize {
     let digits = base64.trim_end_matches('=').len();
     digits * 3 / 4
 }

@@ -7,6 +7,7 @@ use super::pod::defaults::{self, set_pod_spec};
 use super::pod::validation::validate_pod_template_spec;
 use super::pod::warnings::pod_warnings;
 use crate::cursor::{Cursor, child};
+use crate::metadata::{validate_annotations, validate_labels};
 use crate::validate::{label_selector, selector_is_empty, selector_is_valid, selector_matches};
 
 /// Defaults of `spec.template` of a workload.
@@ -24,6 +25,33 @@ pub(crate) fn drop_disabled_fields(owner: &mut Value) {
 /// Warnings about `spec.template` of a workload.
 pub(crate) fn warnings(obj: &Value) -> Vec<String> {
     pod_warnings(&Path::new("spec").child("template"), &obj["spec"]["template"])
+}
+
+/// `metadata` of a template whose objects get only labels and annotations from it.
+pub(crate) fn validate_template_metadata(errs: &mut ErrorList, path: &Path, meta: &Value) {
+    /// Fields in the order and with the names of Go's struct, by which upstream names them here.
+    const NOT_ALLOWED: [(&str, &str); 13] = [
+        ("name", "Name"),
+        ("generateName", "GenerateName"),
+        ("namespace", "Namespace"),
+        ("selfLink", "SelfLink"),
+        ("uid", "UID"),
+        ("resourceVersion", "ResourceVersion"),
+        ("generation", "Generation"),
+        ("creationTimestamp", "CreationTimestamp"),
+        ("deletionTimestamp", "DeletionTimestamp"),
+        ("deletionGracePeriodSeconds", "DeletionGracePeriodSeconds"),
+        ("ownerReferences", "OwnerReferences"),
+        ("finalizers", "Finalizers"),
+        ("managedFields", "ManagedFields"),
+    ];
+    errs.extend(validate_annotations(&meta["annotations"], &path.child("annotations")));
+    errs.extend(validate_labels(&meta["labels"], &path.child("labels")));
+    for (key, name) in NOT_ALLOWED {
+        if !meta[key].is_empty() {
+            errs.push(field::forbidden(&path.child(name), "cannot be set"));
+        }
+    }
 }
 
 /// `selector` and `template` of a workload spec that keeps pods running. `kind` names it in the message about an empty

@@ -46,7 +46,7 @@ fn validate_weight(errs: &mut ErrorList, path: &Path, term: &Value) {
 }
 
 /// A `NodeSelector`: at least one term.
-fn validate_node_selector(errs: &mut ErrorList, path: &Path, selector: &Value) {
+pub(crate) fn validate_node_selector(errs: &mut ErrorList, path: &Path, selector: &Value) {
     let path = path.child("nodeSelectorTerms");
     let terms = selector["nodeSelectorTerms"].items();
     if terms.is_empty() {

@@ -16,7 +16,7 @@ pub(crate) mod warnings;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use affinity::{validate_taint_effect, validate_tolerations};
+pub(crate) use affinity::{validate_node_selector, validate_taint_effect, validate_tolerations};
 pub use update::{
     prepare_ephemeral_containers_update, prepare_resize_update, validate_binding,
     validate_ephemeral_containers_update, validate_resize_update,

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::env::{VOLUME_FIELDS, validate_field_ref, validate_resource_field_ref};
 use crate::NameRule;
 use crate::core::persistentvolumeclaim::validate_claim_spec;
+use crate::core::pod_template::validate_template_metadata;
 use crate::cursor::Cursor;
 use crate::validate::{
     dns_label, dns_subdomain, label_selector, local_descending_path, local_non_reserved_path,
@@ -258,6 +259,7 @@ fn validate_claim_template(errs: &mut ErrorList, path: &Path, template: &Value) 
         errs.push(field::required(&path, ""));
         return;
     }
+    validate_template_metadata(errs, &path.child("metadata"), &template["metadata"]);
     validate_claim_spec(errs, &path.child("spec"), &template["spec"]);
 }
 

@@ -1,0 +1,4 @@
+//! `certificates.k8s.io`: requests for certificates.
+
+pub mod csr;
+mod pem;
