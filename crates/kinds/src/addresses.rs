@@ -7,8 +7,7 @@ use orlop_api::field::{self, ErrorList, Path};
 
 const NO_IP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
 const NO_CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-const NO_INTERFACE: &str =
-    "must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)";
+const NO_INTERFACE: &str = "must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)";
 
 /// An address as Go once read it: an IPv4 address may have leading zeros, which mean nothing.
 pub(crate) fn parse_ip_sloppy(text: &str) -> Option<IpAddr> {
@@ -23,9 +22,11 @@ pub(crate) fn parse_ip_sloppy(text: &str) -> Option<IpAddr> {
         if part.is_empty() || part.len() > 16 || !part.bytes().all(|b| b.is_ascii_digit()) {
             return None;
         }
-        *octet = part.trim_start_matches('0').parse().or_else(|e| {
-            if part.bytes().all(|b| b == b'0') { Ok(0) } else { Err(e) }
-        }).ok()?;
+        *octet = part
+            .trim_start_matches('0')
+            .parse()
+            .or_else(|e| if part.bytes().all(|b| b == b'0') { Ok(0) } else { Err(e) })
+            .ok()?;
     }
     parts.next().is_none().then(|| Ipv4Addr::from(octets).into())
 }

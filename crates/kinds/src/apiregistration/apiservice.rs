@@ -23,10 +23,7 @@ fn validate(obj: &Value) -> ErrorList {
     let rule = |name: &str, _prefix: bool| {
         let mut messages = names::path_segment(name);
         if messages.is_empty() && name != required {
-            messages.push(format!(
-                "must be `spec.version+\".\"+spec.group`: {}",
-                field::go_quote(&required)
-            ));
+            messages.push(format!("must be `spec.version+\".\"+spec.group`: {}", field::go_quote(&required)));
         }
         messages
     };
@@ -135,7 +132,11 @@ impl Strategy for ApiService {
 
     fn prepare_status_update(&self, obj: &mut Value, old: &Value) {
         keep(obj, old, &["spec"]);
-        keep(&mut obj["metadata"], &old["metadata"], &["labels", "annotations", "finalizers", "ownerReferences"]);
+        keep(
+            &mut obj["metadata"],
+            &old["metadata"],
+            &["labels", "annotations", "finalizers", "ownerReferences"],
+        );
     }
 
     fn validate_status_update(&self, obj: &Value, old: &Value) -> ErrorList {

@@ -96,11 +96,7 @@ fn validate(csr: &Value, old: Option<&Value>) -> ErrorList {
     }
     let (signer, at) = (spec["signerName"].text(), path.child("signerName"));
     if signer == LEGACY_SIGNER && old.is_none_or(|old| old["spec"]["signerName"] != LEGACY_SIGNER) {
-        errs.push(field::invalid(
-            &at,
-            signer,
-            "the legacy signerName is not allowed via this API version",
-        ));
+        errs.push(field::invalid(&at, signer, "the legacy signerName is not allowed via this API version"));
     } else {
         signer_name(&mut errs, &at, signer);
     }
@@ -120,11 +116,7 @@ fn validate(csr: &Value, old: Option<&Value>) -> ErrorList {
             || certificate_problem(&bytes_of(&old["status"]["certificate"])).is_some()
     });
     if !kept && let Some(problem) = certificate_problem(&bytes_of(certificate)) {
-        errs.push(field::invalid(
-            &Path::new("status").child("certificate"),
-            "<certificate data>",
-            problem,
-        ));
+        errs.push(field::invalid(&Path::new("status").child("certificate"), "<certificate data>", problem));
     }
     errs
 }
@@ -201,10 +193,7 @@ fn validate_change(csr: &Value, old: &Value, writes: Writes) -> ErrorList {
         if writes != Writes::Certificate {
             errs.push(field::forbidden(&certificate, "updates may not set certificate content"));
         } else if !before.is_empty() {
-            errs.push(field::forbidden(
-                &certificate,
-                "updates may not modify existing certificate content",
-            ));
+            errs.push(field::forbidden(&certificate, "updates may not modify existing certificate content"));
         }
     }
     errs.extend(validate_object_meta_update(csr, old));
@@ -296,9 +285,8 @@ impl Strategy for CertificateSigningRequest {
         if !obj["status"]["certificate"].text().is_empty() {
             state.push_str(",Issued");
         }
-        let asked = spec["expirationSeconds"]
-            .as_i64()
-            .map_or_else(|| "<none>".to_owned(), duration::human_duration);
+        let asked =
+            spec["expirationSeconds"].as_i64().map_or_else(|| "<none>".to_owned(), duration::human_duration);
         let signer = spec["signerName"].text();
         vec![
             printer::name(obj),

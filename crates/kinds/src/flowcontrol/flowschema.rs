@@ -286,8 +286,10 @@ mod tests {
             check_create(GROUP, "FlowSchema", json!({"spec": spec}), expected);
         };
         let level = json!({"name": "l"});
-        let rule = |subject: Value, resource: Value, url: Value| json!({"priorityLevelConfiguration": level, "rules": [
-            {"subjects": [subject], "resourceRules": [resource], "nonResourceRules": [url]}]});
+        let rule = |subject: Value, resource: Value, url: Value| {
+            json!({"priorityLevelConfiguration": level, "rules": [
+            {"subjects": [subject], "resourceRules": [resource], "nonResourceRules": [url]}]})
+        };
         let group = json!({"kind": "Group", "group": {"name": "g"}});
         let resource = json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "namespaces": ["*"]});
         let url = json!({"verbs": ["get"], "nonResourceURLs": ["/healthz/*"]});

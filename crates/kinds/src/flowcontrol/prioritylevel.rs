@@ -5,7 +5,9 @@ use orlop_api::field::{self, ErrorList, Path};
 use serde_json::{Value, json};
 
 use super::{keep_all_but_status, mandatory_spec, validate_status};
-use crate::cursor::{Cursor, bump_generation, default_empty_to, default_to, keep, remove, same, set_generation};
+use crate::cursor::{
+    Cursor, bump_generation, default_empty_to, default_to, keep, remove, same, set_generation,
+};
 use crate::{NameRule, Strategy, metadata, printer};
 
 /// The strategy of PriorityLevelConfigurations.
@@ -65,10 +67,7 @@ fn validate_spec(errs: &mut ErrorList, path: &Path, spec: &Value, name: &str) {
     match kind {
         "Exempt" => {
             if limited.is_set() {
-                errs.push(field::forbidden(
-                    &path.child("limited"),
-                    "must be nil if the type is not Limited",
-                ));
+                errs.push(field::forbidden(&path.child("limited"), "must be nil if the type is not Limited"));
             }
             if exempt.is_set() {
                 let path = path.child("exempt");
@@ -83,10 +82,7 @@ fn validate_spec(errs: &mut ErrorList, path: &Path, spec: &Value, name: &str) {
             if limited.is_set() {
                 validate_limited(errs, &path.child("limited"), limited);
             } else {
-                errs.push(field::required(
-                    &path.child("limited"),
-                    "must not be empty when type is Limited",
-                ));
+                errs.push(field::required(&path.child("limited"), "must not be empty when type is Limited"));
             }
         }
         other => errs.push(field::not_supported(&path.child("type"), other, &["Exempt", "Limited"])),

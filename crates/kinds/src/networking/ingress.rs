@@ -5,9 +5,10 @@ use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
 use serde_json::{Value, json};
 
+use crate::addresses::{ip_unless_stored, parse_ip_sloppy};
 use crate::core::endpoints::first_three;
 use crate::cursor::{Cursor, bump_generation, keep, set_generation};
-use crate::validate::{dns_subdomain, invalids, ip, object_name, port_number, require_text};
+use crate::validate::{dns_subdomain, invalids, object_name, port_number, require_text};
 use crate::{NameRule, Strategy, metadata, printer};
 
 /// The strategy of Ingresses.
@@ -41,7 +42,7 @@ fn validate_spec(errs: &mut ErrorList, spec: &Value) {
         let host = rule["host"].text();
         if !host.is_empty() {
             let at = path.child("host");
-            if host.parse::<std::net::IpAddr>().is_ok() {
+            if parse_ip_sloppy(host).is_some() {
                 errs.push(field::invalid(&at, host, "must be a DNS name, not an IP address"));
             }
             validate_host(errs, &at, host);
@@ -81,7 +82,10 @@ fn validate_path(errs: &mut ErrorList, path: &Path, entry: &Value) {
     let text = entry["path"].text();
     let at = path.child("path");
     match entry["pathType"].as_str() {
-        None => errs.push(field::required(&path.child("pathType"), "pathType must be specified")),
+        None => {
+            errs.push(field::required(&path.child("pathType"), "pathType must be specified"));
+            return;
+        }
         Some("Exact" | "Prefix") => {
             if !text.starts_with('/') {
                 errs.push(field::invalid(&at, text, "must be an absolute path"));
@@ -111,15 +115,27 @@ fn validate_path(errs: &mut ErrorList, path: &Path, entry: &Value) {
     validate_backend(errs, &path.child("backend"), &entry["backend"]);
 }
 
+/// What a backend or a class refers to: its group, kind and name.
+pub(super) fn reference(errs: &mut ErrorList, path: &Path, reference: &Value) {
+    let group = &reference["apiGroup"];
+    if group.is_set() {
+        dns_subdomain(errs, &path.child("apiGroup"), group.text());
+    }
+    for key in ["kind", "name"] {
+        let (value, at) = (reference[key].text(), path.child(key));
+        require_text(errs, &at, value);
+        if !value.is_empty() {
+            invalids(errs, &at, value, names::path_segment(value));
+        }
+    }
+}
+
 fn validate_backend(errs: &mut ErrorList, path: &Path, backend: &Value) {
     let (resource, service) = (&backend["resource"], &backend["service"]);
     if resource.is_set() && service.is_set() {
         errs.push(field::invalid(path, "", "cannot set both resource and service backends"));
     } else if resource.is_set() {
-        let at = path.child("resource");
-        for key in ["kind", "name"] {
-            require_text(errs, &at.child(key), resource[key].text());
-        }
+        reference(errs, &path.child("resource"), resource);
     } else if service.is_set() {
         let at = path.child("service");
         let name = service["name"].text();
@@ -159,11 +175,12 @@ impl Strategy for Ingress {
         let mut errs = metadata::validate_object_meta(obj, true, NameRule::DnsSubdomain);
         validate_spec(&mut errs, &obj["spec"]);
         let class = &obj["metadata"]["annotations"][CLASS];
-        if class.is_set() && obj["spec"]["ingressClassName"].is_set() {
+        let named = &obj["spec"]["ingressClassName"];
+        if class.is_set() && named.is_set() && class != named {
             errs.push(field::invalid(
-                &Path::new("metadata").child("annotations").key(CLASS),
+                &Path::new("annotations").child(CLASS),
                 class.text(),
-                "can not be set when the class field is also set",
+                "must match `ingressClassName` when both are specified",
             ));
         }
         errs
@@ -171,6 +188,7 @@ impl Strategy for Ingress {
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errs = metadata::validate_object_meta_update(obj, old);
+        errs.extend(metadata::validate_object_meta(obj, true, NameRule::DnsSubdomain));
         validate_spec(&mut errs, &obj["spec"]);
         errs
     }
@@ -191,15 +209,17 @@ impl Strategy for Ingress {
     fn validate_status_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errs = metadata::validate_object_meta_update(obj, old);
         let path = Path::new("status").child("loadBalancer").child("ingress");
+        let stored: Vec<&str> =
+            old["status"]["loadBalancer"]["ingress"].items().iter().map(|i| i["ip"].text()).collect();
         for (i, entry) in obj["status"]["loadBalancer"]["ingress"].items().iter().enumerate() {
             let path = path.index(i);
             let (address, host) = (entry["ip"].text(), entry["hostname"].text());
             if !address.is_empty() {
-                ip(&mut errs, &path.child("ip"), address);
+                ip_unless_stored(&mut errs, &path.child("ip"), address, &stored);
             }
             if !host.is_empty() {
                 dns_subdomain(&mut errs, &path.child("hostname"), host);
-                if host.parse::<std::net::IpAddr>().is_ok() {
+                if parse_ip_sloppy(host).is_some() {
                     errs.push(field::invalid(
                         &path.child("hostname"),
                         host,

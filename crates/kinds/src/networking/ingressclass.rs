@@ -5,7 +5,7 @@ use orlop_api::field::{self, ErrorList, Path};
 use serde_json::Value;
 
 use crate::cursor::{Cursor, bump_generation, child, default_to, set_generation};
-use crate::validate::{dns_subdomain, object_name, one_of, require_text};
+use crate::validate::{dns_subdomain, object_name};
 use crate::{NameRule, Strategy, metadata, printer};
 
 /// The strategy of IngressClasses.
@@ -48,10 +48,16 @@ fn validate_spec(errs: &mut ErrorList, spec: &Value) {
         return;
     }
     let at = path.child("parameters");
-    for key in ["kind", "name"] {
-        require_text(errs, &at.child(key), parameters[key].text());
+    super::ingress::reference(errs, &at, parameters);
+    if !parameters["scope"].is_set() {
+        errs.push(field::required(&at.child("scope"), ""));
+        return;
     }
-    one_of(errs, &at.child("scope"), &parameters["scope"], &["Cluster", "Namespace"]);
+    let scope = parameters["scope"].text();
+    if !["Cluster", "Namespace"].contains(&scope) {
+        errs.push(field::not_supported(&at.child("scope"), scope, &["Cluster", "Namespace"]));
+        return;
+    }
     let namespace = &parameters["namespace"];
     if parameters["scope"].text() == "Namespace" {
         if namespace.is_set() {

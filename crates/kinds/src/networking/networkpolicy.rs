@@ -1,20 +1,19 @@
 //! NetworkPolicy: which traffic to and from some pods is allowed.
 
-use std::net::IpAddr;
-
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
 use serde_json::{Value, json};
 
+use crate::addresses::{cidr_unless_stored, contains, parse_cidr_sloppy};
 use crate::cursor::{Cursor, bump_generation, child, default_empty_to, items_mut, set_generation};
-use crate::validate::{cidr, label_selector, port_num_or_name};
+use crate::validate::{label_selector, port_num_or_name};
 use crate::{NameRule, Strategy, metadata, printer};
 
 /// The strategy of NetworkPolicies.
 pub struct NetworkPolicy;
 
-fn validate_spec(errs: &mut ErrorList, spec: &Value) {
+fn validate_spec(errs: &mut ErrorList, spec: &Value, stored: &[&str]) {
     let path = Path::new("spec");
     label_selector(errs, &path.child("podSelector"), &spec["podSelector"]);
     for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
@@ -24,7 +23,7 @@ fn validate_spec(errs: &mut ErrorList, spec: &Value) {
                 validate_port(errs, &path.child("ports").index(p), port);
             }
             for (p, peer) in rule[peers].items().iter().enumerate() {
-                validate_peer(errs, &path.child(peers).index(p), peer);
+                validate_peer(errs, &path.child(peers).index(p), peer, stored);
             }
         }
     }
@@ -51,33 +50,38 @@ fn validate_port(errs: &mut ErrorList, path: &Path, port: &Value) {
         errs.push(field::not_supported(&path.child("protocol"), protocol.text(), &["TCP", "UDP", "SCTP"]));
     }
     let (first, last) = (&port["port"], &port["endPort"]);
-    if first.is_set() {
-        port_num_or_name(errs, &path.child("port"), first);
-    }
-    if !last.is_set() {
-        return;
-    }
     let at = path.child("endPort");
     match first {
         Value::Null => {
-            errs.push(field::required(&path.child("port"), "must be specified when `endPort` is specified"))
-        }
-        Value::String(_) => errs.push(field::required(
-            &path.child("port"),
-            "must be specified as integer when `endPort` is specified",
-        )),
-        _ => {
-            if last.int() < first.int() {
-                errs.push(field::invalid(&at, last.int(), "must be greater than or equal to `port`"));
+            if last.is_set() {
+                errs.push(field::invalid(
+                    &at,
+                    last.int(),
+                    "may not be specified when `port` is not specified",
+                ));
             }
-            for msg in names::is_valid_port_num(last.int()) {
-                errs.push(field::invalid(&at, last.int(), msg));
+        }
+        Value::String(_) => {
+            if last.is_set() {
+                errs.push(field::invalid(&at, last.int(), "may not be specified when `port` is non-numeric"));
+            }
+            port_num_or_name(errs, &path.child("port"), first);
+        }
+        _ => {
+            port_num_or_name(errs, &path.child("port"), first);
+            if last.is_set() {
+                if last.int() < first.int() {
+                    errs.push(field::invalid(&at, last.int(), "must be greater than or equal to `port`"));
+                }
+                for msg in names::is_valid_port_num(last.int()) {
+                    errs.push(field::invalid(&at, last.int(), msg));
+                }
             }
         }
     }
 }
 
-fn validate_peer(errs: &mut ErrorList, path: &Path, peer: &Value) {
+fn validate_peer(errs: &mut ErrorList, path: &Path, peer: &Value, stored: &[&str]) {
     let mut kinds = 0;
     for key in ["podSelector", "namespaceSelector"] {
         if peer[key].is_set() {
@@ -88,7 +92,7 @@ fn validate_peer(errs: &mut ErrorList, path: &Path, peer: &Value) {
     let block = &peer["ipBlock"];
     if block.is_set() {
         kinds += 1;
-        validate_block(errs, &path.child("ipBlock"), block);
+        validate_block(errs, &path.child("ipBlock"), block, stored);
     }
     if kinds == 0 {
         errs.push(field::required(path, "must specify a peer"));
@@ -97,46 +101,36 @@ fn validate_peer(errs: &mut ErrorList, path: &Path, peer: &Value) {
     }
 }
 
-/// An address range as (address bits, length of the prefix, length of an address).
-fn range(text: &str) -> Option<(u128, u32, u32)> {
-    let (address, bits) = text.split_once('/')?;
-    let bits: u32 = bits.parse().ok()?;
-    match address.parse().ok()? {
-        IpAddr::V4(a) if bits <= 32 => Some((u128::from(u32::from(a)), bits, 32)),
-        IpAddr::V6(a) if bits <= 128 => Some((u128::from(a), bits, 128)),
-        _ => None,
-    }
-}
-
-/// Whether `inner` is a smaller part of `outer`.
-fn is_strict_subset(inner: &str, outer: &str) -> bool {
-    let (Some((a, a_bits, a_len)), Some((b, b_bits, b_len))) = (range(inner), range(outer)) else {
-        return false;
-    };
-    let shift = b_len - b_bits;
-    let high = |x: u128| x.checked_shr(shift).unwrap_or(0);
-    a_len == b_len && a_bits > b_bits && high(a) == high(b)
-}
-
-fn validate_block(errs: &mut ErrorList, path: &Path, block: &Value) {
+fn validate_block(errs: &mut ErrorList, path: &Path, block: &Value, stored: &[&str]) {
     let outer = block["cidr"].text();
     if outer.is_empty() {
         errs.push(field::required(&path.child("cidr"), ""));
         return;
     }
-    let before = errs.len();
-    cidr(errs, &path.child("cidr"), outer);
-    if errs.len() > before {
-        return;
-    }
+    cidr_unless_stored(errs, &path.child("cidr"), outer, stored);
+    let Some(outer) = parse_cidr_sloppy(outer) else { return };
     for (i, except) in block["except"].texts().into_iter().enumerate() {
         let at = path.child("except").index(i);
-        let before = errs.len();
-        cidr(errs, &at, except);
-        if errs.len() == before && !is_strict_subset(except, outer) {
+        cidr_unless_stored(errs, &at, except, stored);
+        let Some(inner) = parse_cidr_sloppy(except) else { continue };
+        if !contains(outer, inner.0) || outer.1 >= inner.1 {
             errs.push(field::invalid(&at, except, "must be a strict subset of `cidr`"));
         }
     }
+}
+
+/// Every range of a policy: an update may repeat them, whatever they look like.
+fn ranges(policy: &Value) -> Vec<&str> {
+    let mut all = Vec::new();
+    for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
+        for rule in policy["spec"][direction].items() {
+            for peer in rule[peers].items() {
+                all.push(peer["ipBlock"]["cidr"].text());
+                all.extend(peer["ipBlock"]["except"].texts());
+            }
+        }
+    }
+    all
 }
 
 impl Strategy for NetworkPolicy {
@@ -165,13 +159,13 @@ impl Strategy for NetworkPolicy {
 
     fn validate_create(&self, obj: &Value) -> ErrorList {
         let mut errs = metadata::validate_object_meta(obj, true, NameRule::DnsSubdomain);
-        validate_spec(&mut errs, &obj["spec"]);
+        validate_spec(&mut errs, &obj["spec"], &[]);
         errs
     }
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errs = metadata::validate_object_meta_update(obj, old);
-        validate_spec(&mut errs, &obj["spec"]);
+        validate_spec(&mut errs, &obj["spec"], &ranges(old));
         errs
     }
 
@@ -201,6 +195,14 @@ mod tests {
             from(json!({"ipBlock": {"cidr": "10.0.0.0/24", "except": ["11.0.0.0/25"]}})),
             &[
                 "spec.ingress[0].from[0].ipBlock.except[0]: Invalid value: \"11.0.0.0/25\": must be a strict subset of `cidr`",
+            ],
+        );
+        check(
+            json!({"podSelector": {}, "ingress": [{"ports": [{"port": "http", "endPort": 1}, {"endPort": 1}, {"port": 5, "endPort": 4}]}]}),
+            &[
+                "spec.ingress[0].ports[0].endPort: Invalid value: 1: may not be specified when `port` is non-numeric",
+                "spec.ingress[0].ports[1].endPort: Invalid value: 1: may not be specified when `port` is not specified",
+                "spec.ingress[0].ports[2].endPort: Invalid value: 4: must be greater than or equal to `port`",
             ],
         );
         check(

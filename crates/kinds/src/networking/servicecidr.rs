@@ -28,8 +28,7 @@ fn validate_spec(errs: &mut ErrorList, spec: &Value) {
     for (i, range) in ranges.iter().enumerate() {
         canonical_cidr(errs, &path.index(i), range);
     }
-    let families: Vec<bool> =
-        ranges.iter().filter_map(|r| Some(parse_cidr_sloppy(r)?.0.is_ipv4())).collect();
+    let families: Vec<bool> = ranges.iter().filter_map(|r| Some(parse_cidr_sloppy(r)?.0.is_ipv4())).collect();
     if families.len() == 2 && families.iter().collect::<HashSet<_>>().len() == 1 {
         errs.push(field::invalid(
             &path,
@@ -82,11 +81,7 @@ impl Strategy for ServiceCidr {
     }
 
     fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
-        vec![
-            printer::name(obj),
-            obj["spec"]["cidrs"].texts().join(",").into(),
-            printer::age(obj, now),
-        ]
+        vec![printer::name(obj), obj["spec"]["cidrs"].texts().join(",").into(), printer::age(obj, now)]
     }
 }
 
@@ -119,7 +114,13 @@ mod tests {
             ],
         );
         let update = |new: Value, old: Value, expected: &[&str]| {
-            check_update(GROUP, KIND, json!({"spec": {"cidrs": new}}), json!({"spec": {"cidrs": old}}), expected);
+            check_update(
+                GROUP,
+                KIND,
+                json!({"spec": {"cidrs": new}}),
+                json!({"spec": {"cidrs": old}}),
+                expected,
+            );
         };
         update(json!(["10.0.0.0/24", "2001:db8::/64"]), json!(["10.0.0.0/24"]), &[]);
         update(

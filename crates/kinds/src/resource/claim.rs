@@ -16,7 +16,8 @@ use crate::metadata::{validate_object_meta, validate_object_meta_update};
 use crate::validate::dns_label;
 use crate::{NameRule, Strategy, metadata, printer};
 
-const REFERENCE: &str = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
+const REFERENCE: &str =
+    "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
 
 /// The strategy of ResourceClaims.
 pub struct ResourceClaim;
@@ -100,27 +101,41 @@ fn validate_spec(errs: &mut ErrorList, path: &Path, spec: &Value) {
     let path = path.child("devices");
     let known = RequestNames::of(devices);
     let name = |item: &Value| item["name"].text().to_owned();
-    each_unique(errs, &path.child("requests"), &devices["requests"], MAX_LIST, name, |errs, path, request| {
-        dns_label(errs, &path.child("name"), request["name"].text());
-        let (exactly, alternatives) = (&request["exactly"], &request["firstAvailable"]);
-        match (exactly.is_set(), !alternatives.is_empty()) {
-            (false, false) => errs
-                .push(field::required(path, "exactly one of `exactly` or `firstAvailable` is required")),
-            (true, true) => errs.push(field::invalid(
-                path,
-                Value::Null,
-                "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set",
-            )),
-            (true, false) => validate_request(errs, &path.child("exactly"), exactly),
-            (false, true) => {
-                let path = path.child("firstAvailable");
-                each_unique(errs, &path, alternatives, MAX_ALTERNATIVES, name, |errs, path, alternative| {
-                    dns_label(errs, &path.child("name"), alternative["name"].text());
-                    validate_request(errs, path, alternative);
-                });
+    each_unique(
+        errs,
+        &path.child("requests"),
+        &devices["requests"],
+        MAX_LIST,
+        name,
+        |errs, path, request| {
+            dns_label(errs, &path.child("name"), request["name"].text());
+            let (exactly, alternatives) = (&request["exactly"], &request["firstAvailable"]);
+            match (exactly.is_set(), !alternatives.is_empty()) {
+                (false, false) => errs
+                    .push(field::required(path, "exactly one of `exactly` or `firstAvailable` is required")),
+                (true, true) => errs.push(field::invalid(
+                    path,
+                    Value::Null,
+                    "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set",
+                )),
+                (true, false) => validate_request(errs, &path.child("exactly"), exactly),
+                (false, true) => {
+                    let path = path.child("firstAvailable");
+                    each_unique(
+                        errs,
+                        &path,
+                        alternatives,
+                        MAX_ALTERNATIVES,
+                        name,
+                        |errs, path, alternative| {
+                            dns_label(errs, &path.child("name"), alternative["name"].text());
+                            validate_request(errs, path, alternative);
+                        },
+                    );
+                }
             }
-        }
-    });
+        },
+    );
     each(errs, &path.child("constraints"), &devices["constraints"], MAX_LIST, |errs, path, constraint| {
         known.check_list(errs, &path.child("requests"), &constraint["requests"]);
         let (same, distinct) = (&constraint["matchAttribute"], &constraint["distinctAttribute"]);
@@ -160,11 +175,9 @@ fn validate_request(errs: &mut ErrorList, path: &Path, request: &Value) {
                 errs.push(field::invalid(&path.child("count"), count, "must be greater than zero"));
             }
         }
-        other => errs.push(field::not_supported(
-            &path.child("allocationMode"),
-            other,
-            &["All", "ExactCount"],
-        )),
+        other => {
+            errs.push(field::not_supported(&path.child("allocationMode"), other, &["All", "ExactCount"]))
+        }
     }
     for (i, item) in request["tolerations"].items().iter().enumerate() {
         toleration(errs, &path.child("tolerations").index(i), item);

@@ -7,12 +7,12 @@ use serde_json::Value;
 use super::{
     MAX_ID, TAINT_EFFECTS, binding_conditions, device_name, each, each_unique, label_value, qualified_name,
 };
+use crate::NameRule;
 use crate::core::pod::resources::quantity;
 use crate::core::pod::validate_node_selector;
 use crate::cursor::{Cursor, same};
 use crate::metadata::validate_label_name;
 use crate::validate::{NEGATIVE, dns_label, object_name};
-use crate::NameRule;
 
 const MAX_ATTRIBUTES_AND_CAPACITIES: usize = 32;
 const MAX_ATTRIBUTE_VALUE: usize = 64;
@@ -142,11 +142,9 @@ fn validate_nodes(errs: &mut ErrorList, path: &Path, device: &Value, per_device:
     }
     match all.as_bool() {
         Some(true) => chosen.push("`allNodes`"),
-        Some(false) => errs.push(field::invalid(
-            &path.child("allNodes"),
-            false,
-            "must be either unset or set to true",
-        )),
+        Some(false) => {
+            errs.push(field::invalid(&path.child("allNodes"), false, "must be either unset or set to true"))
+        }
         None => {}
     }
     match chosen.len() {
@@ -281,13 +279,7 @@ fn validate_values(
     }
 }
 
-fn validate_range(
-    errs: &mut ErrorList,
-    path: &Path,
-    range: &Value,
-    default: &Quantity,
-    capacity: &Quantity,
-) {
+fn validate_range(errs: &mut ErrorList, path: &Path, range: &Value, default: &Quantity, capacity: &Quantity) {
     if !range["min"].is_set() {
         errs.push(field::required(&path.child("min"), "required when validRange is defined"));
         return;

@@ -202,11 +202,7 @@ fn toleration(errs: &mut ErrorList, path: &Path, toleration: &Value) {
     match toleration["operator"].text() {
         "Exists" => {
             if !value.is_empty() {
-                errs.push(field::invalid(
-                    &path.child("value"),
-                    value,
-                    "must be empty for operator `Exists`",
-                ));
+                errs.push(field::invalid(&path.child("value"), value, "must be empty for operator `Exists`"));
             }
         }
         "Equal" => label_value(errs, &path.child("value"), value),

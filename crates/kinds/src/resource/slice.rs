@@ -66,8 +66,7 @@ fn validate_spec(errs: &mut ErrorList, spec: &Value, old: Option<&Value>) {
         errs.push(field::invalid(&path, "", "only one of `sharedCounters` or `devices` is allowed"));
     }
     let devices = spec["devices"].items();
-    let advanced =
-        devices.iter().any(|d| !d["taints"].is_empty() || !d["consumesCounters"].is_empty());
+    let advanced = devices.iter().any(|d| !d["taints"].is_empty() || !d["consumesCounters"].is_empty());
     let max = if advanced { MAX_ADVANCED_DEVICES } else { MAX_DEVICES };
     let per_device = spec["perDeviceNodeSelection"].flag();
     let name = |item: &Value| item["name"].text().to_owned();
@@ -113,8 +112,7 @@ fn validate_nodes(errs: &mut ErrorList, path: &Path, spec: &Value) {
             ));
         }
     }
-    for (key, quoted) in
-        [("allNodes", "`allNodes`"), ("perDeviceNodeSelection", "`perDeviceNodeSelection`")]
+    for (key, quoted) in [("allNodes", "`allNodes`"), ("perDeviceNodeSelection", "`perDeviceNodeSelection`")]
     {
         match spec[key].as_bool() {
             Some(true) => chosen.push(quoted),

@@ -48,13 +48,20 @@ pub(super) fn validate(errs: &mut ErrorList, claim: &Value, old: &Value) {
     let path = Path::new("status");
     let consumers = path.child("reservedFor");
     let consumer_key = |consumer: &Value| consumer["uid"].text().to_owned();
-    each_unique(errs, &consumers, &status["reservedFor"], MAX_CONSUMERS, consumer_key, |errs, path, consumer| {
-        for key in ["resource", "name", "uid"] {
-            if consumer[key].text().is_empty() {
-                errs.push(field::required(&path.child(key), ""));
+    each_unique(
+        errs,
+        &consumers,
+        &status["reservedFor"],
+        MAX_CONSUMERS,
+        consumer_key,
+        |errs, path, consumer| {
+            for key in ["resource", "name", "uid"] {
+                if consumer[key].text().is_empty() {
+                    errs.push(field::required(&path.child(key), ""));
+                }
             }
-        }
-    });
+        },
+    );
     let known = allocated(status);
     let devices = path.child("devices");
     each_unique(errs, &devices, &status["devices"], usize::MAX, device_id, |errs, path, device| {

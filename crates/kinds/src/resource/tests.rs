@@ -42,7 +42,9 @@ fn claims() {
         ],
     );
     check(
-        exactly(json!({"allocationMode": "Foo", "selectors": [{}], "tolerations": [{"operator": "Exists", "value": "x"}]})),
+        exactly(
+            json!({"allocationMode": "Foo", "selectors": [{}], "tolerations": [{"operator": "Exists", "value": "x"}]}),
+        ),
         &[
             "spec.devices.requests[0].exactly.deviceClassName: Required value",
             "spec.devices.requests[0].exactly.selectors[0].cel: Required value",
@@ -52,16 +54,14 @@ fn claims() {
     );
     let one = json!({"name": "r", "exactly": {"deviceClassName": "c"}});
     check(json!([one, one]), &["spec.devices.requests[1]: Duplicate value: \"r\""]);
-    check(
-        Value::Array(vec![one; 33]),
-        &["spec.devices.requests: Too many: 33: must have at most 32 items"],
-    );
+    check(Value::Array(vec![one; 33]), &["spec.devices.requests: Too many: 33: must have at most 32 items"]);
 }
 
 #[test]
 fn references_to_requests() {
     let check = |constraint: Value, expected: &[&str]| {
-        let mut obj = claim(json!([{"name": "r", "firstAvailable": [{"name": "a", "deviceClassName": "c"}]}]));
+        let mut obj =
+            claim(json!([{"name": "r", "firstAvailable": [{"name": "a", "deviceClassName": "c"}]}]));
         obj["spec"]["devices"]["constraints"] = json!([constraint]);
         check_create(GROUP, "ResourceClaim", obj, expected);
     };
@@ -112,7 +112,8 @@ fn classes() {
 #[test]
 fn slices() {
     let slice = |change: Value| {
-        let mut spec = json!({"driver": "d.e", "pool": {"name": "p", "resourceSliceCount": 1}, "nodeName": "n"});
+        let mut spec =
+            json!({"driver": "d.e", "pool": {"name": "p", "resourceSliceCount": 1}, "nodeName": "n"});
         for (key, value) in change.as_object().into_iter().flatten() {
             spec[key.as_str()] = value.clone();
         }
