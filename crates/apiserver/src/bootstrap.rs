@@ -10,7 +10,7 @@ use crate::ApiServer;
 use crate::authn::UserInfo;
 use crate::registry::object::{meta, set_meta};
 use crate::registry::update::Replace;
-use crate::registry::{Call, Warnings};
+use crate::registry::{Call, CallOptions, Warnings};
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 /// The priority classes of the system's own pods.
@@ -65,6 +65,8 @@ impl Bootstrap<'_> {
             dry_run: false,
             field_manager: "kube-apiserver",
             warnings: &self.warnings,
+            annotations: None,
+            options: CallOptions::None,
         };
         if let Ok(entry) = self.server.registry.get(&call) {
             if group == RBAC_GROUP {
@@ -235,6 +237,8 @@ async fn overwrite(bootstrap: &Bootstrap<'_>, group: &str, object: Value) -> Res
         dry_run: false,
         field_manager: "kube-apiserver",
         warnings: &bootstrap.warnings,
+        annotations: None,
+        options: CallOptions::None,
     };
     let Ok(entry) = bootstrap.server.registry.get(&call) else {
         return bootstrap.ensure(group, object).await;

@@ -8,7 +8,7 @@ use orlop_store::Revision;
 use crate::ApiServer;
 use crate::authn::UserInfo;
 use crate::registry::options::DeleteOptions;
-use crate::registry::{Call, Warnings};
+use crate::registry::{Call, CallOptions, Warnings};
 
 /// Between two sweeps of old Events.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -82,6 +82,8 @@ async fn expire_events(server: Weak<ApiServer>) {
             dry_run: false,
             field_manager: "",
             warnings: &warnings,
+            annotations: None,
+            options: CallOptions::None,
         };
         if let Err(error) = server.registry.delete_collection(&call, &DeleteOptions::default(), &old).await {
             tracing::warn!(%error, "old Events could not be removed; it is tried again");

@@ -20,6 +20,7 @@ mod node_restriction;
 mod plugins;
 mod pod_topology_labels;
 mod priority;
+mod reinvocation;
 mod runtime_class;
 mod service_account;
 mod storage_protection;
@@ -33,6 +34,7 @@ use serde_json::Value;
 use crate::registry::{Call, Registry};
 
 pub use plugins::{PluginError, plugins};
+pub use reinvocation::Reinvocation;
 
 /// What is being done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +49,35 @@ pub enum Operation {
     Connect,
 }
 
+/// The kind of the object in a request: for most subresources not the resource's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ObjectKind<'a> {
+    /// API group; empty for the core group.
+    pub group: &'a str,
+    /// Version.
+    pub version: &'a str,
+    /// Kind.
+    pub kind: &'a str,
+}
+
+impl ObjectKind<'static> {
+    /// A kind of a fixed name.
+    pub const fn new(group: &'static str, version: &'static str, kind: &'static str) -> ObjectKind<'static> {
+        ObjectKind { group, version, kind }
+    }
+}
+
+impl ObjectKind<'_> {
+    /// `v1` or `group/version`.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() {
+            self.version.to_string()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
+    }
+}
+
 /// One request as a plugin sees it.
 pub struct Request<'a> {
     /// Who, on what, where.
@@ -57,6 +88,12 @@ pub struct Request<'a> {
     pub object: &'a mut Value,
     /// The old object of an update or deletion.
     pub old: Option<&'a Value>,
+    /// The kind of these objects when it is not the resource's (`Scale`, `Eviction`, `PodExecOptions`, …).
+    pub own_kind: Option<ObjectKind<'static>>,
+    /// The name the request came with, in its path or its object; `None` stands for the call's.
+    pub requested_name: Option<&'a str>,
+    /// What the mutating plugins remember between their two rounds.
+    pub reinvocation: Reinvocation,
 }
 
 impl<'a> Request<'a> {
@@ -67,7 +104,50 @@ impl<'a> Request<'a> {
         object: &'a mut Value,
         old: Option<&'a Value>,
     ) -> Request<'a> {
-        Request { call, operation, object, old }
+        Request {
+            call,
+            operation,
+            object,
+            old,
+            own_kind: None,
+            requested_name: None,
+            reinvocation: Reinvocation::default(),
+        }
+    }
+
+    /// The same with a kind of its own.
+    pub fn of_kind(self, kind: Option<ObjectKind<'static>>) -> Request<'a> {
+        Request { own_kind: kind, ..self }
+    }
+
+    /// The same with the name it came with.
+    pub fn named(self, name: &'a str) -> Request<'a> {
+        Request { requested_name: Some(name), ..self }
+    }
+
+    /// The kind of the objects.
+    pub fn kind(&self) -> ObjectKind<'_> {
+        let resource = self.call.resource;
+        self.own_kind.unwrap_or(ObjectKind {
+            group: &resource.group,
+            version: &resource.version,
+            kind: &resource.kind,
+        })
+    }
+
+    /// The name as upstream's admission attributes have it: empty while one is still to be generated, and for each
+    /// item of a collection that is deleted.
+    pub fn attribute_name(&self) -> &str {
+        self.requested_name.unwrap_or(self.call.name)
+    }
+
+    /// The namespace as upstream's admission attributes have it: a namespace is in itself.
+    pub fn attribute_namespace(&self) -> &str {
+        let resource = self.call.resource;
+        if resource.plural == "namespaces" && resource.group.is_empty() {
+            return self.attribute_name();
+        }
+        self.call.namespace
     }
 
     /// Whether it is about this resource of the core group, without a subresource.

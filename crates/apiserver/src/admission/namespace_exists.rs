@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Admission, Operation, Request};
 use crate::authn::UserInfo;
-use crate::registry::{Call, Registry};
+use crate::registry::{Call, CallOptions, Registry};
 
 /// Whether the request is about something in a namespace that is not there.
 fn namespace_is_missing(registry: &Registry, request: &Request<'_>) -> bool {
@@ -69,6 +69,8 @@ impl Admission for NamespaceAutoProvision {
             dry_run: false,
             field_manager: "kube-apiserver",
             warnings: request.call.warnings,
+            annotations: None,
+            options: CallOptions::None,
         };
         let mut namespace = json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": name}, "spec": {}, "status": {}});
         if let Some(strategy) = &resource.strategy {

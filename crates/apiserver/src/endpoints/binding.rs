@@ -7,10 +7,11 @@ use orlop_api::status::{ApiError, Status};
 use serde_json::{Value, json};
 
 use super::Endpoint;
+use crate::admission::ObjectKind;
 use crate::http::body::Response;
-use crate::registry::Call;
 use crate::registry::options::WriteOptions;
 use crate::registry::update::Change;
+use crate::registry::{Call, CallOptions};
 
 struct Bind {
     node: String,
@@ -97,7 +98,9 @@ fn set_condition(pod: &mut Value) {
 
 pub(super) async fn create(endpoint: &Endpoint<'_>, body: Bytes, name: &str) -> Result<Response, ApiError> {
     let options = WriteOptions::parse(&endpoint.request.query, "CreateOptions", false)?;
-    let binding = endpoint.decode(&body, &Gvk { group: "", version: "v1", kind: "Binding" }, &options)?;
+    let mut binding = endpoint.decode(&body, &Gvk { group: "", version: "v1", kind: "Binding" }, &options)?;
+    let asked = endpoint.write_call(&options, "");
+    endpoint.admit_action(&asked, &mut binding, ObjectKind::new("", "v1", "Binding")).await?;
     let text = |path: &str| binding.pointer(path).and_then(Value::as_str).unwrap_or("").to_string();
     let bound_name = text("/metadata/name");
     if !name.is_empty() && !bound_name.is_empty() && name != bound_name {
@@ -134,6 +137,8 @@ pub(super) async fn create(endpoint: &Endpoint<'_>, body: Bytes, name: &str) -> 
         dry_run: options.dry_run,
         field_manager: "",
         warnings: &endpoint.request.warnings,
+        annotations: Some(&endpoint.request.annotations),
+        options: CallOptions::Write(&options),
     };
     let bind = Bind {
         node: text("/target/name"),

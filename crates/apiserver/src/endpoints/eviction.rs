@@ -7,17 +7,23 @@ use orlop_api::status::{ApiError, Status, StatusCause};
 use serde_json::{Value, json};
 
 use super::Endpoint;
+use crate::admission::ObjectKind;
 use crate::http::body::Response;
 use crate::managed;
+use crate::registry::delete::Origin;
 use crate::registry::options::{DeleteOptions, WriteOptions};
 use crate::registry::update::Change;
 use crate::registry::{Call, Registry, now, object};
 
+const EVICTION: ObjectKind<'static> = ObjectKind::new("policy", "v1", "Eviction");
+
 pub(super) async fn create(endpoint: &Endpoint<'_>, body: Bytes) -> Result<Response, ApiError> {
     let options = WriteOptions::parse(&endpoint.request.query, "CreateOptions", false)?;
-    let eviction =
+    let mut eviction =
         endpoint.decode(&body, &Gvk { group: "policy", version: "v1", kind: "Eviction" }, &options)?;
     let info = &endpoint.request.info;
+    let asked = endpoint.write_call(&options, "");
+    endpoint.admit_action(&asked, &mut eviction, EVICTION).await?;
     let named = eviction.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("");
     if !named.is_empty() && named != info.name {
         return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
@@ -34,7 +40,7 @@ pub(super) async fn create(endpoint: &Endpoint<'_>, body: Bytes) -> Result<Respo
         ask_budgets(registry, &call, &pod).await?;
         registry.update_raw(&call, &DisruptionTarget).await?;
     }
-    registry.delete(&call, &delete).await?;
+    registry.delete_from(&call, &delete, Origin::Admitted).await?;
     let mut status = Status::success(None);
     status.code = 201;
     Ok(endpoint.done(status))
@@ -89,21 +95,8 @@ async fn ask_budgets(registry: &Registry, call: &Call<'_>, pod: &Value) -> Resul
     }
     let change = TakeDisruption { pod: call.name.to_string() };
     let name = object::meta(budget, "name").to_string();
-    let take = Call { resource: &budgets, name: &name, ..copy(call) };
+    let take = Call { resource: &budgets, name: &name, ..*call };
     registry.update_raw(&take, &change).await.map(|_| ())
-}
-
-fn copy<'a>(call: &Call<'a>) -> Call<'a> {
-    Call {
-        user: call.user,
-        resource: call.resource,
-        namespace: call.namespace,
-        name: call.name,
-        subresource: call.subresource,
-        dry_run: call.dry_run,
-        field_manager: call.field_manager,
-        warnings: call.warnings,
-    }
 }
 
 /// Takes one disruption from a budget.

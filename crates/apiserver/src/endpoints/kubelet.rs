@@ -6,9 +6,10 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::TokioIo;
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::status::ApiError;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Endpoint;
+use crate::admission::{ObjectKind, Operation, Request};
 use crate::http::body::{BoxError, Response};
 use crate::request_info::Query;
 
@@ -163,6 +164,37 @@ fn target(subresource: &str, pod: &Value, query: &Query) -> Result<String, ApiEr
     }
 }
 
+/// The options object of a connection, which is what admission sees; reading a log is no connection.
+fn connect_options(subresource: &str, query: &Query) -> Option<(ObjectKind<'static>, Value)> {
+    let kind = match subresource {
+        "exec" => "PodExecOptions",
+        "attach" => "PodAttachOptions",
+        "portforward" => "PodPortForwardOptions",
+        _ => return None,
+    };
+    let mut options = json!({"kind": kind, "apiVersion": "v1"});
+    if subresource == "portforward" {
+        let ports: Vec<i32> =
+            query.all("ports").flat_map(|ports| ports.split(',')).filter_map(|p| p.parse().ok()).collect();
+        if !ports.is_empty() {
+            options["ports"] = json!(ports);
+        }
+    } else {
+        for flag in ["stdin", "stdout", "stderr", "tty"] {
+            if query.flag(flag) {
+                options[flag] = json!(true);
+            }
+        }
+        if let Some(container) = query.get("container").filter(|c| !c.is_empty()) {
+            options["container"] = json!(container);
+        }
+        if subresource == "exec" {
+            options["command"] = json!(query.all("command").collect::<Vec<_>>());
+        }
+    }
+    Some((ObjectKind::new("", "v1", kind), options))
+}
+
 /// The address of a node's kubelet: its internal address and the port it says it serves on.
 fn address(node: &Value) -> Option<(String, u16)> {
     let addresses = node.pointer("/status/addresses")?.as_array()?;
@@ -190,6 +222,11 @@ pub(super) async fn connect(endpoint: &Endpoint<'_>) -> Result<Response, ApiErro
     let node_name = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or("");
     if node_name.is_empty() && info.subresource != "log" {
         return Err(ApiError::bad_request(format!("pod {} does not have a host assigned", info.name)));
+    }
+    if let Some((kind, mut options)) = connect_options(&info.subresource, &endpoint.request.query) {
+        let call = endpoint.call(false, "");
+        let mut request = Request::new(&call, Operation::Connect, &mut options, None).of_kind(Some(kind));
+        registry.admit(&mut request).await?;
     }
     let path = target(&info.subresource, &pod, &endpoint.request.query)?;
     if node_name.is_empty() {
@@ -273,7 +310,6 @@ async fn forward(endpoint: &Endpoint<'_>, host: &str, port: u16, path: &str) -> 
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn kubelet_paths() {

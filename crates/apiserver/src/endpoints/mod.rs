@@ -16,6 +16,7 @@ use serde_json::Value;
 use std::sync::Arc;
 
 use crate::ApiServer;
+use crate::admission::{self, ObjectKind, Operation};
 use crate::http::body::{self, Response};
 use crate::http::negotiate::{Format, content_format, media_type};
 use crate::http::pipeline::Request;
@@ -26,7 +27,7 @@ use crate::registry::patch::{Patch, PatchKind};
 use crate::registry::render::{IncludeObject, Renderer};
 use crate::registry::selection::Selection;
 use crate::registry::update::Replace;
-use crate::registry::{Call, Written, object, watch};
+use crate::registry::{Call, CallOptions, Written, object, watch};
 use crate::resources::Resource;
 
 pub use plain::{is_plain_path, plain};
@@ -117,7 +118,30 @@ impl<'a> Endpoint<'a> {
             dry_run,
             field_manager,
             warnings: &self.request.warnings,
+            annotations: Some(&self.request.annotations),
+            options: CallOptions::None,
         }
+    }
+
+    /// The call of a write with these options.
+    fn write_call(&'a self, options: &'a WriteOptions, field_manager: &'a str) -> Call<'a> {
+        Call { options: CallOptions::Write(options), ..self.call(options.dry_run, field_manager) }
+    }
+
+    /// The call of a deletion with these options.
+    fn delete_call(&'a self, options: &'a DeleteOptions) -> Call<'a> {
+        Call { options: CallOptions::Delete(options), ..self.call(options.dry_run, "") }
+    }
+
+    /// Admission of a subresource that is an action with an object of its own kind.
+    async fn admit_action(
+        &self,
+        call: &Call<'_>,
+        object: &mut Value,
+        kind: ObjectKind<'static>,
+    ) -> Result<(), ApiError> {
+        let request = admission::Request::new(call, Operation::Create, object, None);
+        self.server.registry.admit(&mut request.of_kind(Some(kind))).await
     }
 
     /// The recorded field manager: named, or the user agent.
@@ -291,7 +315,7 @@ impl<'a> Endpoint<'a> {
         content_format(&self.request.parts.headers)?;
         let object = self.decode_own(&body, &options)?;
         let manager = self.manager(&options);
-        let written = self.server.registry.create(&self.call(options.dry_run, &manager), object).await?;
+        let written = self.server.registry.create(&self.write_call(&options, &manager), object).await?;
         Ok(self.written(201, &written))
     }
 
@@ -300,7 +324,7 @@ impl<'a> Endpoint<'a> {
         content_format(&self.request.parts.headers)?;
         let object = self.decode_own(&body, &options)?;
         let manager = self.manager(&options);
-        let call = self.call(options.dry_run, &manager);
+        let call = self.write_call(&options, &manager);
         let exists = self.server.registry.get(&call).is_ok();
         let creates = self.resource.strategy().is_some_and(|s| s.allow_create_on_update());
         if !exists && creates && call.subresource.is_empty() {
@@ -331,7 +355,7 @@ impl<'a> Endpoint<'a> {
         let kind = PatchKind::of_media_type(&media_type(&self.request.parts.headers))?;
         let options = WriteOptions::parse(&self.request.query, "PatchOptions", kind == PatchKind::Apply)?;
         let manager = self.manager(&options);
-        let call = self.call(options.dry_run, &manager);
+        let call = self.write_call(&options, &manager);
         let patch = Patch::new(&call, kind, &body, options.field_validation, options.force)?;
         let exists = self.server.registry.get(&call).is_ok();
         if !exists && kind == PatchKind::Apply && call.subresource.is_empty() {
@@ -354,7 +378,7 @@ impl<'a> Endpoint<'a> {
 
     async fn delete(&self, body: Bytes) -> Result<Response, ApiError> {
         let options = self.delete_options(body)?;
-        let call = self.call(options.dry_run, "");
+        let call = self.delete_call(&options);
         match self.server.registry.delete(&call, &options).await? {
             Deleted::Object(value) => Ok(self.answer(200, self.renderer.value(&value))),
             Deleted::Status(status) => {
@@ -368,7 +392,7 @@ impl<'a> Endpoint<'a> {
         let list_options = ListOptions::parse(&self.request.query, false)?;
         let selection = Selection::parse(&self.request.query, self.resource)?;
         let options = self.delete_options(body)?;
-        let call = self.call(options.dry_run, "");
+        let call = self.delete_call(&options);
         let registry = &self.server.registry;
         let cache = registry.cache(self.resource)?;
         let page = list::page(&registry.caches, cache, self.namespace(), &list_options, &selection).await?;

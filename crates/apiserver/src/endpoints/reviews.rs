@@ -7,6 +7,7 @@ use orlop_api::status::ApiError;
 use serde_json::{Value, json};
 
 use super::Endpoint;
+use crate::admission::{Operation, Request};
 use crate::authn::UserInfo;
 use crate::authz::rbac::PolicyRule;
 use crate::authz::{Attributes, Decision};
@@ -22,6 +23,11 @@ pub(super) async fn create(endpoint: &Endpoint<'_>, body: Bytes) -> Result<Respo
     let resource = endpoint.resource;
     let gvk = Gvk { group: &resource.group, version: &resource.version, kind: &resource.kind };
     let mut review = endpoint.decode(&body, &gvk, &options)?;
+    let manager = endpoint.manager(&options);
+    let call = endpoint.write_call(&options, &manager);
+    let name = object::meta(&review, "name").to_string();
+    let mut request = Request::new(&call, Operation::Create, &mut review, None).named(&name);
+    endpoint.server.registry.admit(&mut request).await?;
     if resource.kind == "SelfSubjectReview" {
         review = json!({
             "kind": "SelfSubjectReview",
@@ -42,7 +48,6 @@ pub(super) async fn create(endpoint: &Endpoint<'_>, body: Bytes) -> Result<Respo
             ));
         }
     }
-    let manager = endpoint.manager(&options);
     crate::managed::update_as(&gvk, "", &manager, None, &mut review);
     let status = match resource.kind.as_str() {
         "TokenReview" => token_review(endpoint, &review)?,

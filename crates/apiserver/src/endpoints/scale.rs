@@ -7,13 +7,14 @@ use orlop_api::status::ApiError;
 use serde_json::{Value, json};
 
 use super::Endpoint;
+use crate::admission::ObjectKind;
 use crate::http::body::{self, Response};
 use crate::http::negotiate::media_type;
 use crate::registry::Call;
 use crate::registry::options::WriteOptions;
 use crate::registry::patch::{PatchKind, apply_plain};
 use crate::registry::render;
-use crate::registry::update::Change;
+use crate::registry::update::{Change, View};
 
 const GVK: Gvk<'static> = Gvk { group: "autoscaling", version: "v1", kind: "Scale" };
 
@@ -77,7 +78,29 @@ fn selector_text(selector: &Value) -> String {
 /// Changes the replicas; the new Scale is made from the current one.
 struct SetScale<F>(F);
 
+/// To admission a scale is a Scale.
+struct ScaleView;
+
+impl View for ScaleView {
+    fn kind(&self) -> ObjectKind<'static> {
+        ObjectKind::new(GVK.group, GVK.version, GVK.kind)
+    }
+
+    fn of(&self, object: &Value) -> Value {
+        scale_of(object)
+    }
+
+    fn apply(&self, view: &Value, object: &mut Value) {
+        object["spec"]["replicas"] =
+            json!(view.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0));
+    }
+}
+
 impl<F: Fn(&Value) -> Result<Value, ApiError> + Send + Sync> Change for SetScale<F> {
+    fn view(&self) -> Option<&dyn View> {
+        Some(&ScaleView)
+    }
+
     fn make(&self, current: &Value) -> Result<Value, ApiError> {
         let name = current["metadata"]["name"].as_str().unwrap_or("");
         let scale = (self.0)(&scale_of(current))?;
@@ -120,7 +143,7 @@ pub(super) async fn serve(endpoint: &Endpoint<'_>, body: Bytes) -> Result<Respon
         kind == Some(PatchKind::Apply),
     )?;
     let manager = endpoint.manager(&options);
-    let call: Call<'_> = endpoint.call(options.dry_run, &manager);
+    let call: Call<'_> = endpoint.write_call(&options, &manager);
     let written = match kind {
         None => {
             let scale = endpoint.decode(&body, &GVK, &options)?;

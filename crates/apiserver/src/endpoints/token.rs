@@ -7,6 +7,7 @@ use orlop_api::status::ApiError;
 use serde_json::{Value, json};
 
 use super::Endpoint;
+use crate::admission::ObjectKind;
 use crate::authn::BoundObject;
 use crate::authn::service_account::TokenSpec;
 use crate::http::body::{self, Response};
@@ -25,7 +26,9 @@ pub(super) async fn create(endpoint: &Endpoint<'_>, body: Bytes) -> Result<Respo
     let gvk = Gvk { group: "authentication.k8s.io", version: "v1", kind: "TokenRequest" };
     let mut request = endpoint.decode(&body, &gvk, &options)?;
     let manager = endpoint.manager(&options);
-    let call = endpoint.call(options.dry_run, &manager);
+    let call = endpoint.write_call(&options, &manager);
+    let kind = ObjectKind::new(gvk.group, gvk.version, gvk.kind);
+    endpoint.admit_action(&call, &mut request, kind).await?;
     let account = endpoint.server.registry.get(&call)?.value();
     let uid = account["metadata"]["uid"].as_str().unwrap_or("").to_string();
 

@@ -16,7 +16,7 @@ use super::{discovery, gzip, openapi};
 use crate::ApiServer;
 use crate::authn::{AUTHENTICATED, UNAUTHENTICATED, UserInfo};
 use crate::authz::Attributes;
-use crate::registry::{Warnings, render};
+use crate::registry::{Annotations, Warnings, render};
 use crate::request_info::{Query, RequestInfo};
 
 /// Largest request body in bytes.
@@ -45,6 +45,8 @@ pub struct Request {
     pub accept: Accept,
     /// Warnings for the answer.
     pub warnings: Warnings,
+    /// Annotations for the audit event.
+    pub annotations: Annotations,
 }
 
 /// A request body, read when it is needed.
@@ -143,6 +145,7 @@ impl ApiServer {
         let accept = Accept::negotiate(&parts.headers, query.get("pretty"));
         let error_accept = accept.clone().unwrap_or(Accept::JSON);
         let warnings = Warnings::default();
+        let annotations = Annotations::default();
         let mut kept = None;
         // A body that is not read would cost the client its connection, so it is read whatever comes of the request.
         // Only requests that take the connection over have none that ends.
@@ -160,7 +163,7 @@ impl ApiServer {
                 match (accept, body) {
                     (Err(error), _) | (_, Err(error)) => Err(error),
                     (Ok(accept), Ok(body)) => {
-                        let request = Request { parts, info, query, user, accept, warnings };
+                        let request = Request { parts, info, query, user, accept, warnings, annotations };
                         let result = self.clone().route(&request, body).await;
                         kept = Some(request.warnings);
                         result

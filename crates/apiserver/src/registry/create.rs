@@ -49,7 +49,11 @@ impl Registry {
     ) -> Result<Written, ApiError> {
         let resource = call.resource;
         let strategy = resource.strategy().ok_or_else(ApiError::path_not_found)?;
-        let mut request = Request::new(call, Operation::Create, &mut object, None);
+        let requested_name = match call.name {
+            "" => meta(&object, "name").to_string(),
+            name => name.to_string(),
+        };
+        let mut request = Request::new(call, Operation::Create, &mut object, None).named(&requested_name);
         self.mutate(&mut request).await?;
         crate::authz::escalation_guard::check(self, call, &object, None)?;
 
@@ -91,7 +95,8 @@ impl Registry {
                 resource.plural
             ));
         }
-        self.validate(&Request::new(call, Operation::Create, &mut object, None)).await?;
+        let request = Request::new(call, Operation::Create, &mut object, None).named(&requested_name);
+        self.validate(&request).await?;
         if !version.is_empty() && version != "0" {
             return Err(ApiError::generic(
                 500,

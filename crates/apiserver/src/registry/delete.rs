@@ -52,9 +52,30 @@ enum Step {
     Remove,
 }
 
+/// How a deletion was asked for, which decides what admission is told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// By name.
+    Single,
+    /// As an item of a collection: to admission it has no name.
+    Collection,
+    /// As the end of an action (an eviction) that has been through admission itself.
+    Admitted,
+}
+
 impl Registry {
     /// Deletes the object of a call.
     pub async fn delete(&self, call: &Call<'_>, options: &DeleteOptions) -> Result<Deleted, ApiError> {
+        self.delete_from(call, options, Origin::Single).await
+    }
+
+    /// Deletes the object of a call that was asked for in this way.
+    pub async fn delete_from(
+        &self,
+        call: &Call<'_>,
+        options: &DeleteOptions,
+        origin: Origin,
+    ) -> Result<Deleted, ApiError> {
         let resource = call.resource;
         let key = resource.key(call.namespace, call.name);
         let mut asked = options.resource_version.clone();
@@ -68,8 +89,13 @@ impl Registry {
             };
             let mut current = super::events::to_served(resource, entry.value());
             self.check_preconditions(call, options, asked.as_deref(), &current)?;
-            let mut gone = Value::Null;
-            self.admit(&mut Request::new(call, Operation::Delete, &mut gone, Some(&current))).await?;
+            if origin != Origin::Admitted {
+                let mut gone = Value::Null;
+                let name = if origin == Origin::Collection { "" } else { call.name };
+                let mut request =
+                    Request::new(call, Operation::Delete, &mut gone, Some(&current)).named(name);
+                self.admit(&mut request).await?;
+            }
             let step = if resource.kind == "Namespace" && resource.group.is_empty() {
                 mark_namespace(&mut current, options)
             } else {
@@ -155,17 +181,8 @@ impl Registry {
         objects: &[std::sync::Arc<crate::cache::Entry>],
     ) -> Result<(), ApiError> {
         for entry in objects {
-            let one = Call {
-                namespace: entry.namespace(),
-                name: entry.name(),
-                user: call.user,
-                resource: call.resource,
-                subresource: "",
-                dry_run: call.dry_run,
-                field_manager: call.field_manager,
-                warnings: call.warnings,
-            };
-            match self.delete(&one, options).await {
+            let one = Call { namespace: entry.namespace(), name: entry.name(), subresource: "", ..*call };
+            match self.delete_from(&one, options, Origin::Collection).await {
                 Ok(_) => {}
                 Err(error) if error.code() == 404 => {}
                 Err(error) => return Err(error),

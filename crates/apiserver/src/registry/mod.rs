@@ -49,7 +49,40 @@ impl Warnings {
     }
 }
 
+/// Annotations for the request's audit event, collected while it is served.
+#[derive(Default)]
+pub struct Annotations(Mutex<Vec<(String, String)>>);
+
+impl Annotations {
+    /// Adds one; the first value of a key stays, as upstream has it.
+    pub fn add(&self, key: impl Into<String>, value: impl Into<String>) {
+        let (key, value) = (key.into(), value.into());
+        let mut list = self.0.lock();
+        if !list.iter().any(|(known, _)| *known == key) {
+            list.push((key, value));
+        }
+    }
+
+    /// Takes all, in the order in which they came.
+    pub fn take(&self) -> Vec<(String, String)> {
+        std::mem::take(&mut self.0.lock())
+    }
+}
+
+/// What the client asked for beside the object: the source of the options object that admission shows.
+#[derive(Clone, Copy, Default)]
+pub enum CallOptions<'a> {
+    /// Nothing: the server's own writes, connections.
+    #[default]
+    None,
+    /// Of a create, update or patch.
+    Write(&'a options::WriteOptions),
+    /// Of a deletion.
+    Delete(&'a options::DeleteOptions),
+}
+
 /// One operation on one resource by somebody.
+#[derive(Clone, Copy)]
 pub struct Call<'a> {
     /// Who.
     pub user: &'a UserInfo,
@@ -67,6 +100,19 @@ pub struct Call<'a> {
     pub field_manager: &'a str,
     /// Where warnings go.
     pub warnings: &'a Warnings,
+    /// Where annotations for the audit event go; nowhere for the server's own writes.
+    pub annotations: Option<&'a Annotations>,
+    /// What was asked for beside the object.
+    pub options: CallOptions<'a>,
+}
+
+impl Call<'_> {
+    /// Adds an annotation to the request's audit event.
+    pub fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
+        if let Some(annotations) = self.annotations {
+            annotations.add(key, value);
+        }
+    }
 }
 
 /// What a write left behind.
@@ -213,14 +259,29 @@ impl Registry {
         Ok(())
     }
 
-    /// Runs the mutating plugins.
+    /// Runs the mutating plugins; once more, when a webhook or policy changed the object.
     pub async fn mutate(&self, request: &mut crate::admission::Request<'_>) -> Result<(), ApiError> {
+        self.mutate_once(request).await?;
+        if request.reinvocation.wanted {
+            request.reinvocation.second = true;
+            self.mutate_once(request).await?;
+        }
+        Ok(())
+    }
+
+    async fn mutate_once(&self, request: &mut crate::admission::Request<'_>) -> Result<(), ApiError> {
         for plugin in &self.admission {
             if plugin.handles(request) {
                 plugin.mutate(self, request).await?;
             }
         }
         Ok(())
+    }
+
+    /// Runs all plugins, for what is not stored as it is sent: deletions, subresources that are actions, connections.
+    pub async fn admit(&self, request: &mut crate::admission::Request<'_>) -> Result<(), ApiError> {
+        self.mutate(request).await?;
+        self.validate(request).await
     }
 
     /// Runs the validating plugins.
@@ -231,11 +292,5 @@ impl Registry {
             }
         }
         Ok(())
-    }
-
-    /// Runs all plugins, for what is not stored as it is sent: deletions, subresources that are actions, connections.
-    pub async fn admit(&self, request: &mut crate::admission::Request<'_>) -> Result<(), ApiError> {
-        self.mutate(request).await?;
-        self.validate(request).await
     }
 }

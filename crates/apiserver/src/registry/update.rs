@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::object::{self, finalizers, is_deleting, meta, meta_int, set_meta};
 use super::{Call, Registry, Written};
-use crate::admission::{Operation, Request};
+use crate::admission::{ObjectKind, Operation, Request};
 use crate::managed;
 
 /// What a client is told when somebody else was faster.
@@ -28,10 +28,27 @@ pub trait Change: Send + Sync {
         false
     }
 
+    /// What admission is shown instead of the object: a subresource of another kind.
+    fn view(&self) -> Option<&dyn View> {
+        None
+    }
+
     /// How often a lost race is tried again when the client did not say which version it meant.
     fn attempts(&self) -> usize {
         32
     }
+}
+
+/// A subresource that shows an object as another kind (`Scale`).
+pub trait View: Send + Sync {
+    /// The kind.
+    fn kind(&self) -> ObjectKind<'static>;
+
+    /// The object as that kind.
+    fn of(&self, object: &Value) -> Value;
+
+    /// Writes what admission made of the view back into the object.
+    fn apply(&self, view: &Value, object: &mut Value);
 }
 
 /// A PUT: the object is what the client sent.
@@ -147,8 +164,15 @@ impl Registry {
         if !change.owns_managed_fields() {
             managed::update(call, Some(old), &mut new);
         }
-        let mut request = Request::new(call, Operation::Update, &mut new, Some(old));
-        self.mutate(&mut request).await?;
+        match change.view() {
+            None => self.mutate(&mut Request::new(call, Operation::Update, &mut new, Some(old))).await?,
+            Some(view) => {
+                let (mut shown, before) = (view.of(&new), view.of(old));
+                let request = Request::new(call, Operation::Update, &mut shown, Some(&before));
+                self.mutate(&mut request.of_kind(Some(view.kind()))).await?;
+                view.apply(&shown, &mut new);
+            }
+        }
         crate::authz::escalation_guard::check(self, call, &new, Some(old))?;
 
         let errors = match call.subresource {
@@ -190,7 +214,14 @@ impl Registry {
                 call.warnings.add(warning);
             }
         }
-        self.validate(&Request::new(call, Operation::Update, &mut new, Some(old))).await?;
+        match change.view() {
+            None => self.validate(&Request::new(call, Operation::Update, &mut new, Some(old))).await?,
+            Some(view) => {
+                let (mut shown, before) = (view.of(&new), view.of(old));
+                let request = Request::new(call, Operation::Update, &mut shown, Some(&before));
+                self.validate(&request.of_kind(Some(view.kind()))).await?;
+            }
+        }
         object::order(&mut new);
 
         let key = resource.key(call.namespace, call.name);
