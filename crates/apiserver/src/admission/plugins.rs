@@ -83,6 +83,7 @@ const PLUGINS: &[Row] = &[
     on("TaintNodesByCondition", plain!(taint_nodes_by_condition::TaintNodesByCondition)),
     off("AlwaysPullImages", plain!(always_pull_images::AlwaysPullImages)),
     missing("ImagePolicyWebhook"),
+    on("PodSecurity", |configuration| Ok(Box::new(pod_security::PodSecurity::new(configuration)?))),
     missing("PodNodeSelector"),
     on("Priority", plain!(priority::Priority)),
     on("DefaultTolerationSeconds", plain!(default_toleration_seconds::DefaultTolerationSeconds)),
@@ -105,6 +106,7 @@ const PLUGINS: &[Row] = &[
     missing("MutatingAdmissionWebhook"),
     missing("ValidatingAdmissionPolicy"),
     missing("ValidatingAdmissionWebhook"),
+    on("ResourceQuota", |configuration| Ok(Box::new(resource_quota::ResourceQuota::new(configuration)?))),
     off("AlwaysDeny", plain!(always::AlwaysDeny)),
 ];
 

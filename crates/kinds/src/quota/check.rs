@@ -137,7 +137,14 @@ pub fn check(
             uncovered.join(" ")
         )));
     }
-    interesting.into_iter().map(|index| Ok((index, fit(&quotas[index], &delta)?))).collect()
+    let mut changes = Vec::new();
+    for index in interesting {
+        let used = fit(&quotas[index], &delta)?;
+        if used != resource_list(&quotas[index]["status"]["used"]) {
+            changes.push((index, used));
+        }
+    }
+    Ok(changes)
 }
 
 /// What is used of one quota when `delta` is added.
