@@ -19,7 +19,7 @@ use super::{Admission, Operation, Request};
 use crate::authn::UserInfo;
 use crate::managed;
 use crate::registry::update::{Change, MODIFIED};
-use crate::registry::{Call, Registry, object};
+use crate::registry::{Call, CallOptions, Registry, object};
 
 /// How often a request is checked again when a quota was written by somebody else.
 const ATTEMPTS: usize = 4;
@@ -129,6 +129,8 @@ async fn write(
         dry_run: false,
         field_manager: "kube-apiserver",
         warnings: request.call.warnings,
+        annotations: None,
+        options: CallOptions::None,
     };
     let change = SetUsed { version: object::meta(quota, "resourceVersion").to_string(), used };
     registry.update_raw(&call, &change).await.map(|_| ())

@@ -43,6 +43,9 @@ impl PodSecurity {
 const HARMLESS: [&str; 8] =
     ["exec", "attach", "binding", "eviction", "log", "portforward", "proxy", "status"];
 
+/// Prefix of the annotations in the audit log.
+const AUDIT: &str = "pod-security.kubernetes.io";
+
 /// What a request is to this plugin.
 enum Subject {
     Namespace,
@@ -214,9 +217,12 @@ impl PodSecurity {
         template: Option<&'static str>,
     ) -> Result<(), ApiError> {
         let call = request.call;
-        if self.configuration.exempts_namespace(call.namespace)
-            || self.configuration.exempts_user(&call.user.name)
-        {
+        if self.configuration.exempts_namespace(call.namespace) {
+            call.annotate(format!("{AUDIT}/exempt"), "namespace");
+            return Ok(());
+        }
+        if self.configuration.exempts_user(&call.user.name) {
+            call.annotate(format!("{AUDIT}/exempt"), "user");
             return Ok(());
         }
         let Some(namespaces) = registry.resources.cache("", "Namespace") else { return Ok(()) };
@@ -230,6 +236,9 @@ impl PodSecurity {
             && policy.audit.level == Level::Privileged
             && !(enforces && policy.enforce.level != Level::Privileged)
         {
+            if enforces {
+                call.annotate(format!("{AUDIT}/enforce-policy"), policy.enforce.to_string());
+            }
             return Ok(());
         }
         let holder = match template {
@@ -248,9 +257,23 @@ impl PodSecurity {
         };
         let pod = Pod { metadata: &holder["metadata"], spec: &holder["spec"] };
         if self.configuration.exempts_runtime_class(pod.spec.text("runtimeClassName")) {
+            call.annotate(format!("{AUDIT}/exempt"), "runtimeClass");
             return Ok(());
         }
+        if !errors.is_empty() {
+            let text = orlop_api::status::aggregate(errors.iter().map(ToString::to_string));
+            call.annotate(format!("{AUDIT}/error"), format!("Failed to parse policy: {text}"));
+        }
+        let complaints = evaluate(policy.audit, pod);
+        if !complaints.is_empty() {
+            let text = told(&complaints, true);
+            call.annotate(
+                format!("{AUDIT}/audit-violations"),
+                format!("would violate PodSecurity \"{}\": {text}", policy.audit),
+            );
+        }
         if enforces {
+            call.annotate(format!("{AUDIT}/enforce-policy"), policy.enforce.to_string());
             let complaints = evaluate(policy.enforce, pod);
             if !complaints.is_empty() {
                 return Err(request.forbidden(format!(
