@@ -12,6 +12,7 @@ mod printer;
 #[cfg(test)]
 mod testing;
 mod validate;
+mod workload;
 
 pub mod admissionregistration;
 pub mod apiregistration;
@@ -89,6 +90,10 @@ pub trait Strategy: Send + Sync + 'static {
     /// desired state changed.
     fn prepare_update(&self, _obj: &mut Value, _old: &Value) {}
 
+    /// Writes the times that the system keeps of an object; after `prepare_*`, for a new object (`old` is `None`) and for
+    /// a write of it or of its status. `now` is in RFC 3339 with seconds.
+    fn stamp(&self, _obj: &mut Value, _old: Option<&Value>, _now: &str) {}
+
     /// All that is wrong with a new object, `metadata` included, in upstream's order.
     fn validate_create(&self, obj: &Value) -> ErrorList;
 
@@ -156,9 +161,11 @@ pub fn strategy(group: &str, kind: &str) -> Option<&'static dyn Strategy> {
         ("", "LimitRange") => &core::limitrange::LimitRange,
         ("", "Namespace") => &core::namespace::Namespace,
         ("", "Node") => &core::node::Node,
+        ("", "PersistentVolume") => &core::persistentvolume::PersistentVolume,
         ("", "PersistentVolumeClaim") => &core::persistentvolumeclaim::PersistentVolumeClaim,
         ("", "Pod") => &core::pod::Pod,
         ("", "PodTemplate") => &core::podtemplate::PodTemplate,
+        ("", "ReplicationController") => &core::replicationcontroller::ReplicationController,
         ("", "ResourceQuota") => &core::resourcequota::ResourceQuota,
         ("", "Secret") => &core::secret::Secret,
         ("", "Service") => &core::service::Service,
@@ -170,6 +177,7 @@ pub fn strategy(group: &str, kind: &str) -> Option<&'static dyn Strategy> {
         ("apps", "Deployment") => &apps::deployment::Deployment,
         ("apps", "ReplicaSet") => &apps::replicaset::ReplicaSet,
         ("apps", "StatefulSet") => &apps::statefulset::StatefulSet,
+        ("batch", "CronJob") => &batch::cronjob::CronJob,
         ("batch", "Job") => &batch::job::Job,
         ("certificates.k8s.io", "CertificateSigningRequest") => &certificates::csr::CertificateSigningRequest,
         ("coordination.k8s.io", "Lease") => &coordination::lease::Lease,
@@ -195,7 +203,12 @@ pub fn strategy(group: &str, kind: &str) -> Option<&'static dyn Strategy> {
         ("resource.k8s.io", "ResourceClaimTemplate") => &resource::claim::ResourceClaimTemplate,
         ("resource.k8s.io", "ResourceSlice") => &resource::slice::ResourceSlice,
         ("scheduling.k8s.io", "PriorityClass") => &scheduling::priorityclass::PriorityClass,
+        ("storage.k8s.io", "CSIDriver") => &storage::csidriver::CsiDriver,
+        ("storage.k8s.io", "CSINode") => &storage::csinode::CsiNode,
+        ("storage.k8s.io", "CSIStorageCapacity") => &storage::csistoragecapacity::CsiStorageCapacity,
         ("storage.k8s.io", "StorageClass") => &storage::storageclass::StorageClass,
+        ("storage.k8s.io", "VolumeAttachment") => &storage::volumeattachment::VolumeAttachment,
+        ("storage.k8s.io", "VolumeAttributesClass") => &storage::volumeattributesclass::VolumeAttributesClass,
         _ => return None,
     })
 }

@@ -53,6 +53,33 @@ pub(crate) fn check_update(group: &str, kind: &str, obj: Value, old: Value, expe
     assert_eq!(texts(&s.validate_update(&obj, &old)), expected, "{obj}");
 }
 
+/// The warnings about a new object, or about replacing `old`, after defaulting.
+pub(crate) fn check_warnings(group: &str, kind: &str, obj: Value, old: Option<Value>, expected: &[&str]) {
+    let s = lookup(group, kind);
+    let mut obj = filled(s, obj);
+    s.defaults(&mut obj);
+    let old = old.map(|old| {
+        let mut old = filled(s, old);
+        s.defaults(&mut old);
+        s.prepare_create(&mut old);
+        s.prepare_update(&mut obj, &old);
+        old
+    });
+    assert_eq!(s.warnings(&obj, old.as_ref()), expected, "{obj}");
+}
+
+/// Validates a write of `/status`.
+pub(crate) fn check_status(group: &str, kind: &str, status: Value, old: Value, expected: &[&str]) {
+    let s = lookup(group, kind);
+    let mut old = filled(s, old);
+    s.defaults(&mut old);
+    old["metadata"]["resourceVersion"] = "1".into();
+    let mut obj = old.clone();
+    obj["status"] = status;
+    s.prepare_status_update(&mut obj, &old);
+    assert_eq!(texts(&s.validate_status_update(&obj, &old)), expected, "{obj}");
+}
+
 /// The object after defaulting.
 pub(crate) fn check_defaults(group: &str, kind: &str, mut obj: Value, expected: Value) {
     lookup(group, kind).defaults(&mut obj);

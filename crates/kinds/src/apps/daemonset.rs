@@ -2,17 +2,36 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{not_more_than_100_percent, number, positive_int_or_percent, validate_collision_count};
+use super::{not_more_than_100_percent, number, positive_int_or_percent};
 use crate::core::pod::validation::validate_pod_template_spec;
 use crate::core::pod_template;
-use crate::cursor::{Cursor, child, default_empty_to, default_to, keep, same, set_generation};
+use crate::cursor::{Cursor, child, default_empty_to, default_to, same, set_generation};
 use crate::validate::{label_selector, nonnegative, selector_is_empty, selector_is_valid, selector_matches};
+use crate::workload::Workload;
 use crate::{NameRule, Strategy, metadata, printer};
 
 /// The strategy of DaemonSets.
 pub struct DaemonSet;
+
+const RULES: Workload = Workload {
+    fresh: &["currentNumberScheduled", "numberMisscheduled", "desiredNumberScheduled", "numberReady"],
+    pod_spec: "/spec/template/spec",
+    counters: &[
+        "currentNumberScheduled",
+        "numberMisscheduled",
+        "desiredNumberScheduled",
+        "numberReady",
+        "observedGeneration",
+        "updatedNumberScheduled",
+        "numberAvailable",
+        "numberUnavailable",
+        "collisionCount",
+    ],
+    parts: &[],
+    ready: "",
+};
 
 /// The template's own generation, kept in an annotation since its field went away.
 const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
@@ -102,16 +121,13 @@ impl Strategy for DaemonSet {
     }
 
     fn prepare_create(&self, obj: &mut Value) {
-        pod_template::drop_disabled_fields(&mut obj["spec"]);
-        obj["status"] = json!({"currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0});
-        set_generation(obj, 1);
+        RULES.prepare_create(obj);
         let generation = template_generation(obj).max(1);
         set_template_generation(obj, generation);
     }
 
     fn prepare_update(&self, obj: &mut Value, old: &Value) {
-        pod_template::drop_disabled_fields(&mut obj["spec"]);
-        keep(obj, old, &["status"]);
+        RULES.keep_status(obj, old);
         let changed = |key: &str| !same(&obj["spec"][key], &old["spec"][key]);
         let template = template_generation(old) + i64::from(changed("template"));
         let spec = !same(&obj["spec"], &old["spec"]);
@@ -136,7 +152,10 @@ impl Strategy for DaemonSet {
         errs
     }
 
-    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        if old.is_some_and(|old| template_generation(old) == template_generation(obj)) {
+            return Vec::new();
+        }
         pod_template::warnings(obj)
     }
 
@@ -145,21 +164,7 @@ impl Strategy for DaemonSet {
     }
 
     fn validate_status_update(&self, obj: &Value, old: &Value) -> ErrorList {
-        let mut errs = metadata::validate_object_meta_update(obj, old);
-        for key in [
-            "currentNumberScheduled",
-            "numberMisscheduled",
-            "desiredNumberScheduled",
-            "numberReady",
-            "observedGeneration",
-            "updatedNumberScheduled",
-            "numberAvailable",
-            "numberUnavailable",
-        ] {
-            nonnegative(&mut errs, &Path::new("status").child(key), &obj["status"][key]);
-        }
-        validate_collision_count(&mut errs, &obj["status"], &old["status"]);
-        errs
+        RULES.validate_status_update(obj, old)
     }
 
     fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
@@ -191,6 +196,7 @@ impl Strategy for DaemonSet {
 mod tests {
     use super::*;
     use crate::testing::check_create;
+    use serde_json::json;
 
     fn daemon_set(extra: Value) -> Value {
         let mut spec = json!({"selector": {"matchLabels": {"app": "x"}},

@@ -2,19 +2,34 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{
-    not_more_than_100_percent, number, positive_int_or_percent, validate_collision_count,
-    validate_replica_counts,
-};
+use super::{not_more_than_100_percent, number, positive_int_or_percent};
 use crate::core::pod_template;
 use crate::cursor::{Cursor, child, default_empty_to, default_to, keep, keep_field, same, set_generation};
 use crate::validate::nonnegative;
+use crate::workload::Workload;
 use crate::{NameRule, Strategy, metadata, printer};
 
 /// The strategy of Deployments.
 pub struct Deployment;
+
+const RULES: Workload = Workload {
+    fresh: &[],
+    pod_spec: "/spec/template/spec",
+    counters: &[
+        "observedGeneration",
+        "replicas",
+        "updatedReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "unavailableReplicas",
+        "terminatingReplicas",
+        "collisionCount",
+    ],
+    parts: &["updatedReplicas", "readyReplicas", "availableReplicas"],
+    ready: "readyReplicas",
+};
 
 fn validate_spec(errs: &mut ErrorList, spec: &Value) {
     let path = Path::new("spec");
@@ -81,14 +96,11 @@ impl Strategy for Deployment {
     }
 
     fn prepare_create(&self, obj: &mut Value) {
-        pod_template::drop_disabled_fields(&mut obj["spec"]);
-        obj["status"] = json!({});
-        set_generation(obj, 1);
+        RULES.prepare_create(obj);
     }
 
     fn prepare_update(&self, obj: &mut Value, old: &Value) {
-        keep(obj, old, &["status"]);
-        pod_template::drop_disabled_fields(&mut obj["spec"]);
+        RULES.keep_status(obj, old);
         // Annotations count as desired state here.
         let changed = !same(&obj["spec"], &old["spec"])
             || !same(&obj["metadata"]["annotations"], &old["metadata"]["annotations"]);
@@ -112,8 +124,8 @@ impl Strategy for Deployment {
         errs
     }
 
-    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
-        pod_template::warnings(obj)
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        pod_template::workload_warnings(obj, old)
     }
 
     fn has_status(&self) -> bool {
@@ -126,23 +138,7 @@ impl Strategy for Deployment {
     }
 
     fn validate_status_update(&self, obj: &Value, old: &Value) -> ErrorList {
-        let mut errs = metadata::validate_object_meta_update(obj, old);
-        validate_replica_counts(
-            &mut errs,
-            &obj["status"],
-            &[
-                "observedGeneration",
-                "replicas",
-                "updatedReplicas",
-                "readyReplicas",
-                "availableReplicas",
-                "unavailableReplicas",
-                "terminatingReplicas",
-            ],
-            &["updatedReplicas", "readyReplicas", "availableReplicas"],
-        );
-        validate_collision_count(&mut errs, &obj["status"], &old["status"]);
-        errs
+        RULES.validate_status_update(obj, old)
     }
 
     fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
@@ -165,6 +161,7 @@ impl Strategy for Deployment {
 mod tests {
     use super::*;
     use crate::testing::{check_cells, check_create, check_defaults, check_update};
+    use serde_json::json;
 
     fn deployment(extra: Value) -> Value {
         let mut spec = json!({"selector": {"matchLabels": {"app": "x"}},

@@ -38,38 +38,3 @@ fn percent(value: &Value) -> Option<i64> {
 fn number(value: &Value) -> i64 {
     percent(value).unwrap_or_else(|| value.int())
 }
-
-/// Counters of a workload's status: none negative, the parts not more than the whole.
-fn validate_replica_counts(errs: &mut ErrorList, status: &Value, counters: &[&str], parts: &[&str]) {
-    let path = Path::new("status");
-    for key in counters {
-        nonnegative(errs, &path.child(key), &status[*key]);
-    }
-    let all = status["replicas"].int();
-    for key in parts {
-        if status[*key].int() > all {
-            errs.push(field::invalid(
-                &path.child(key),
-                status[*key].int(),
-                "cannot be greater than status.replicas",
-            ));
-        }
-    }
-    if status["availableReplicas"].int() > status["readyReplicas"].int() {
-        errs.push(field::invalid(
-            &path.child("availableReplicas"),
-            status["availableReplicas"].int(),
-            "cannot be greater than readyReplicas",
-        ));
-    }
-}
-
-/// The collision counter of a workload never goes back.
-fn validate_collision_count(errs: &mut ErrorList, status: &Value, old: &Value) {
-    let (now, was) = (&status["collisionCount"], &old["collisionCount"]);
-    let path = Path::new("status").child("collisionCount");
-    nonnegative(errs, &path, now);
-    if was.is_set() && (!now.is_set() || now.int() < was.int()) {
-        errs.push(field::invalid(&path, now.int(), "cannot be decremented"));
-    }
-}

@@ -2,16 +2,31 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{ErrorList, Path};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::validate_replica_counts;
 use crate::core::pod_template;
-use crate::cursor::{Cursor, bump_generation, child, default_to, keep, set_generation};
+use crate::cursor::{Cursor, child, default_to};
 use crate::validate::nonnegative;
+use crate::workload::Workload;
 use crate::{NameRule, Strategy, metadata, printer};
 
 /// The strategy of ReplicaSets.
 pub struct ReplicaSet;
+
+const RULES: Workload = Workload {
+    fresh: &["replicas"],
+    pod_spec: "/spec/template/spec",
+    counters: &[
+        "replicas",
+        "fullyLabeledReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "terminatingReplicas",
+        "observedGeneration",
+    ],
+    parts: &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"],
+    ready: "readyReplicas",
+};
 
 fn validate_spec(errs: &mut ErrorList, spec: &Value) {
     let path = Path::new("spec");
@@ -22,22 +37,6 @@ fn validate_spec(errs: &mut ErrorList, spec: &Value) {
     });
 }
 
-fn validate_status(errs: &mut ErrorList, obj: &Value) {
-    validate_replica_counts(
-        errs,
-        &obj["status"],
-        &[
-            "replicas",
-            "fullyLabeledReplicas",
-            "readyReplicas",
-            "availableReplicas",
-            "terminatingReplicas",
-            "observedGeneration",
-        ],
-        &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"],
-    );
-}
-
 impl Strategy for ReplicaSet {
     fn defaults(&self, obj: &mut Value) {
         let spec = child(obj, "spec");
@@ -46,15 +45,11 @@ impl Strategy for ReplicaSet {
     }
 
     fn prepare_create(&self, obj: &mut Value) {
-        pod_template::drop_disabled_fields(&mut obj["spec"]);
-        obj["status"] = json!({"replicas": 0});
-        set_generation(obj, 1);
+        RULES.prepare_create(obj);
     }
 
     fn prepare_update(&self, obj: &mut Value, old: &Value) {
-        pod_template::drop_disabled_fields(&mut obj["spec"]);
-        keep(obj, old, &["status"]);
-        bump_generation(obj, old, &["spec"]);
+        RULES.prepare_update(obj, old);
     }
 
     fn validate_create(&self, obj: &Value) -> ErrorList {
@@ -74,8 +69,8 @@ impl Strategy for ReplicaSet {
         errs
     }
 
-    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
-        pod_template::warnings(obj)
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        pod_template::workload_warnings(obj, old)
     }
 
     fn has_status(&self) -> bool {
@@ -83,13 +78,7 @@ impl Strategy for ReplicaSet {
     }
 
     fn validate_status_update(&self, obj: &Value, old: &Value) -> ErrorList {
-        let mut errs = metadata::validate_object_meta_update(obj, old);
-        validate_status(&mut errs, obj);
-        errs
-    }
-
-    fn selectable_field(&self, obj: &Value, label: &str) -> Option<String> {
-        crate::metadata_field(true, obj, label)
+        RULES.validate_status_update(obj, old)
     }
 
     fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
@@ -110,8 +99,8 @@ impl Strategy for ReplicaSet {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::testing::{check_create, texts};
+    use crate::testing::check_create;
+    use serde_json::json;
 
     #[test]
     fn validation() {
@@ -124,19 +113,6 @@ mod tests {
                 "spec.replicas: Invalid value: -1: must be greater than or equal to 0",
                 "spec.template.metadata.labels: Invalid value: {\"app\":\"x\"}: `selector` does not match template `labels`",
             ],
-        );
-    }
-
-    #[test]
-    fn status() {
-        let mut errs = ErrorList::new();
-        validate_status(
-            &mut errs,
-            &json!({"status": {"replicas": 1, "readyReplicas": 2, "availableReplicas": 1}}),
-        );
-        assert_eq!(
-            texts(&errs),
-            ["status.readyReplicas: Invalid value: 2: cannot be greater than status.replicas"]
         );
     }
 }

@@ -2,23 +2,34 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{
-    not_more_than_100_percent, number, positive_int_or_percent, validate_collision_count,
-    validate_replica_counts,
-};
-use crate::core::persistentvolumeclaim::set_spec_defaults;
+use super::{not_more_than_100_percent, number, positive_int_or_percent};
+use crate::core::persistentvolumeclaim::{set_spec_defaults, spec_warnings, validate_claim_spec};
 use crate::core::pod_template;
-use crate::cursor::{
-    Cursor, bump_generation, child, default_empty_to, default_to, items_mut, keep, keep_field, same,
-    set_generation,
-};
+use crate::cursor::{Cursor, child, default_empty_to, default_to, items_mut, keep_field, same};
 use crate::validate::{dns_label, nonnegative, one_of};
+use crate::workload::{self, Workload};
 use crate::{NameRule, Strategy, metadata, printer};
 
 /// The strategy of StatefulSets.
 pub struct StatefulSet;
+
+const RULES: Workload = Workload {
+    fresh: &["replicas", "availableReplicas"],
+    pod_spec: "/spec/template/spec",
+    counters: &[
+        "replicas",
+        "readyReplicas",
+        "currentReplicas",
+        "updatedReplicas",
+        "availableReplicas",
+        "observedGeneration",
+        "collisionCount",
+    ],
+    parts: &["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"],
+    ready: "status.readyReplicas",
+};
 
 /// What may change in the spec.
 const MUTABLE: [&str; 7] = [
@@ -31,7 +42,8 @@ const MUTABLE: [&str; 7] = [
     "persistentVolumeClaimRetentionPolicy",
 ];
 
-fn validate_spec(errs: &mut ErrorList, spec: &Value) {
+/// `fresh` says that the object is new: what no update can change is looked at once.
+fn validate_spec(errs: &mut ErrorList, spec: &Value, fresh: bool) {
     let path = Path::new("spec");
     let at = path.child("podManagementPolicy");
     match spec["podManagementPolicy"].text() {
@@ -45,9 +57,15 @@ fn validate_spec(errs: &mut ErrorList, spec: &Value) {
         let at = path.child("persistentVolumeClaimRetentionPolicy").child(key);
         one_of(errs, &at, &retention[key], &["Retain", "Delete"]);
     }
+    if fresh {
+        let claims = path.child("volumeClaimTemplates");
+        for (i, claim) in spec["volumeClaimTemplates"].items().iter().enumerate() {
+            validate_claim_spec(errs, &claims.index(i).child("spec"), &claim["spec"]);
+        }
+    }
     nonnegative(errs, &path.child("replicas"), &spec["replicas"]);
     nonnegative(errs, &path.child("minReadySeconds"), &spec["minReadySeconds"]);
-    nonnegative(errs, &path.child("ordinals").child("start"), &spec["ordinals"]["start"]);
+    nonnegative(errs, &path.child("ordinals.start"), &spec["ordinals"]["start"]);
     pod_template::validate_selector_and_template(errs, &path, spec, "statefulset", |_, _, _| {});
     pod_template::validate_always_running(
         errs,
@@ -56,7 +74,7 @@ fn validate_spec(errs: &mut ErrorList, spec: &Value) {
         "StatefulSet",
     );
     let service = spec["serviceName"].text();
-    if !service.is_empty() {
+    if fresh && !service.is_empty() {
         dns_label(errs, &path.child("serviceName"), service);
     }
 }
@@ -115,26 +133,22 @@ impl Strategy for StatefulSet {
     }
 
     fn prepare_create(&self, obj: &mut Value) {
-        pod_template::drop_disabled_fields(&mut obj["spec"]);
-        obj["status"] = json!({"replicas": 0, "availableReplicas": 0});
-        set_generation(obj, 1);
+        RULES.prepare_create(obj);
     }
 
     fn prepare_update(&self, obj: &mut Value, old: &Value) {
-        pod_template::drop_disabled_fields(&mut obj["spec"]);
-        keep(obj, old, &["status"]);
-        bump_generation(obj, old, &["spec"]);
+        RULES.prepare_update(obj, old);
     }
 
     fn validate_create(&self, obj: &Value) -> ErrorList {
-        let mut errs = metadata::validate_object_meta(obj, true, NameRule::DnsSubdomain);
-        validate_spec(&mut errs, &obj["spec"]);
+        let mut errs = metadata::validate_object_meta(obj, true, NameRule::DnsLabel);
+        validate_spec(&mut errs, &obj["spec"], true);
         errs
     }
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errs = metadata::validate_object_meta_update(obj, old);
-        validate_spec(&mut errs, &obj["spec"]);
+        validate_spec(&mut errs, &obj["spec"], false);
         let mut munged = obj["spec"].clone();
         for key in MUTABLE {
             keep_field(&mut munged, &old["spec"], key);
@@ -148,8 +162,24 @@ impl Strategy for StatefulSet {
         errs
     }
 
-    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
-        pod_template::warnings(obj)
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        let mut out = Vec::new();
+        if !workload::same_generation(obj, old) {
+            out = pod_template::warnings(obj);
+        }
+        let claims = Path::new("spec").child("volumeClaimTemplates");
+        for (i, claim) in obj["spec"]["volumeClaimTemplates"].items().iter().enumerate() {
+            // Upstream's path has this slip on update.
+            let path = if old.is_some() { claims.index(i).child("Spec") } else { claims.index(i) };
+            out.extend(spec_warnings(&path, &claim["spec"]));
+        }
+        if obj["spec"]["revisionHistoryLimit"].int() < 0 {
+            out.push(
+                "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended"
+                    .to_owned(),
+            );
+        }
+        out
     }
 
     fn has_status(&self) -> bool {
@@ -157,21 +187,10 @@ impl Strategy for StatefulSet {
     }
 
     fn validate_status_update(&self, obj: &Value, old: &Value) -> ErrorList {
-        let mut errs = metadata::validate_object_meta_update(obj, old);
-        validate_replica_counts(
-            &mut errs,
-            &obj["status"],
-            &[
-                "replicas",
-                "readyReplicas",
-                "currentReplicas",
-                "updatedReplicas",
-                "availableReplicas",
-                "observedGeneration",
-            ],
-            &["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"],
-        );
-        validate_collision_count(&mut errs, &obj["status"], &old["status"]);
+        let mut errs = ErrorList::new();
+        RULES.validate_counters(&mut errs, &obj["status"]);
+        errs.extend(metadata::validate_object_meta_update(obj, old));
+        workload::validate_not_decremented(&mut errs, &obj["status"], &old["status"]);
         errs
     }
 
@@ -192,6 +211,7 @@ impl Strategy for StatefulSet {
 mod tests {
     use super::*;
     use crate::testing::{check_create, check_update};
+    use serde_json::json;
 
     fn stateful_set(extra: Value) -> Value {
         let mut spec = json!({"serviceName": "s", "selector": {"matchLabels": {"app": "x"}},

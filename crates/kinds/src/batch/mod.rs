@@ -1,3 +1,5 @@
-//! The group `batch`. CronJob is not built.
+//! The group `batch`.
 
+mod cron;
+pub mod cronjob;
 pub mod job;

@@ -9,6 +9,7 @@ use super::pod::warnings::pod_warnings;
 use crate::cursor::{Cursor, child};
 use crate::metadata::{validate_annotations, validate_labels};
 use crate::validate::{label_selector, selector_is_empty, selector_is_valid, selector_matches};
+use crate::workload::{pod_name_warning, same_generation};
 
 /// Defaults of `spec.template` of a workload.
 pub(crate) fn set_defaults(spec: &mut Value) {
@@ -52,6 +53,15 @@ pub(crate) fn validate_template_metadata(errs: &mut ErrorList, path: &Path, meta
             errs.push(field::forbidden(&path.child(name), "cannot be set"));
         }
     }
+}
+
+/// Warnings about a workload whose pods are named after it; an update that changes nothing of it warns of nothing.
+pub(crate) fn workload_warnings(obj: &Value, old: Option<&Value>) -> Vec<String> {
+    if same_generation(obj, old) {
+        return Vec::new();
+    }
+    let name = if old.is_none() { pod_name_warning(obj) } else { None };
+    name.into_iter().chain(warnings(obj)).collect()
 }
 
 /// `selector` and `template` of a workload spec that keeps pods running. `kind` names it in the message about an empty

@@ -2,15 +2,22 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::apps::{not_more_than_100_percent, positive_int_or_percent};
-use crate::cursor::{Cursor, bump_generation, keep, set_generation};
-use crate::validate::{label_selector, nonnegative, one_of};
+use crate::cursor::Cursor;
+use crate::validate::{conditions, label_selector, one_of};
+use crate::workload::Workload;
 use crate::{NameRule, Strategy, metadata, printer};
 
 /// The strategy of PodDisruptionBudgets.
 pub struct PodDisruptionBudget;
+
+const RULES: Workload = Workload {
+    fresh: &["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"],
+    counters: &["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"],
+    ..Workload::PLAIN
+};
 
 fn validate_spec(errs: &mut ErrorList, spec: &Value) {
     let path = Path::new("spec");
@@ -34,14 +41,11 @@ fn validate_spec(errs: &mut ErrorList, spec: &Value) {
 
 impl Strategy for PodDisruptionBudget {
     fn prepare_create(&self, obj: &mut Value) {
-        obj["status"] =
-            json!({"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0});
-        set_generation(obj, 1);
+        RULES.prepare_create(obj);
     }
 
     fn prepare_update(&self, obj: &mut Value, old: &Value) {
-        keep(obj, old, &["status"]);
-        bump_generation(obj, old, &["spec"]);
+        RULES.prepare_update(obj, old);
     }
 
     fn validate_create(&self, obj: &Value) -> ErrorList {
@@ -62,10 +66,9 @@ impl Strategy for PodDisruptionBudget {
 
     fn validate_status_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errs = metadata::validate_object_meta_update(obj, old);
-        let path = Path::new("status");
-        for key in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
-            nonnegative(&mut errs, &path.child(key), &obj["status"][key]);
-        }
+        let status = &obj["status"];
+        conditions(&mut errs, &Path::new("status").child("conditions"), &status["conditions"]);
+        RULES.validate_counters(&mut errs, status);
         errs
     }
 
@@ -93,7 +96,7 @@ impl Strategy for PodDisruptionBudget {
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::{check_cells, check_create};
+    use crate::testing::{check_cells, check_create, check_status};
     use serde_json::{Value, json};
 
     #[test]
@@ -110,6 +113,16 @@ mod tests {
             json!({"minAvailable": 1, "maxUnavailable": 1}),
             &[
                 "spec: Invalid value: {\"minAvailable\":1,\"maxUnavailable\":1}: minAvailable and maxUnavailable cannot be both set",
+            ],
+        );
+        check_status(
+            "policy",
+            "PodDisruptionBudget",
+            json!({"disruptionsAllowed": -1, "conditions": [{"type": "A", "status": "x", "reason": "R", "lastTransitionTime": "2024-01-01T00:00:00Z"}]}),
+            json!({"spec": {}}),
+            &[
+                "status.conditions[0].status: Unsupported value: \"x\": supported values: \"False\", \"True\", \"Unknown\"",
+                "status.disruptionsAllowed: Invalid value: -1: must be greater than or equal to 0",
             ],
         );
         check_cells(

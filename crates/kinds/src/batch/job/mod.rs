@@ -1,18 +1,25 @@
 //! Job: pods that run until enough of them have succeeded.
 
-mod validation;
+mod indexes;
+mod status;
+pub(super) mod validation;
 
 use jiff::Timestamp;
 use orlop_api::field::ErrorList;
-use serde_json::{Value, json};
+use orlop_api::field::Path;
+use serde_json::Value;
 
+use crate::core::pod::warnings::pod_warnings;
 use crate::core::pod_template;
-use crate::cursor::{Cursor, bump_generation, child, default_to, keep, same, set_generation};
+use crate::cursor::{Cursor, child, default_to, same};
 use crate::duration::human_duration;
-use crate::{Strategy, metadata, printer};
+use crate::workload::{self, Workload};
+use crate::{Strategy, printer};
 
 /// The strategy of Jobs.
 pub struct Job;
+
+const RULES: Workload = Workload { pod_spec: "/spec/template/spec", ..Workload::PLAIN };
 
 const CONTROLLER_UID: &str = "batch.kubernetes.io/controller-uid";
 
@@ -33,14 +40,30 @@ fn generate_selector(obj: &mut Value) {
     // A job without labels shares those of its template, upstream even in memory: it gets these too.
     let shared = same(&obj["metadata"]["labels"], &obj["spec"]["template"]["metadata"]["labels"]);
     for (key, value) in labels {
+        // What the writer has set stays, to be refused when it is wrong.
         let template = child(child(obj, "spec"), "template");
-        child(child(template, "metadata"), "labels")[key] = value.clone();
+        default_to(child(child(template, "metadata"), "labels"), key, value.clone());
         if shared {
-            child(child(obj, "metadata"), "labels")[key] = value.clone();
+            default_to(child(child(obj, "metadata"), "labels"), key, value.clone());
         }
     }
     let selector = child(child(obj, "spec"), "selector");
     default_to(child(selector, "matchLabels"), CONTROLLER_UID, uid);
+}
+
+/// Warnings about a job's spec, in a job or in a template of one.
+pub(super) fn spec_warnings(path: &Path, spec: &Value) -> Vec<String> {
+    let mut out = Vec::new();
+    if spec["completionMode"].text() == "Indexed"
+        && spec["completions"].int() > 100_000
+        && spec["parallelism"].int() > 10_000
+    {
+        out.push(format!(
+            "{path}: In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail"
+        ));
+    }
+    out.extend(pod_warnings(&path.child("template"), &spec["template"]));
+    out
 }
 
 fn has_condition(obj: &Value, kind: &str) -> bool {
@@ -50,7 +73,7 @@ fn has_condition(obj: &Value, kind: &str) -> bool {
         .any(|c| c["type"].text() == kind && c["status"].text() == "True")
 }
 
-fn status(obj: &Value) -> &'static str {
+fn summary(obj: &Value) -> &'static str {
     if has_condition(obj, "Complete") {
         "Complete"
     } else if has_condition(obj, "Failed") {
@@ -101,16 +124,12 @@ impl Strategy for Job {
     }
 
     fn prepare_create(&self, obj: &mut Value) {
-        pod_template::drop_disabled_fields(&mut obj["spec"]);
         generate_selector(obj);
-        obj["status"] = json!({});
-        set_generation(obj, 1);
+        RULES.prepare_create(obj);
     }
 
     fn prepare_update(&self, obj: &mut Value, old: &Value) {
-        pod_template::drop_disabled_fields(&mut obj["spec"]);
-        keep(obj, old, &["status"]);
-        bump_generation(obj, old, &["spec"]);
+        RULES.prepare_update(obj, old);
     }
 
     fn validate_create(&self, obj: &Value) -> ErrorList {
@@ -121,19 +140,12 @@ impl Strategy for Job {
         validation::validate_job_update(obj, old)
     }
 
-    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
-        let mut out = pod_template::warnings(obj);
-        let spec = &obj["spec"];
-        if spec["completionMode"].text() == "Indexed"
-            && spec["completions"].int() > 100_000
-            && spec["parallelism"].int() > 10_000
-        {
-            out.push(
-                "In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail"
-                    .to_owned(),
-            );
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        if workload::same_generation(obj, old) {
+            return Vec::new();
         }
-        out
+        let name = if old.is_none() { workload::pod_name_warning(obj) } else { None };
+        name.into_iter().chain(spec_warnings(&Path::new("spec"), &obj["spec"])).collect()
     }
 
     fn has_status(&self) -> bool {
@@ -141,9 +153,7 @@ impl Strategy for Job {
     }
 
     fn validate_status_update(&self, obj: &Value, old: &Value) -> ErrorList {
-        let mut errs = metadata::validate_object_meta_update(obj, old);
-        validation::validate_status(&mut errs, &obj["status"]);
-        errs
+        status::validate(obj, old)
     }
 
     fn selectable_field(&self, obj: &Value, label: &str) -> Option<String> {
@@ -164,7 +174,7 @@ impl Strategy for Job {
         let (containers, images) = printer::containers_and_images(&spec["template"]["spec"]);
         vec![
             printer::name(obj),
-            status(obj).into(),
+            summary(obj).into(),
             completions.into(),
             duration(obj, now).into(),
             printer::age(obj, now),
@@ -179,6 +189,7 @@ impl Strategy for Job {
 mod tests {
     use super::*;
     use crate::testing::{check_cells, check_create, check_update};
+    use serde_json::json;
 
     fn job(extra: Value) -> Value {
         let mut spec = json!({"template": {"metadata": {"labels": {"app": "x"}},

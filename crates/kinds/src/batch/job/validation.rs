@@ -1,11 +1,12 @@
 //! Upstream's `ValidateJob`, `ValidateJobUpdate` and what they call.
 
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use orlop_api::names;
+use serde_json::{Map, Value, json};
 
 use crate::NameRule;
 use crate::core::pod::validation::validate_pod_template_spec;
-use crate::cursor::{Cursor, child, keep_field, same};
+use crate::cursor::{Cursor, child, items_mut, keep_field, remove, same};
 use crate::metadata;
 use crate::networking::ingressclass::domain_prefixed_path;
 use crate::validate::{
@@ -13,16 +14,101 @@ use crate::validate::{
 };
 
 const MAX_INDEXES: i64 = 100_000;
+/// Above [`MAX_INDEXES`] completions with a backoff limit per index, less is allowed of the rest.
+const MANY_INDEXES: i64 = 10_000;
 const MAX_RULES: usize = 20;
+/// Bytes of a text of indexes.
+const MAX_INDEXES_TEXT: usize = 64 * 1024;
 
 pub(super) fn validate_job(obj: &Value) -> ErrorList {
+    validate_as_new(obj, true)
+}
+
+fn validate_as_new(obj: &Value, prefixed_labels: bool) -> ErrorList {
     let mut errs = metadata::validate_object_meta(obj, true, NameRule::DnsSubdomain);
+    validate_generated_selector(&mut errs, obj, prefixed_labels);
     validate_spec(&mut errs, &obj["spec"]);
+    validate_host_names(&mut errs, obj);
     errs
 }
 
+/// The selector and labels that the system makes are what they should be: `ValidateGeneratedSelector`.
+fn validate_generated_selector(errs: &mut ErrorList, obj: &Value, prefixed: bool) {
+    let spec = &obj["spec"];
+    if spec["manualSelector"].flag() || !spec["selector"].is_set() {
+        return;
+    }
+    let (uid, name) = (obj["metadata"]["uid"].text(), obj["metadata"]["name"].text());
+    if uid.is_empty() {
+        errs.push(field::required(&Path::new("metadata").child("uid"), ""));
+    }
+    let expected = [
+        ("controller-uid", uid),
+        ("job-name", name),
+        ("batch.kubernetes.io/controller-uid", uid),
+        ("batch.kubernetes.io/job-name", name),
+    ];
+    let expected = if prefixed { &expected[..] } else { &expected[..2] };
+    let labels = &spec["template"]["metadata"]["labels"];
+    let path = Path::new("spec").child("template").child("metadata").child("labels");
+    for (key, value) in expected {
+        if !labels.has(key) {
+            errs.push(field::required(&path.key(key), &format!("must be '{value}'")));
+        } else if labels[*key].text() != *value {
+            errs.push(field::invalid(&path.key(key), labels.clone(), format!("must be '{value}'")));
+        }
+    }
+    let expected: Map<String, Value> =
+        expected.iter().map(|(key, value)| ((*key).to_owned(), (*value).into())).collect();
+    let selector = &spec["selector"];
+    if selector_is_valid(selector) && !selector_matches(selector, &expected.into()) {
+        errs.push(field::invalid(
+            &Path::new("spec").child("selector"),
+            selector.clone(),
+            "`selector` not auto-generated",
+        ));
+    }
+}
+
+/// The pods of an indexed job are hosts named after their index.
+fn validate_host_names(errs: &mut ErrorList, obj: &Value) {
+    let (spec, name) = (&obj["spec"], obj["metadata"]["name"].text());
+    let completions = spec["completions"].int();
+    if spec["completionMode"].text() != "Indexed" || completions <= 0 {
+        return;
+    }
+    let host = format!("{name}-{}", completions - 1);
+    if !names::is_dns1123_label(&host).is_empty() {
+        errs.push(field::invalid(
+            &Path::new("metadata").child("name"),
+            name,
+            format!("will not able to create pod with invalid DNS label: {host}"),
+        ));
+    }
+}
+
+/// `spec` of a job with the selector that ties it to its pods.
 fn validate_spec(errs: &mut ErrorList, spec: &Value) {
     let path = Path::new("spec");
+    validate_job_spec(errs, &path, spec);
+    let selector = &spec["selector"];
+    if selector.is_set() {
+        label_selector(errs, &path.child("selector"), selector);
+    } else {
+        errs.push(field::required(&path.child("selector"), ""));
+    }
+    let labels = &spec["template"]["metadata"]["labels"];
+    if selector_is_valid(selector) && !(selector.is_set() && selector_matches(selector, labels)) {
+        errs.push(field::invalid(
+            &path.child("template").child("metadata").child("labels"),
+            labels.clone(),
+            "`selector` does not match template `labels`",
+        ));
+    }
+}
+
+/// A job's spec but for its selector, in a job or in a template of one.
+pub(crate) fn validate_job_spec(errs: &mut ErrorList, path: &Path, spec: &Value) {
     for key in [
         "parallelism",
         "completions",
@@ -34,6 +120,9 @@ fn validate_spec(errs: &mut ErrorList, spec: &Value) {
     ] {
         nonnegative(errs, &path.child(key), &spec[key]);
     }
+    if spec["maxFailedIndexes"].is_set() && !spec["backoffLimitPerIndex"].is_set() {
+        errs.push(field::required(&path.child("backoffLimitPerIndex"), "when maxFailedIndexes is specified"));
+    }
     let manager = &spec["managedBy"];
     if manager.is_set() {
         let at = path.child("managedBy");
@@ -42,12 +131,18 @@ fn validate_spec(errs: &mut ErrorList, spec: &Value) {
             errs.push(field::too_long(&at, 63));
         }
     }
-    validate_indexes(errs, &path, spec);
+    validate_indexed(errs, path, spec);
     if spec["podFailurePolicy"].is_set() {
         validate_pod_failure_policy(errs, &path.child("podFailurePolicy"), spec);
     }
     if spec["successPolicy"].is_set() {
-        validate_success_policy(errs, &path.child("successPolicy"), spec);
+        let at = path.child("successPolicy");
+        if spec["completionMode"].text() == "Indexed" {
+            validate_success_policy(errs, &at, spec);
+        } else {
+            let policy = spec["successPolicy"].clone();
+            errs.push(field::invalid(&at, policy, "requires indexed completion mode"));
+        }
     }
     let replacement = &spec["podReplacementPolicy"];
     if replacement.is_set() {
@@ -62,68 +157,75 @@ fn validate_spec(errs: &mut ErrorList, spec: &Value) {
     let restart = at.child("spec").child("restartPolicy");
     match policy {
         "" | "Always" => errs.push(field::required(&restart, "valid values: \"OnFailure\", \"Never\"")),
-        "OnFailure" | "Never" => {}
-        other => errs.push(field::not_supported(&restart, other, &["OnFailure", "Never"])),
-    }
-    if spec["podFailurePolicy"].is_set() && policy != "Never" {
-        errs.push(field::invalid(
+        "Never" => {}
+        "OnFailure" if spec["podFailurePolicy"].is_set() => errs.push(field::invalid(
             &restart,
             policy,
             "only \"Never\" is supported when podFailurePolicy is specified",
-        ));
-    }
-    let selector = &spec["selector"];
-    if selector.is_set() {
-        label_selector(errs, &path.child("selector"), selector);
-    } else {
-        errs.push(field::required(&path.child("selector"), ""));
-    }
-    let labels = &template["metadata"]["labels"];
-    if selector_is_valid(selector) && !(selector.is_set() && selector_matches(selector, labels)) {
-        errs.push(field::invalid(
-            &at.child("metadata").child("labels"),
-            labels.clone(),
-            "`selector` does not match template `labels`",
-        ));
+        )),
+        "OnFailure" => {}
+        other => errs.push(field::not_supported(&restart, other, &["OnFailure", "Never"])),
     }
 }
 
-fn validate_indexes(errs: &mut ErrorList, path: &Path, spec: &Value) {
+/// What the completion mode asks for and forbids.
+fn validate_indexed(errs: &mut ErrorList, path: &Path, spec: &Value) {
     let mode = &spec["completionMode"];
     one_of(errs, &path.child("completionMode"), mode, &["NonIndexed", "Indexed"]);
-    let (completions, parallelism) = (&spec["completions"], &spec["parallelism"]);
+    let (completions, parallelism) = (&spec["completions"], spec["parallelism"].int());
     let (per_index, most_failed) = (&spec["backoffLimitPerIndex"], &spec["maxFailedIndexes"]);
-    if mode.text() != "Indexed" {
+    let at = |key: &str| path.child(key);
+    if !mode.is_set() || mode.text() == "NonIndexed" {
         for key in ["backoffLimitPerIndex", "maxFailedIndexes"] {
             if spec[key].is_set() {
-                errs.push(field::invalid(
-                    &path.child(key),
-                    spec[key].int(),
-                    "requires indexed completion mode",
-                ));
+                errs.push(field::invalid(&at(key), spec[key].int(), "requires indexed completion mode"));
             }
         }
+    }
+    if mode.text() != "Indexed" {
         return;
     }
     if !completions.is_set() {
-        errs.push(field::required(&path.child("completions"), "when completion mode is Indexed"));
+        errs.push(field::required(&at("completions"), "when completion mode is Indexed"));
     }
-    if parallelism.int() > MAX_INDEXES {
+    if parallelism > MAX_INDEXES {
         errs.push(field::invalid(
-            &path.child("parallelism"),
-            parallelism.int(),
+            &at("parallelism"),
+            parallelism,
             format!("must be less than or equal to {MAX_INDEXES} when completion mode is Indexed"),
         ));
     }
-    if most_failed.is_set() {
-        let at = path.child("maxFailedIndexes");
-        if completions.is_set() && most_failed.int() > completions.int() {
-            errs.push(field::invalid(&at, most_failed.int(), "must be less than or equal to completions"));
-        }
-        if !per_index.is_set() {
-            errs.push(field::required(
-                &path.child("backoffLimitPerIndex"),
-                "when maxFailedIndexes is specified",
+    if most_failed.is_set() && completions.is_set() && most_failed.int() > completions.int() {
+        errs.push(field::invalid(
+            &at("maxFailedIndexes"),
+            most_failed.int(),
+            "must be less than or equal to completions",
+        ));
+    }
+    if most_failed.int() > MAX_INDEXES {
+        errs.push(field::invalid(
+            &at("maxFailedIndexes"),
+            most_failed.int(),
+            format!("must be less than or equal to {MAX_INDEXES}"),
+        ));
+    }
+    if completions.int() <= MAX_INDEXES || !per_index.is_set() {
+        return;
+    }
+    if !most_failed.is_set() {
+        errs.push(field::required(
+            &at("maxFailedIndexes"),
+            &format!("must be specified when completions is above {MAX_INDEXES}"),
+        ));
+    }
+    for (key, value) in [("parallelism", parallelism), ("maxFailedIndexes", most_failed.int())] {
+        if value > MANY_INDEXES {
+            errs.push(field::invalid(
+                &at(key),
+                value,
+                format!(
+                    "must be less than or equal to {MANY_INDEXES} when completions are above {MAX_INDEXES} and used with backoff limit per index"
+                ),
             ));
         }
     }
@@ -224,32 +326,7 @@ fn validate_pod_conditions(errs: &mut ErrorList, path: &Path, conditions: &[Valu
     }
 }
 
-/// Ranges such as `1,3-5` in ascending order; the highest index, or what is wrong.
-fn parse_indexes(text: &str) -> Result<i64, String> {
-    let mut last = -1;
-    for part in text.split(',') {
-        let (first, end) = part.split_once('-').unwrap_or((part, part));
-        let number = |s: &str| {
-            s.parse::<i64>().map_err(|_| {
-                format!("cannot convert string to integer for index: {}", orlop_api::field::go_quote(s))
-            })
-        };
-        let (first, end) = (number(first)?, number(end)?);
-        if first <= last {
-            return Err(format!("non-increasing order, previous: {last}, current: {first}"));
-        }
-        if end < first {
-            return Err(format!("non-increasing order, previous: {first}, current: {end}"));
-        }
-        last = end;
-    }
-    Ok(last)
-}
-
 fn validate_success_policy(errs: &mut ErrorList, path: &Path, spec: &Value) {
-    if spec["completionMode"].text() != "Indexed" {
-        errs.push(field::invalid(path, spec["successPolicy"].clone(), "requires indexed completion mode"));
-    }
     let rules = spec["successPolicy"]["rules"].items();
     let path = path.child("rules");
     if rules.is_empty() {
@@ -271,89 +348,118 @@ fn validate_success_policy(errs: &mut ErrorList, path: &Path, spec: &Value) {
                 "at least one of succeededCount or succeededIndexes must be specified",
             ));
         }
+        let mut total = 0;
         if indexes.is_set() {
             let at = path.child("succeededIndexes");
-            match parse_indexes(indexes.text()) {
+            if indexes.text().len() > MAX_INDEXES_TEXT {
+                errs.push(field::too_long(&at, MAX_INDEXES_TEXT));
+            }
+            match super::indexes::parse(indexes.text(), completions) {
                 Err(why) => errs.push(field::invalid(
                     &at,
                     indexes.text(),
                     format!("error parsing succeededIndexes: {why}"),
                 )),
-                Ok(highest) if highest >= completions => {
-                    errs.push(field::invalid(&at, indexes.text(), "too large index"))
-                }
-                Ok(_) => {}
+                Ok(count) => total = count,
             }
         }
         if count.is_set() {
-            let at = path.child("succeededCount");
-            nonnegative(errs, &at, count);
-            if count.int() > completions {
-                errs.push(field::invalid(
-                    &at,
-                    count.int(),
-                    format!(
-                        "must be less than or equal to {completions} (the number of specified completions)"
-                    ),
-                ));
+            let (at, count) = (path.child("succeededCount"), count.int());
+            nonnegative(errs, &at, &rule["succeededCount"]);
+            let mut at_most = |limit: i64, what: &str| {
+                if count > limit {
+                    let message = format!("must be less than or equal to {limit} (the number of {what})");
+                    errs.push(field::invalid(&at, count, message));
+                }
+            };
+            at_most(completions, "specified completions");
+            if indexes.is_set() {
+                at_most(total, "indexes in the specified succeededIndexes field");
             }
         }
     }
 }
 
 pub(super) fn validate_job_update(obj: &Value, old: &Value) -> ErrorList {
-    let mut errs = metadata::validate_object_meta_update(obj, old);
     let (spec, was) = (&obj["spec"], &old["spec"]);
+    // Jobs from before the prefixed labels do without them.
+    let labels = &was["template"]["metadata"]["labels"];
+    let prefixed =
+        labels.has("batch.kubernetes.io/job-name") && labels.has("batch.kubernetes.io/controller-uid");
+    let mut errs = validate_as_new(obj, prefixed);
+    errs.extend(metadata::validate_object_meta_update(obj, old));
     let path = Path::new("spec");
     validate_spec(&mut errs, spec);
-    let at = path.child("completions");
-    if spec["completionMode"].text() != "Indexed" {
-        errs.extend(metadata::validate_immutable(&spec["completions"], &was["completions"], &at));
-    } else if !same(&spec["completions"], &was["completions"]) && spec["completions"] != spec["parallelism"] {
-        errs.push(field::invalid(
-            &at,
-            spec["completions"].clone(),
-            "can only be modified in tandem with spec.parallelism",
-        ));
-    }
+    validate_completions(&mut errs, &path.child("completions"), spec, was);
     let mut fixed = |key: &str, new: &Value| {
         errs.extend(metadata::validate_immutable(new, &was[key], &path.child(key)));
     };
     fixed("selector", &spec["selector"]);
-    let mut template = spec["template"].clone();
-    // A suspended job that has not started may still be told where to run.
-    if was["suspend"].flag() && !old["status"].has("startTime") {
-        let before = &was["template"];
-        for key in ["nodeSelector", "tolerations", "schedulingGates"] {
-            keep_field(child(&mut template, "spec"), &before["spec"], key);
-        }
-        let affinity = &before["spec"]["affinity"];
-        if template["spec"]["affinity"].is_set() || affinity.is_set() {
-            let now = child(child(&mut template, "spec"), "affinity");
-            keep_field(now, affinity, "nodeAffinity");
-        }
-        for key in ["labels", "annotations"] {
-            keep_field(child(&mut template, "metadata"), &before["metadata"], key);
-        }
-    }
-    fixed("template", &template);
+    fixed("template", &template_but_for_mutable_parts(obj, old));
     for key in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
         fixed(key, &spec[key]);
     }
     errs
 }
 
-pub(super) fn validate_status(errs: &mut ErrorList, status: &Value) {
-    let path = Path::new("status");
-    for key in ["active", "succeeded", "failed", "ready", "terminating"] {
-        nonnegative(errs, &path.child(key), &status[key]);
-    }
-    let active = status["active"].int();
-    if status["ready"].int() > active {
+/// An indexed job may be scaled: completions and parallelism together.
+fn validate_completions(errs: &mut ErrorList, path: &Path, spec: &Value, was: &Value) {
+    if spec["completionMode"].text() != "Indexed" {
+        errs.extend(metadata::validate_immutable(&spec["completions"], &was["completions"], path));
+    } else if spec["completions"].is_set()
+        && !same(&spec["completions"], &was["completions"])
+        && spec["completions"] != spec["parallelism"]
+    {
         errs.push(field::invalid(
-            &path.child("ready"),
-            status["ready"].int(),
-            "cannot set more ready pods than active",
+            path,
+            spec["completions"].clone(),
+            "can only be modified in tandem with spec.parallelism",
         ));
+    }
+}
+
+/// The template as it must not differ from the old one: what a suspended job may still be told is taken from there.
+fn template_but_for_mutable_parts(obj: &Value, old: &Value) -> Value {
+    let (was, status) = (&old["spec"], &old["status"]);
+    let mut template = obj["spec"]["template"].clone();
+    let before = &was["template"];
+    if !was["suspend"].flag() {
+        return template;
+    }
+    if !status.has("startTime") {
+        for key in ["nodeSelector", "tolerations", "schedulingGates"] {
+            keep_field(child(&mut template, "spec"), &before["spec"], key);
+        }
+        keep_node_affinity(child(&mut template, "spec"), &before["spec"]["affinity"]);
+        for key in ["labels", "annotations"] {
+            keep_field(child(&mut template, "metadata"), &before["metadata"], key);
+        }
+    }
+    // A job that ran before must have let go of its pods.
+    if obj["spec"]["suspend"].flag() && status["active"].int() == 0 {
+        for list in ["containers", "initContainers"] {
+            let olds = before["spec"][list].items();
+            for (container, old) in items_mut(child(&mut template, "spec"), list).zip(olds) {
+                let resources = child(container, "resources");
+                for key in ["requests", "limits"] {
+                    keep_field(resources, &old["resources"], key);
+                }
+            }
+        }
+    }
+    template
+}
+
+/// The node affinity of `spec` becomes the old one; an affinity that held nothing else comes and goes with it.
+fn keep_node_affinity(spec: &mut Value, before: &Value) {
+    let others = |affinity: &Value| affinity.entries().any(|(k, v)| k != "nodeAffinity" && v.is_set());
+    if !spec["affinity"].is_set() && !others(before) {
+        keep_field(spec, &json!({"affinity": before}), "affinity");
+    } else if spec["affinity"].is_set() {
+        if !before.is_set() && !others(&spec["affinity"]) {
+            remove(spec, "affinity");
+        } else {
+            keep_field(child(spec, "affinity"), before, "nodeAffinity");
+        }
     }
 }

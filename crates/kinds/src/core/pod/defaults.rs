@@ -4,6 +4,7 @@ use orlop_api::Quantity;
 use serde_json::{Value, json};
 
 use crate::core::persistentvolumeclaim::set_spec_defaults;
+use crate::core::volume_source;
 use crate::cursor::{Cursor, child, default_empty_to, default_to, items_mut, remove};
 
 const CONTAINER_LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
@@ -231,28 +232,12 @@ fn set_volume(volume: &mut Value) {
             }
         }
     }
+    volume_source::set_defaults(volume);
     let mut on = |kind: &str, apply: &dyn Fn(&mut Value)| {
         if let Some(source) = volume.get_mut(kind).filter(|s| s.is_set()) {
             apply(source);
         }
     };
-    on("hostPath", &|s| default_to(s, "type", ""));
-    on("iscsi", &|s| default_empty_to(s, "iscsiInterface", "default"));
-    on("rbd", &|s| {
-        default_empty_to(s, "pool", "rbd");
-        default_empty_to(s, "user", "admin");
-        default_empty_to(s, "keyring", "/etc/ceph/keyring");
-    });
-    on("azureDisk", &|s| {
-        default_to(s, "cachingMode", "ReadWrite");
-        default_to(s, "fsType", "ext4");
-        default_to(s, "readOnly", false);
-        default_to(s, "kind", "Shared");
-    });
-    on("scaleIO", &|s| {
-        default_empty_to(s, "storageMode", "ThinProvisioned");
-        default_empty_to(s, "fsType", "xfs");
-    });
     on("image", &|s| {
         let policy = pull_policy(s["reference"].text());
         default_empty_to(s, "pullPolicy", policy);

@@ -7,10 +7,11 @@ use super::env::{VOLUME_FIELDS, validate_field_ref, validate_resource_field_ref}
 use crate::NameRule;
 use crate::core::persistentvolumeclaim::validate_claim_spec;
 use crate::core::pod_template::validate_template_metadata;
+use crate::core::volume_source::{self, Owner};
 use crate::cursor::Cursor;
 use crate::validate::{
-    dns_label, dns_subdomain, label_selector, local_descending_path, local_non_reserved_path,
-    path_no_backsteps, require_one_of, require_text,
+    csi_driver_name, dns_label, label_selector, local_descending_path, local_non_reserved_path,
+    require_one_of, require_text,
 };
 
 const MODE_MESSAGE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
@@ -31,7 +32,7 @@ const SOURCES: [(&str, &[&str]); 29] = [
     ("rbd", &["monitors", "image"]),
     ("cinder", &["volumeID"]),
     ("cephfs", &["monitors"]),
-    ("quobyte", &["registry", "volume"]),
+    ("quobyte", &[]),
     ("downwardAPI", &[]),
     ("fc", &[]),
     ("flexVolume", &["driver"]),
@@ -137,27 +138,8 @@ fn validate_kind(errs: &mut ErrorList, path: &Path, kind: &str, source: &Value, 
                 "SizeLimit field must be a valid resource quantity",
             ));
         }
-        "hostPath" if complete => {
-            path_no_backsteps(errs, &path.child("path"), source["path"].text());
-            const TYPES: [&str; 8] = [
-                "",
-                "BlockDevice",
-                "CharDevice",
-                "Directory",
-                "DirectoryOrCreate",
-                "File",
-                "FileOrCreate",
-                "Socket",
-            ];
-            if !TYPES.contains(&source["type"].text()) {
-                errs.push(field::not_supported(&path.child("type"), source["type"].text(), &TYPES));
-            }
-        }
         "gitRepo" => {
             local_descending_path(errs, &path.child("directory"), source["directory"].text());
-        }
-        "nfs" if !source["path"].text().starts_with('/') => {
-            errs.push(field::invalid(&path.child("path"), source["path"].text(), "must be an absolute path"));
         }
         "secret" | "configMap" => {
             validate_mode(errs, &path.child("defaultMode"), &source["defaultMode"]);
@@ -173,61 +155,8 @@ fn validate_kind(errs: &mut ErrorList, path: &Path, kind: &str, source: &Value, 
             validate_mode(errs, &path.child("defaultMode"), &source["defaultMode"]);
             validate_projections(errs, path, source);
         }
-        "iscsi" => {
-            let iqn = source["iqn"].text();
-            if !iqn.is_empty() && !["iqn", "eui", "naa"].iter().any(|p| iqn.starts_with(p)) {
-                errs.push(field::invalid(
-                    &path.child("iqn"),
-                    iqn,
-                    "must be valid format starting with iqn, eui, or naa",
-                ));
-            }
-            lun(errs, path, source["lun"].int());
-        }
-        "fc" => {
-            let (wwns, wwids) = (source["targetWWNs"].items(), source["wwids"].items());
-            let at = path.child("targetWWNs");
-            if wwns.is_empty() && wwids.is_empty() {
-                errs.push(field::required(&at, "must specify either targetWWNs or wwids, but not both"));
-            }
-            if !wwns.is_empty() && !wwids.is_empty() {
-                errs.push(field::invalid(
-                    &at,
-                    source["targetWWNs"].clone(),
-                    "targetWWNs and wwids can not be specified simultaneously",
-                ));
-            }
-            if !wwns.is_empty() {
-                if source["lun"].is_set() {
-                    lun(errs, path, source["lun"].int());
-                } else {
-                    errs.push(field::required(
-                        &path.child("lun"),
-                        "lun is required if targetWWNs is specified",
-                    ));
-                }
-            }
-        }
-        "gcePersistentDisk" | "awsElasticBlockStore" => {
-            let partition = source["partition"].int();
-            if !(0..=255).contains(&partition) {
-                errs.push(field::invalid(
-                    &path.child("partition"),
-                    partition,
-                    "must be between 1 and 255, inclusive",
-                ));
-            }
-        }
-        "flocker" if source["datasetName"].text().is_empty() && source["datasetUUID"].text().is_empty() => {
-            errs.push(field::required(path, "one of datasetName and datasetUUID is required"));
-        }
         "csi" if complete => {
-            let driver = source["driver"].text();
-            let at = path.child("driver");
-            if driver.len() > 63 {
-                errs.push(field::too_long(&at, 63));
-            }
-            dns_subdomain(errs, &at, &driver.to_lowercase());
+            csi_driver_name(errs, &path.child("driver"), source["driver"].text());
             let secret = &source["nodePublishSecretRef"];
             if secret.is_set() {
                 require_text(errs, &path.child("nodePublishSecretRef").child("name"), secret["name"].text());
@@ -243,13 +172,7 @@ fn validate_kind(errs: &mut ErrorList, path: &Path, kind: &str, source: &Value, 
                 &["Always", "IfNotPresent", "Never"],
             );
         }
-        _ => {}
-    }
-}
-
-fn lun(errs: &mut ErrorList, path: &Path, lun: i64) {
-    if !(0..=255).contains(&lun) {
-        errs.push(field::invalid(&path.child("lun"), lun, "must be between 0 and 255, inclusive"));
+        _ => volume_source::validate(errs, path, kind, source, complete, Owner::Pod),
     }
 }
 

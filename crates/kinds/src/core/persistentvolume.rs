@@ -1,0 +1,665 @@
+//! PersistentVolume: a piece of storage of the cluster.
+
+use jiff::Timestamp;
+use orlop_api::field::{self, ErrorList, Path};
+use serde_json::{Value, json};
+
+use super::persistentvolumeclaim::{MODE_NAMES, STORAGE_CLASS, short_modes};
+use super::pod::defaults::round_quantities;
+use super::pod::resources::quantity;
+use super::pod::validate_node_selector;
+use super::pod::warnings::deprecated_node_label;
+use super::volume_source::{self, Owner};
+use crate::cursor::{Cursor, child, default_empty_to, default_to, differences, keep, remove, same};
+use crate::validate::{csi_driver_name, dns_label, dns_subdomain, object_name, one_of, require_text};
+use crate::{NameRule, Strategy, metadata, printer};
+
+/// The strategy of PersistentVolumes.
+pub struct PersistentVolume;
+
+const MOUNT_OPTIONS: &str = "volume.beta.kubernetes.io/mount-options";
+
+/// Sources in the order upstream looks at them, with the name their errors go by and the fields that must not be empty.
+const SOURCES: [(&str, &str, &[&str]); 22] = [
+    ("hostPath", "hostPath", &["path"]),
+    ("gcePersistentDisk", "persistentDisk", &["pdName"]),
+    ("awsElasticBlockStore", "awsElasticBlockStore", &["volumeID"]),
+    ("glusterfs", "glusterfs", &["endpoints", "path"]),
+    ("flocker", "flocker", &[]),
+    ("nfs", "nfs", &["server", "path"]),
+    ("rbd", "rbd", &["monitors", "image"]),
+    ("quobyte", "quobyte", &[]),
+    ("cephfs", "cephfs", &["monitors"]),
+    ("iscsi", "iscsi", &["targetPortal", "iqn"]),
+    ("cinder", "cinder", &["volumeID"]),
+    ("fc", "fc", &[]),
+    ("flexVolume", "flexVolume", &["driver"]),
+    ("azureFile", "azureFile", &["secretName", "shareName"]),
+    ("vsphereVolume", "vsphereVolume", &["volumePath"]),
+    ("photonPersistentDisk", "photonPersistentDisk", &["pdID"]),
+    ("portworxVolume", "portworxVolume", &["volumeID"]),
+    ("azureDisk", "azureDisk", &["diskName", "diskURI"]),
+    ("scaleIO", "scaleIO", &["gateway", "system", "volumeName"]),
+    ("local", "local", &["path"]),
+    ("storageos", "storageos", &["volumeName"]),
+    ("csi", "csi", &["driver", "volumeHandle"]),
+];
+
+/// Sources that take mount options, which once were an annotation.
+const MOUNTABLE: [&str; 13] = [
+    "gcePersistentDisk",
+    "awsElasticBlockStore",
+    "glusterfs",
+    "nfs",
+    "rbd",
+    "quobyte",
+    "iscsi",
+    "cinder",
+    "cephfs",
+    "azureFile",
+    "vsphereVolume",
+    "azureDisk",
+    "photonPersistentDisk",
+];
+
+/// Sources that work no more, with what upstream says of each.
+const DEPRECATED: [(&str, &str, &str); 6] = [
+    ("cephfs", "cephfs", "deprecated in v1.28, non-functional in v1.31+"),
+    ("photonPersistentDisk", "photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"),
+    ("scaleIO", "scaleIO", "deprecated in v1.16, non-functional in v1.22+"),
+    ("storageos", "storageOS", "deprecated in v1.22, non-functional in v1.25+"),
+    ("glusterfs", "glusterfs", "deprecated in v1.25, non-functional in v1.26+"),
+    ("rbd", "rbd", "deprecated in v1.28, non-functional in v1.31+"),
+];
+
+/// A volume's spec: of a persistent volume of this name, or inside of an attachment (`inline`), where it says less.
+pub(crate) fn validate_spec(errs: &mut ErrorList, path: &Path, spec: &Value, name: &str, inline: bool) {
+    const NOT_INLINE: &str = "may not be specified in the context of inline volumes";
+    let at = |key: &str| path.child(key);
+    if inline {
+        for key in ["claimRef", "capacity"] {
+            if !spec[key].is_empty() {
+                errs.push(field::forbidden(&at(key), NOT_INLINE));
+            }
+        }
+        if !spec["csi"].is_set() {
+            errs.push(field::required(&at("csi"), "has to be specified in the context of inline volumes"));
+        }
+    }
+    validate_access_modes(errs, &at("accessModes"), &spec["accessModes"], "");
+    if !inline {
+        validate_capacity(errs, &at("capacity"), &spec["capacity"]);
+    }
+    let reclaim = spec["persistentVolumeReclaimPolicy"].text();
+    let reclaim_path = at("persistentVolumeReclaimPolicy");
+    if inline && !matches!(reclaim, "" | "Retain") {
+        errs.push(field::forbidden(&reclaim_path, "may only be Retain in the context of inline volumes"));
+    } else if !matches!(reclaim, "" | "Delete" | "Recycle" | "Retain") {
+        errs.push(field::not_supported(&reclaim_path, reclaim, &["Delete", "Recycle", "Retain"]));
+    }
+    let affinity = &spec["nodeAffinity"];
+    if affinity.is_set() && inline {
+        errs.push(field::forbidden(&at("nodeAffinity"), NOT_INLINE));
+    } else if affinity.is_set() {
+        if affinity["required"].is_set() {
+            validate_node_selector(errs, &at("nodeAffinity").child("required"), &affinity["required"]);
+        } else {
+            errs.push(field::required(
+                &at("nodeAffinity").child("required"),
+                "must specify required node constraints",
+            ));
+        }
+    }
+    validate_sources(errs, path, spec, name);
+    if spec["hostPath"].is_set() && is_root(spec["hostPath"]["path"].text()) && reclaim == "Recycle" {
+        errs.push(field::forbidden(&reclaim_path, "may not be 'recycle' for a hostPath mount of '/'"));
+    }
+    let class = spec["storageClassName"].text();
+    if !class.is_empty() && inline {
+        errs.push(field::forbidden(&at("storageClassName"), NOT_INLINE));
+    } else if !class.is_empty() {
+        object_name(errs, &at("storageClassName"), class, NameRule::DnsSubdomain);
+    }
+    let mode = &spec["volumeMode"];
+    if mode.is_set() && inline && mode.text() != "Filesystem" {
+        errs.push(field::forbidden(
+            &at("volumeMode"),
+            "may not specify volumeMode other than Filesystem in the context of inline volumes",
+        ));
+    } else if !inline {
+        one_of(errs, &at("volumeMode"), mode, &["Block", "Filesystem"]);
+    }
+    let class = &spec["volumeAttributesClassName"];
+    if class.is_set() {
+        let path = at("volumeAttributesClassName");
+        if class.text().is_empty() {
+            errs.push(field::required(&path, "an empty string is disallowed"));
+        } else {
+            object_name(errs, &path, class.text(), NameRule::DnsSubdomain);
+        }
+        if !spec["csi"].is_set() {
+            errs.push(field::required(
+                &at("csi"),
+                "has to be specified when using volumeAttributesClassName",
+            ));
+        }
+    }
+}
+
+/// Access modes of a volume or a claim; `missing` explains that there must be one.
+pub(crate) fn validate_access_modes(errs: &mut ErrorList, path: &Path, modes: &Value, missing: &str) {
+    let modes = modes.texts();
+    if modes.is_empty() {
+        errs.push(field::required(path, missing));
+    }
+    for mode in &modes {
+        if !MODE_NAMES.contains(mode) {
+            errs.push(field::not_supported(path, *mode, &MODE_NAMES));
+        }
+    }
+    let once = |mode: &&&str| **mode == "ReadWriteOncePod";
+    let others = modes.iter().any(|mode| !once(&mode) && MODE_NAMES.contains(mode));
+    if modes.iter().any(|mode| once(&mode)) && others {
+        errs.push(field::forbidden(path, "may not use ReadWriteOncePod with other access modes"));
+    }
+}
+
+fn validate_capacity(errs: &mut ErrorList, path: &Path, capacity: &Value) {
+    if capacity.is_empty() {
+        errs.push(field::required(path, ""));
+    }
+    if !capacity.has("storage") || capacity.entries().count() > 1 {
+        errs.push(field::not_supported(path, capacity.clone(), &["storage"]));
+    }
+    for (name, value) in capacity.entries() {
+        let at = path.key(name);
+        validate_basic_resource(errs, &at, value);
+        if quantity(value).sign() <= 0 {
+            errs.push(field::invalid(&at, value.text(), "must be greater than zero"));
+        }
+    }
+}
+
+/// A quantity below zero is none.
+pub(crate) fn validate_basic_resource(errs: &mut ErrorList, path: &Path, value: &Value) {
+    if quantity(value).value() < 0 {
+        errs.push(field::invalid(path, value.text(), "must be a valid resource quantity"));
+    }
+}
+
+/// Exactly one source, which has what it needs.
+fn validate_sources(errs: &mut ErrorList, path: &Path, spec: &Value, name: &str) {
+    let mut found = false;
+    for (kind, called, required) in SOURCES {
+        let source = &spec[kind];
+        if !source.is_set() {
+            continue;
+        }
+        // Upstream lets a flexVolume come after another source.
+        if found && kind != "flexVolume" {
+            let called = if kind == "cephfs" { "cephFS" } else { kind };
+            errs.push(field::forbidden(&path.child(called), "may not specify more than 1 volume type"));
+            continue;
+        }
+        found = true;
+        let at = path.child(called);
+        if kind == "iscsi" && source["initiatorName"].is_set() {
+            let portal = source["targetPortal"].text();
+            if name.len() + 1 + portal.len() > 64 {
+                errs.push(field::invalid(
+                    &at.child("targetportal"),
+                    portal,
+                    "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified.",
+                ));
+            }
+        }
+        let before = errs.len();
+        for key in required {
+            if source[*key].is_empty() {
+                errs.push(field::required(&at.child(key), ""));
+            }
+        }
+        let complete = errs.len() == before;
+        volume_source::validate(errs, &at, kind, source, complete, Owner::PersistentVolume);
+        match kind {
+            "csi" => validate_csi(errs, &at, source),
+            "glusterfs" => validate_endpoints_namespace(errs, &at, &source["endpointsNamespace"]),
+            "azureFile" if source["secretNamespace"].is_set() => {
+                require_text(errs, &at.child("secretNamespace"), source["secretNamespace"].text());
+            }
+            "local" if !spec["nodeAffinity"]["required"].is_set() => {
+                errs.push(field::required(
+                    &path.child("nodeAffinity"),
+                    "Local volume requires node affinity",
+                ));
+            }
+            _ => {}
+        }
+    }
+    if !found {
+        errs.push(field::required(path, "must specify a volume type"));
+    }
+}
+
+fn validate_endpoints_namespace(errs: &mut ErrorList, path: &Path, namespace: &Value) {
+    if !namespace.is_set() {
+        return;
+    }
+    let (at, namespace) = (path.child("endpointsNamespace"), namespace.text());
+    if namespace.is_empty() {
+        errs.push(field::invalid(
+            &at,
+            namespace,
+            "if the endpointnamespace is set, it must be a valid namespace name",
+        ));
+    } else {
+        dns_label(errs, &at, namespace);
+    }
+}
+
+fn validate_csi(errs: &mut ErrorList, path: &Path, csi: &Value) {
+    // That there is none is said already.
+    if !csi["driver"].text().is_empty() {
+        csi_driver_name(errs, &path.child("driver"), csi["driver"].text());
+    }
+    for key in [
+        "controllerPublishSecretRef",
+        "controllerExpandSecretRef",
+        "nodePublishSecretRef",
+        "nodeExpandSecretRef",
+    ] {
+        let (secret, at) = (&csi[key], path.child(key));
+        if !secret.is_set() {
+            continue;
+        }
+        let (name, namespace) = (secret["name"].text(), secret["namespace"].text());
+        if name.is_empty() {
+            errs.push(field::required(&at.child("name"), ""));
+        } else {
+            dns_subdomain(errs, &at.child("name"), name);
+        }
+        if namespace.is_empty() {
+            errs.push(field::required(&at.child("namespace"), ""));
+        } else {
+            dns_label(errs, &at.child("namespace"), namespace);
+        }
+    }
+}
+
+/// Whether a path is the root after Go's `path.Clean`.
+fn is_root(path: &str) -> bool {
+    let mut depth = 0usize;
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => depth = depth.saturating_sub(1),
+            _ => depth += 1,
+        }
+    }
+    path.starts_with('/') && depth == 0
+}
+
+fn validate(obj: &Value) -> ErrorList {
+    let mut errs = metadata::validate_object_meta(obj, false, NameRule::DnsSubdomain);
+    let name = obj["metadata"]["name"].text();
+    validate_spec(&mut errs, &Path::new("spec"), &obj["spec"], name, false);
+    errs
+}
+
+/// Mount options as an annotation are for kinds of storage that are mounted.
+fn validate_mount_options(errs: &mut ErrorList, obj: &Value) {
+    let mountable = MOUNTABLE.iter().any(|kind| obj["spec"][*kind].is_set());
+    if !mountable && obj["metadata"]["annotations"].has(MOUNT_OPTIONS) {
+        errs.push(field::forbidden(
+            &Path::new("metadata").child("annotations").child(MOUNT_OPTIONS),
+            "may not specify mount options for this volume type",
+        ));
+    }
+}
+
+/// The source of a volume, and nothing else of its spec.
+fn source_of(spec: &Value) -> Value {
+    let mut out = json!({});
+    for (kind, ..) in SOURCES {
+        if spec[kind].is_set() {
+            out[kind] = spec[kind].clone();
+        }
+    }
+    out
+}
+
+/// The old affinity with the old names of labels replaced where the new one uses the names of today.
+fn renamed_affinity(old: &Value, new: &Value) -> Value {
+    const TODAY: [(&str, &str); 5] = [
+        ("beta.kubernetes.io/arch", "kubernetes.io/arch"),
+        ("beta.kubernetes.io/os", "kubernetes.io/os"),
+        ("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region"),
+        ("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone"),
+        ("beta.kubernetes.io/instance-type", "node.kubernetes.io/instance-type"),
+    ];
+    let mut out = old.clone();
+    let terms = out.pointer_mut("/required/nodeSelectorTerms").and_then(Value::as_array_mut);
+    for (t, term) in terms.into_iter().flatten().enumerate() {
+        let wanted = &new["required"]["nodeSelectorTerms"][t]["matchExpressions"];
+        let expressions = term.get_mut("matchExpressions").and_then(Value::as_array_mut);
+        for (e, expression) in expressions.into_iter().flatten().enumerate() {
+            let today = TODAY.iter().find(|(before, _)| *before == expression["key"].text());
+            if let Some((_, today)) = today
+                && wanted[e]["key"].text() == *today
+            {
+                expression["key"] = (*today).into();
+            }
+        }
+    }
+    out
+}
+
+impl Strategy for PersistentVolume {
+    fn namespaced(&self) -> bool {
+        false
+    }
+
+    fn defaults(&self, obj: &mut Value) {
+        let spec = child(obj, "spec");
+        if let Some(capacity) = spec.get_mut("capacity") {
+            round_quantities(capacity);
+        }
+        volume_source::set_defaults(spec);
+        default_empty_to(spec, "persistentVolumeReclaimPolicy", "Retain");
+        default_to(spec, "volumeMode", "Filesystem");
+        default_empty_to(child(obj, "status"), "phase", "Pending");
+    }
+
+    fn prepare_create(&self, obj: &mut Value) {
+        obj["status"] = json!({"phase": "Pending"});
+    }
+
+    fn prepare_update(&self, obj: &mut Value, old: &Value) {
+        keep(obj, old, &["status"]);
+    }
+
+    fn stamp(&self, obj: &mut Value, old: Option<&Value>, now: &str) {
+        let Some(old) = old else {
+            obj["status"]["lastPhaseTransitionTime"] = now.into();
+            return;
+        };
+        let (status, was) = (&obj["status"], &old["status"]);
+        let untold = status["lastPhaseTransitionTime"].is_null()
+            || status["lastPhaseTransitionTime"] == was["lastPhaseTransitionTime"];
+        if status["phase"] != was["phase"] && untold {
+            obj["status"]["lastPhaseTransitionTime"] = now.into();
+        }
+    }
+
+    fn validate_create(&self, obj: &Value) -> ErrorList {
+        let mut errs = validate(obj);
+        validate_mount_options(&mut errs, obj);
+        errs
+    }
+
+    fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
+        let mut errs = self.validate_create(obj);
+        errs.extend(validate(obj));
+        let (spec, was) = (&obj["spec"], &old["spec"]);
+        let path = Path::new("spec");
+        let (mut source, before) = (source_of(spec), source_of(was));
+        if before["csi"].is_set() && source["csi"].is_set() && !before["csi"].has("controllerExpandSecretRef")
+        {
+            // It may be given later.
+            remove(&mut source["csi"], "controllerExpandSecretRef");
+        }
+        if !same(&source, &before) {
+            errs.push(field::forbidden(
+                &path.child("persistentvolumesource"),
+                format!(
+                    "spec.persistentvolumesource is immutable after creation\n{}",
+                    differences(&before, &source)
+                ),
+            ));
+        }
+        let fixed = metadata::validate_immutable;
+        errs.extend(fixed(&spec["volumeMode"], &was["volumeMode"], &Path::new("volumeMode")));
+        let (affinity, before) = (&spec["nodeAffinity"], &was["nodeAffinity"]);
+        if before.is_set() {
+            errs.extend(fixed(affinity, &renamed_affinity(before, affinity), &Path::new("nodeAffinity")));
+        }
+        if was["volumeAttributesClassName"].is_set() && !spec["volumeAttributesClassName"].is_set() {
+            errs.push(field::forbidden(
+                &path.child("volumeAttributesClassName"),
+                "update from non-nil value to nil is forbidden",
+            ));
+        }
+        errs
+    }
+
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        let mut out = Vec::new();
+        let spec = &obj["spec"];
+        for (key, message) in [
+            (STORAGE_CLASS, "deprecated since v1.8; use \"storageClassName\" attribute instead"),
+            (MOUNT_OPTIONS, "deprecated since v1.31; use \"mountOptions\" attribute instead"),
+        ] {
+            if obj["metadata"]["annotations"].has(key) {
+                out.push(format!("metadata.annotations[{key}]: {message}"));
+            }
+        }
+        if spec["persistentVolumeReclaimPolicy"].text() == "Recycle" {
+            out.push(
+                "spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning."
+                    .to_owned(),
+            );
+        }
+        let terms = Path::new("spec").child("nodeAffinity").child("required").child("nodeSelectorTerms");
+        for (t, term) in spec["nodeAffinity"]["required"]["nodeSelectorTerms"].items().iter().enumerate() {
+            for (e, expression) in term["matchExpressions"].items().iter().enumerate() {
+                let key = expression["key"].text();
+                if let Some(message) = deprecated_node_label(key) {
+                    let at = terms.index(t).child("matchExpressions").index(e).child("key");
+                    out.push(format!("{at}: {key} is {message}"));
+                }
+            }
+        }
+        for (kind, called, message) in DEPRECATED {
+            if spec[kind].is_set() {
+                out.push(format!("spec.{called}: {message}"));
+            }
+        }
+        out
+    }
+
+    fn has_status(&self) -> bool {
+        true
+    }
+
+    fn validate_status_update(&self, obj: &Value, old: &Value) -> ErrorList {
+        metadata::validate_object_meta_update(obj, old)
+    }
+
+    fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
+        let (spec, status) = (&obj["spec"], &obj["status"]);
+        let deleting = obj["metadata"].has("deletionTimestamp");
+        let phase = if deleting { "Terminating" } else { status["phase"].text() };
+        let claim = &spec["claimRef"];
+        let claim = if claim.is_set() {
+            format!("{}/{}", claim["namespace"].text(), claim["name"].text())
+        } else {
+            String::new()
+        };
+        let class = match obj["metadata"]["annotations"].get(STORAGE_CLASS) {
+            Some(class) => class.text(),
+            None => spec["storageClassName"].text(),
+        };
+        let or_unset = |v: &Value| -> Value { v.as_str().unwrap_or("<unset>").into() };
+        vec![
+            printer::name(obj),
+            spec["capacity"]["storage"].as_str().unwrap_or("0").into(),
+            short_modes(&spec["accessModes"]).into(),
+            spec["persistentVolumeReclaimPolicy"].text().into(),
+            phase.into(),
+            claim.into(),
+            class.into(),
+            or_unset(&spec["volumeAttributesClassName"]),
+            status["reason"].text().into(),
+            printer::age(obj, now),
+            or_unset(&spec["volumeMode"]),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{check_cells, check_create, check_update, check_warnings};
+
+    fn volume(extra: Value) -> Value {
+        let mut spec = json!({"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "nfs": {"server": "s", "path": "/p"}});
+        for (k, v) in extra.as_object().cloned().unwrap_or_default() {
+            spec[k] = v;
+        }
+        json!({"spec": spec})
+    }
+
+    #[test]
+    fn validation() {
+        let check =
+            |extra: Value, expected: &[&str]| check_create("", "PersistentVolume", volume(extra), expected);
+        check(json!({}), &[]);
+        check(
+            json!({"capacity": {"storage": "1Gi", "cpu": "1"}}),
+            &[
+                "spec.capacity: Unsupported value: {\"storage\":\"1Gi\",\"cpu\":\"1\"}: supported values: \"storage\"",
+            ],
+        );
+        check(
+            json!({"capacity": {"storage": "0"}}),
+            &["spec.capacity[storage]: Invalid value: \"0\": must be greater than zero"],
+        );
+        check(
+            json!({"nfs": null, "csi": {}}),
+            &["spec.csi.driver: Required value", "spec.csi.volumeHandle: Required value"],
+        );
+        check(json!({"nfs": null}), &["spec: Required value: must specify a volume type"]);
+        check(
+            json!({"hostPath": {"path": "/x"}}),
+            &["spec.nfs: Forbidden: may not specify more than 1 volume type"],
+        );
+        check(
+            json!({"nfs": null, "hostPath": {"path": "/a/.."}, "persistentVolumeReclaimPolicy": "Recycle"}),
+            &[
+                "spec.hostPath.path: Invalid value: \"/a/..\": must not contain '..'",
+                "spec.persistentVolumeReclaimPolicy: Forbidden: may not be 'recycle' for a hostPath mount of '/'",
+            ],
+        );
+        check(
+            json!({"nfs": null, "local": {"path": "/d"}}),
+            &["spec.nodeAffinity: Required value: Local volume requires node affinity"],
+        );
+        check(
+            json!({"nodeAffinity": {}}),
+            &["spec.nodeAffinity.required: Required value: must specify required node constraints"],
+        );
+        check(
+            json!({"persistentVolumeReclaimPolicy": "Foo", "volumeMode": "Bar", "volumeAttributesClassName": ""}),
+            &[
+                "spec.persistentVolumeReclaimPolicy: Unsupported value: \"Foo\": supported values: \"Delete\", \"Recycle\", \"Retain\"",
+                "spec.volumeMode: Unsupported value: \"Bar\": supported values: \"Block\", \"Filesystem\"",
+                "spec.volumeAttributesClassName: Required value: an empty string is disallowed",
+                "spec.csi: Required value: has to be specified when using volumeAttributesClassName",
+            ],
+        );
+        check(
+            json!({"nfs": null, "csi": {"driver": "d", "volumeHandle": "h", "nodePublishSecretRef": {"name": "N"}}}),
+            &[
+                "spec.csi.nodePublishSecretRef.name: Invalid value: \"N\": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')",
+                "spec.csi.nodePublishSecretRef.namespace: Required value",
+            ],
+        );
+        let mut obj = volume(json!({"nfs": null, "hostPath": {"path": "/x"}}));
+        obj["metadata"] = json!({"annotations": {MOUNT_OPTIONS: "ro"}});
+        check_create(
+            "",
+            "PersistentVolume",
+            obj,
+            &[
+                "metadata.annotations.volume.beta.kubernetes.io/mount-options: Forbidden: may not specify mount options for this volume type",
+            ],
+        );
+    }
+
+    #[test]
+    fn updates() {
+        let update = |new: Value, old: Value, expected: &[&str]| {
+            check_update("", "PersistentVolume", volume(new), volume(old), expected);
+        };
+        update(json!({"capacity": {"storage": "2Gi"}}), json!({}), &[]);
+        update(
+            json!({"nfs": {"server": "t", "path": "/p"}, "volumeMode": "Block"}),
+            json!({}),
+            &[
+                "spec.persistentvolumesource: Forbidden: spec.persistentvolumesource is immutable after creation\n@@ -1 +1 @@\n-nfs: {\"server\":\"s\",\"path\":\"/p\"}\n+nfs: {\"server\":\"t\",\"path\":\"/p\"}\n",
+                "volumeMode: Invalid value: \"Block\": field is immutable",
+            ],
+        );
+        let csi = |extra: Value| {
+            let mut csi = json!({"driver": "d", "volumeHandle": "h"});
+            for (k, v) in extra.as_object().cloned().unwrap_or_default() {
+                csi[k] = v;
+            }
+            json!({"nfs": null, "csi": csi})
+        };
+        let secret = json!({"controllerExpandSecretRef": {"name": "a", "namespace": "b"}});
+        update(csi(secret), csi(json!({})), &[]);
+        let zone = |key: &str| json!({"nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [{"key": key, "operator": "In", "values": ["a"]}]}]}}});
+        update(zone("topology.kubernetes.io/zone"), zone("failure-domain.beta.kubernetes.io/zone"), &[]);
+        update(
+            zone("other"),
+            zone("topology.kubernetes.io/zone"),
+            &[
+                "nodeAffinity: Invalid value: {\"required\":{\"nodeSelectorTerms\":[{\"matchExpressions\":[{\"key\":\"other\",\"operator\":\"In\",\"values\":[\"a\"]}]}]}}: field is immutable",
+            ],
+        );
+    }
+
+    #[test]
+    fn phase_times() {
+        let mut obj = json!({"status": {"phase": "Pending"}});
+        PersistentVolume.stamp(&mut obj, None, "t0");
+        assert_eq!(obj["status"]["lastPhaseTransitionTime"], "t0");
+        for (status, expected) in [
+            (json!({"phase": "Bound"}), json!("t1")),
+            (json!({"phase": "Bound", "lastPhaseTransitionTime": "t0"}), json!("t1")),
+            (json!({"phase": "Bound", "lastPhaseTransitionTime": "mine"}), json!("mine")),
+            (json!({"phase": "Pending"}), json!(null)),
+        ] {
+            let mut new = json!({"status": status});
+            PersistentVolume.stamp(&mut new, Some(&obj), "t1");
+            assert_eq!(new["status"]["lastPhaseTransitionTime"], expected, "{new}");
+        }
+    }
+
+    #[test]
+    fn warnings_and_rows() {
+        let mut obj = volume(json!({"persistentVolumeReclaimPolicy": "Recycle", "rbd": {}}));
+        obj["metadata"] = json!({"annotations": {STORAGE_CLASS: "x"}});
+        check_warnings(
+            "",
+            "PersistentVolume",
+            obj,
+            None,
+            &[
+                "metadata.annotations[volume.beta.kubernetes.io/storage-class]: deprecated since v1.8; use \"storageClassName\" attribute instead",
+                "spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning.",
+                "spec.rbd: deprecated in v1.28, non-functional in v1.31+",
+            ],
+        );
+        check_cells(
+            "",
+            "PersistentVolume",
+            json!({"metadata": {"name": "v", "creationTimestamp": "2024-01-01T00:00:00Z"},
+                "spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteMany"], "persistentVolumeReclaimPolicy": "Retain",
+                    "claimRef": {"namespace": "n", "name": "c"}, "storageClassName": "s", "volumeMode": "Filesystem"},
+                "status": {"phase": "Bound"}}),
+            json!(["v", "1Gi", "RWX", "Retain", "Bound", "n/c", "s", "<unset>", "", "24h", "Filesystem"]),
+        );
+    }
+}
