@@ -15,7 +15,7 @@ const SWEEP: Duration = Duration::from_secs(60);
 
 /// Starts both; they end with the server.
 pub fn start(server: &Arc<ApiServer>) {
-    let stop = server.watches_stop();
+    let stop = server.stopped();
     if server.options.compaction_interval > 0 {
         let (server, stop) = (Arc::downgrade(server), stop.clone());
         tokio::spawn(async move { stop.run_until_cancelled(compact(server)).await });

@@ -13,8 +13,10 @@ pub mod authz;
 pub mod bootstrap;
 pub mod cache;
 pub mod endpoints;
+pub mod flowcontrol;
 pub mod http;
 pub mod managed;
+pub mod metrics;
 pub mod options;
 pub mod pki;
 pub mod registry;
@@ -39,7 +41,10 @@ use authn::service_account::{Bindings, ServiceAccountTokens};
 use authn::{Authenticator, TokenFile};
 use authz::Authorizer;
 use cache::Caches;
-use http::metrics::Metrics;
+use flowcontrol::FlowControl;
+use flowcontrol::inflight::MaxInFlight;
+use http::drain::Drain;
+use metrics::Metrics;
 use pki::{CertificateAuthority, Leaf, PkiError, Subject};
 use registry::Registry;
 use resources::Resources;
@@ -86,13 +91,19 @@ pub struct ApiServer {
     pub(crate) registry: Registry,
     pub(crate) authenticator: Authenticator,
     pub(crate) authorizer: Arc<Authorizer>,
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Priority and fairness, or the plain limits that stand in for it.
+    pub(crate) flows: Option<Arc<FlowControl>>,
+    pub(crate) max_in_flight: MaxInFlight,
+    pub(crate) drain: Drain,
+    pub(crate) started: std::time::SystemTime,
     pub(crate) kubelet_connector: tokio_rustls::TlsConnector,
     pub(crate) openapi: http::openapi::Documents,
     pub(crate) discovery: http::discovery::Documents,
     pub(crate) client_ca_pem: String,
     ca: CertificateAuthority,
     stop: CancellationToken,
+    watches_end: CancellationToken,
     ready: AtomicBool,
 }
 
@@ -156,7 +167,9 @@ impl ApiServer {
             let objects: Vec<serde_json::Value> = services.snapshot().0.values().map(|e| e.value()).collect();
             allocators.load(objects.iter());
         }
+        let metrics: Arc<Metrics> = Arc::default();
         let registry = Registry {
+            metrics: metrics.clone(),
             unattended: options.unattended_resources.clone(),
             store,
             caches,
@@ -165,21 +178,37 @@ impl ApiServer {
             allocators,
             authorizer: authorizer.clone(),
         };
+        let seats = options.max_requests_inflight.saturating_add(options.max_mutating_requests_inflight);
+        let flows = options
+            .priority_and_fairness
+            .then(|| Arc::new(FlowControl::new(u32::try_from(seats).unwrap_or(u32::MAX / 4).max(1))));
         let server = Arc::new(ApiServer {
+            flows: flows.clone(),
+            max_in_flight: MaxInFlight::new(
+                options.max_requests_inflight,
+                options.max_mutating_requests_inflight,
+            ),
+            drain: Drain::default(),
+            started: std::time::SystemTime::now(),
             options,
             registry,
             authenticator,
             authorizer,
-            metrics: Metrics::default(),
+            metrics,
             kubelet_connector: tokio_rustls::TlsConnector::from(Arc::new(kubelet_tls)),
             openapi: http::openapi::Documents::default(),
             discovery: http::discovery::Documents::default(),
             client_ca_pem,
             ca,
+            watches_end: stop.child_token(),
             stop,
             ready: AtomicBool::new(false),
         });
         bootstrap::run(&server).await?;
+        if let Some(flows) = &flows {
+            flowcontrol::follow::load(&server, flows);
+            flowcontrol::follow::start(&server, flows);
+        }
         server.ready.store(true, Ordering::Release);
         housekeeping::start(&server);
         Ok(server)
@@ -197,11 +226,22 @@ impl ApiServer {
 
     /// Whether the server is shutting down.
     pub fn is_stopping(&self) -> bool {
-        self.stop.is_cancelled()
+        self.drain.has_begun() || self.stop.is_cancelled()
     }
 
+    /// Cancelled when watches shall end.
     pub(crate) fn watches_stop(&self) -> CancellationToken {
+        self.watches_end.clone()
+    }
+
+    /// Cancelled when the server is over: what it does on its own ends.
+    pub(crate) fn stopped(&self) -> CancellationToken {
         self.stop.clone()
+    }
+
+    /// Ends every watch; requests under way are still served.
+    pub fn end_watches(&self) {
+        self.watches_end.cancel();
     }
 
     /// Ends every watch, and the feeding of the cache: nothing can be served any more.

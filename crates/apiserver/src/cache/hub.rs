@@ -1,15 +1,18 @@
 //! Who is told of a change: watchers, indexed so that an event costs what its interested watchers cost.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, OnceLock};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use tokio::sync::mpsc;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::{Entry, Snapshot};
 
 /// Events a watcher may lag behind before it is cut; it then lists again, as a client of a slow connection must.
 const QUEUE: usize = 8192;
+/// Bytes of objects it may lag behind, but for one event.
+const QUEUE_BYTES: usize = 32 * 1024 * 1024;
 
 /// What happened to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,24 +123,127 @@ pub struct Subscription {
     /// Revision that `initial` or `backlog` reach.
     pub revision: u64,
     /// Later changes; it closes when the watcher was too slow.
-    pub receiver: Option<mpsc::Receiver<Arc<Change>>>,
+    pub receiver: Option<Mailbox>,
+}
+
+/// The changes that wait for a watcher.
+#[derive(Default)]
+struct Post {
+    queue: VecDeque<Arc<Change>>,
+    bytes: usize,
+    closed: bool,
+}
+
+#[derive(Default)]
+struct Shelf {
+    post: Mutex<Post>,
+    wake: Notify,
+}
+
+/// Where a watcher finds its changes. One that does not fetch them is cut: it loses what waits, at once, so that what a
+/// stalled client holds is bounded in number and in bytes.
+pub struct Mailbox(Arc<Shelf>);
+
+impl Mailbox {
+    /// The next change; `None` when the watcher was cut or the kind is not served any more.
+    pub async fn recv(&mut self) -> Option<Arc<Change>> {
+        loop {
+            match self.try_recv() {
+                Ok(change) => return Some(change),
+                Err(true) => return None,
+                Err(false) => self.0.wake.notified().await,
+            }
+        }
+    }
+
+    /// The next change, if it is there; the error says whether none will come.
+    pub fn try_recv(&mut self) -> Result<Arc<Change>, bool> {
+        let mut post = self.0.post.lock();
+        match post.queue.pop_front() {
+            Some(change) => {
+                post.bytes -= change.entry.bytes.len();
+                Ok(change)
+            }
+            None => Err(post.closed),
+        }
+    }
+}
+
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        let mut post = self.0.post.lock();
+        post.closed = true;
+        post.queue = VecDeque::new();
+    }
+}
+
+struct Sender(Arc<Shelf>);
+
+/// What became of a change that was sent.
+#[derive(PartialEq, Eq)]
+enum Sent {
+    Queued,
+    /// The watcher has gone.
+    Gone,
+    /// It lagged too far behind.
+    Cut,
+}
+
+impl Sender {
+    fn is_closed(&self) -> bool {
+        self.0.post.lock().closed
+    }
+
+    fn send(&self, change: &Arc<Change>) -> Sent {
+        let mut post = self.0.post.lock();
+        if post.closed {
+            return Sent::Gone;
+        }
+        let bytes = change.entry.bytes.len();
+        if post.queue.len() >= QUEUE || (post.bytes > 0 && post.bytes + bytes > QUEUE_BYTES) {
+            *post = Post { closed: true, ..Post::default() };
+            drop(post);
+            self.0.wake.notify_one();
+            return Sent::Cut;
+        }
+        post.bytes += bytes;
+        post.queue.push_back(change.clone());
+        drop(post);
+        self.0.wake.notify_one();
+        Sent::Queued
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.0.post.lock().closed = true;
+        self.0.wake.notify_one();
+    }
 }
 
 #[derive(Default)]
 pub(super) struct Hub {
-    watchers: HashMap<Interest, Vec<mpsc::Sender<Arc<Change>>>>,
+    watchers: HashMap<Interest, Vec<Sender>>,
+    /// Watchers that were cut.
+    pub(super) cut: u64,
 }
 
 impl Hub {
-    pub(super) fn register(&mut self, interest: Interest) -> mpsc::Receiver<Arc<Change>> {
-        let (sender, receiver) = mpsc::channel(QUEUE);
+    pub(super) fn register(&mut self, interest: Interest) -> Mailbox {
+        let shelf: Arc<Shelf> = Arc::default();
         // Watchers that went away while nothing happened are swept when the next one comes.
         self.watchers.retain(|_, list| {
             list.retain(|sender| !sender.is_closed());
             !list.is_empty()
         });
-        self.watchers.entry(interest).or_default().push(sender);
-        receiver
+        self.watchers.entry(interest).or_default().push(Sender(shelf.clone()));
+        Mailbox(shelf)
+    }
+
+    /// How many are told of a change of this object, those of a node left out.
+    pub(super) fn interested(&self, namespace: &str, key: &str) -> usize {
+        let of = |interest: &Interest| self.watchers.get(interest).map_or(0, Vec::len);
+        of(&Interest::All) + of(&Interest::Namespace(namespace.into())) + of(&Interest::Object(key.into()))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -161,11 +267,73 @@ impl Hub {
         ];
         for key in keys.into_iter().flatten() {
             if let Some(list) = self.watchers.get_mut(&key) {
-                list.retain(|sender| sender.try_send(change.clone()).is_ok());
+                let cut = &mut self.cut;
+                list.retain(|sender| {
+                    let sent = sender.send(change);
+                    *cut += u64::from(sent == Sent::Cut);
+                    sent == Sent::Queued
+                });
                 if list.is_empty() {
                     self.watchers.remove(&key);
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn change(revision: u64, bytes: usize) -> Arc<Change> {
+        let object = format!(r#"{{"metadata":{{"name":"{}"}}}}"#, "x".repeat(bytes));
+        let entry = Entry::from_stored("x".into(), revision, object.as_bytes(), Default::default(), Default::default());
+        Arc::new(Change::new(revision, ChangeKind::Added, Arc::new(entry.unwrap()), None))
+    }
+
+    #[tokio::test]
+    async fn a_watcher_that_does_not_read_is_cut_and_others_go_on() {
+        let check = |bytes: usize, most: usize| {
+            let mut hub = Hub::default();
+            let (mut slow, mut quick) = (hub.register(Interest::All), hub.register(Interest::All));
+            let mut sent = 0;
+            while hub.len() == 2 {
+                sent += 1;
+                assert!(sent <= most, "{sent} events of {bytes} bytes");
+                hub.dispatch(&change(sent as u64, bytes));
+                assert_eq!(quick.try_recv().unwrap().revision, sent as u64);
+            }
+            assert_eq!((hub.cut, hub.len()), (1, 1));
+            // What waited is gone with the watcher's place.
+            assert_eq!(slow.try_recv().err(), Some(true));
+            assert_eq!(Arc::strong_count(&slow.0), 1);
+        };
+        check(100, QUEUE + 1);
+        check(QUEUE_BYTES / 10, 11);
+        // One event always fits.
+        let mut hub = Hub::default();
+        let mut only = hub.register(Interest::All);
+        hub.dispatch(&change(1, 2 * QUEUE_BYTES));
+        assert!(only.recv().await.is_some());
+        drop(hub);
+        assert!(only.recv().await.is_none());
+    }
+
+    #[test]
+    fn who_is_told() {
+        let mut hub = Hub::default();
+        let kept: Vec<Mailbox> = [
+            Interest::All,
+            Interest::All,
+            Interest::Namespace("n".into()),
+            Interest::Object("n/x".into()),
+            Interest::Node("host".into()),
+        ]
+        .into_iter()
+        .map(|interest| hub.register(interest))
+        .collect();
+        assert_eq!((hub.interested("n", "n/x"), hub.interested("n", "n/y"), hub.interested("m", "m/x")), (4, 3, 2));
+        drop(kept);
     }
 }

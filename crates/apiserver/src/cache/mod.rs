@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 
 pub use entry::{Entry, Fields, Labels};
 use hub::Hub;
-pub use hub::{Change, ChangeKind, Interest, Subscription, frame};
+pub use hub::{Change, ChangeKind, Interest, Mailbox, Subscription, frame};
 
 /// A snapshot of one kind: objects by `namespace/name`.
 pub type Snapshot = OrdMap<Arc<str>, Arc<Entry>>;
@@ -50,8 +50,19 @@ pub struct TooOld {
 const RING_BYTES: usize = 8 * 1024 * 1024;
 const RING_MINIMUM: usize = 100;
 
+/// What is known of the stored objects of a kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheStats {
+    /// How many.
+    pub objects: u64,
+    /// Bytes of their encodings.
+    pub bytes: u64,
+}
+
 struct State {
     map: Snapshot,
+    /// Bytes of the objects in the map.
+    bytes: u64,
     /// Revision of the last event of this kind.
     last: u64,
     /// Every event of this kind with a revision above `floor`, oldest first.
@@ -75,6 +86,8 @@ pub struct Cache {
     fields_of: FieldsOf,
     normalise: Option<Normalise>,
     applied: Arc<Applied>,
+    /// What is read from it.
+    pub reads: crate::metrics::Reads,
 }
 
 /// How far the event stream has been taken in, and who waits for it.
@@ -198,6 +211,22 @@ impl Cache {
         self.applied.revision.load(Ordering::Acquire)
     }
 
+    /// How many objects there are, and how large they are together.
+    pub fn stats(&self) -> CacheStats {
+        let state = self.state.read();
+        CacheStats { objects: state.map.len() as u64, bytes: state.bytes }
+    }
+
+    /// How many watchers are told of a change of the object `key` in `namespace`.
+    pub fn interested(&self, namespace: &str, key: &str) -> usize {
+        self.state.read().hub.interested(namespace, key)
+    }
+
+    /// Watchers that were cut because they did not keep up.
+    pub fn cut_watchers(&self) -> u64 {
+        self.state.read().hub.cut
+    }
+
     /// How many watchers are registered.
     pub fn watchers(&self) -> usize {
         self.state.read().hub.len()
@@ -206,6 +235,7 @@ impl Cache {
     fn load(&self, entries: Vec<Entry>, revision: u64) {
         let mut state = self.state.write();
         state.map = entries.into_iter().map(|entry| (entry.key.clone(), Arc::new(entry))).collect();
+        state.bytes = state.map.values().map(|entry| entry.bytes.len() as u64).sum();
         state.last = revision;
         state.floor = revision;
         state.ring.clear();
@@ -277,11 +307,14 @@ impl State {
                 Some(entry) => {
                     let entry = Arc::new(entry);
                     let previous = self.map.insert(key, entry.clone());
+                    self.bytes += entry.bytes.len() as u64;
+                    self.bytes -= previous.as_ref().map_or(0, |previous| previous.bytes.len() as u64);
                     let kind = if previous.is_some() { ChangeKind::Modified } else { ChangeKind::Added };
                     Change::new(revision, kind, entry, previous)
                 }
                 None => {
                     let Some(previous) = self.map.remove(&key) else { continue };
+                    self.bytes -= previous.bytes.len() as u64;
                     let last = Arc::new(previous.with_revision(revision));
                     Change::new(revision, ChangeKind::Deleted, last, Some(previous))
                 }
@@ -358,6 +391,7 @@ impl Caches {
             capacity,
             state: RwLock::new(State {
                 map: OrdMap::new(),
+                bytes: 0,
                 last: 0,
                 ring: VecDeque::new(),
                 ring_bytes: 0,
@@ -368,6 +402,7 @@ impl Caches {
             fields_of,
             normalise,
             applied: self.applied.clone(),
+            reads: crate::metrics::Reads::default(),
         })
     }
 

@@ -2,10 +2,12 @@
 
 mod binding;
 mod eviction;
+mod health;
 mod kubelet;
 mod plain;
 mod reviews;
 mod scale;
+mod scrape;
 mod token;
 
 use bytes::Bytes;
@@ -297,8 +299,11 @@ impl<'a> Endpoint<'a> {
         )?;
         use futures::StreamExt as _;
         use http_body_util::BodyExt as _;
-        let frames =
-            watch.into_stream().map(|bytes| Ok::<_, crate::http::BoxError>(http_body::Frame::data(bytes)));
+        let counted = cache.clone();
+        let frames = watch.into_stream().map(move |bytes| {
+            counted.reads.watch_events.number(bytes.len() as u64);
+            Ok::<_, crate::http::BoxError>(http_body::Frame::data(bytes))
+        });
         let mut response = Response::new(http_body_util::StreamBody::new(frames).boxed_unsync());
         let content_type = match self.request.accept.format {
             Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",

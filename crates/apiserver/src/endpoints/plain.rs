@@ -4,6 +4,7 @@ use http::Method;
 use orlop_api::status::ApiError;
 use serde_json::json;
 
+use super::health;
 use crate::ApiServer;
 use crate::http::body::{self, Response};
 use crate::http::pipeline::Request;
@@ -11,14 +12,60 @@ use crate::http::pipeline::Request;
 /// What the server says it is; clients compare major and minor.
 pub const GIT_VERSION: &str = "v1.36.0+orlop";
 
-const HEALTH: [&str; 3] = ["/healthz", "/livez", "/readyz"];
+const DUMPS: &str = "/debug/api_priority_and_fairness/";
 
 /// Whether `plain` answers this path.
 pub fn is_plain_path(path: &str) -> bool {
     matches!(
         path,
-        "/version" | "/version/" | "/metrics" | "/.well-known/openid-configuration" | "/openid/v1/jwks" | "/"
-    ) || HEALTH.iter().any(|h| path == *h || path.strip_prefix(h).is_some_and(|rest| rest.starts_with('/')))
+        "/" | "/version"
+            | "/version/"
+            | "/metrics"
+            | "/metrics/slis"
+            | "/configz"
+            | "/flagz"
+            | "/statusz"
+            | "/.well-known/openid-configuration"
+            | "/openid/v1/jwks"
+    ) || path.starts_with(DUMPS)
+        || path == "/debug/pprof"
+        || path.starts_with("/debug/pprof/")
+        || health::is_path(path)
+}
+
+/// Every path that is served, as `/` lists them.
+fn paths(server: &ApiServer) -> Vec<String> {
+    let mut paths: Vec<String> = [
+        "/.well-known/openid-configuration",
+        "/api",
+        "/apis",
+        "/configz",
+        "/debug/api_priority_and_fairness/dump_priority_levels",
+        "/debug/api_priority_and_fairness/dump_queues",
+        "/debug/api_priority_and_fairness/dump_requests",
+        "/flagz",
+        "/metrics",
+        "/metrics/slis",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openid/v1/jwks",
+        "/statusz",
+        "/version",
+    ]
+    .map(String::from)
+    .to_vec();
+    for resource in &server.registry.resources.table().list {
+        if resource.group.is_empty() {
+            paths.push(format!("/api/{}", resource.version));
+        } else {
+            paths.push(format!("/apis/{}", resource.group));
+            paths.push(format!("/apis/{}/{}", resource.group, resource.version));
+        }
+    }
+    paths.extend(health::paths());
+    paths.sort();
+    paths.dedup();
+    paths
 }
 
 /// Answers it.
@@ -44,18 +91,11 @@ pub fn plain(server: &ApiServer, request: &Request) -> Result<Response, ApiError
                 "platform": format!("{}/{}", std::env::consts::OS, architecture()),
             })),
         ),
-        "/metrics" => {
-            let watchers: Vec<(String, usize)> = server
-                .registry
-                .resources
-                .table()
-                .list
-                .iter()
-                .filter_map(|r| Some((r.plural.clone(), r.cache.as_ref()?.watchers())))
-                .filter(|(_, count)| *count > 0)
-                .collect();
-            body::response(200, "text/plain; version=0.0.4; charset=utf-8", server.metrics.render(&watchers))
-        }
+        "/metrics" => body::response(200, METRICS, super::scrape::metrics(server)),
+        "/metrics/slis" => body::response(200, METRICS, health::slis(server)),
+        "/configz" => body::json(200, &json!({"kube-apiserver.orlop": settings(server)})),
+        "/flagz" => body::text(200, flagz(server)),
+        "/statusz" => body::text(200, statusz(server)),
         "/.well-known/openid-configuration" => {
             let port = server.options.advertise_port.unwrap_or(server.options.bind_address.port());
             let uri = format!("https://{}:{port}/openid/v1/jwks", server.advertise_address());
@@ -68,15 +108,55 @@ pub fn plain(server: &ApiServer, request: &Request) -> Result<Response, ApiError
             "application/jwk-set+json",
             server.authenticator.service_accounts.jwks().to_string(),
         ),
-        "/" => body::json(
-            200,
-            &json!({"paths": [
-                "/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics",
-                "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version",
-            ]}),
+        "/" => body::json(200, &json!({"paths": paths(server)})),
+        path if path.starts_with("/debug/pprof") => body::text(
+            501,
+            "profiles are made from outside: perf and bpftrace see this process; it has no profiler of its own\n",
         ),
-        path => return Ok(health(server, path, request)),
+        path if path.starts_with(DUMPS) => {
+            let details = request.query.get("includeRequestDetails").is_some_and(|v| !v.is_empty());
+            let flows = server.flows.as_ref();
+            match flows.and_then(|flows| crate::flowcontrol::dump::dump(flows, &path[DUMPS.len()..], details)) {
+                Some(table) => body::text(200, table),
+                None => body::text(404, "404 page not found\n"),
+            }
+        }
+        path => return Ok(health::serve(server, path, request)),
     })
+}
+
+/// The form of metrics.
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The command line as it was understood.
+fn settings(server: &ApiServer) -> serde_json::Map<String, serde_json::Value> {
+    server.options.flags.iter().map(|(name, value)| (name.clone(), json!(value))).collect()
+}
+
+/// Upstream's warning above pages for people.
+const FOR_PEOPLE: &str = "Warning: This endpoint is not meant to be machine parseable, has no formatting compatibility guarantees and is for debugging purposes only.";
+
+fn flagz(server: &ApiServer) -> String {
+    let mut text = format!("\nkube-apiserver flagz\n{FOR_PEOPLE}\n\n");
+    for (name, value) in &server.options.flags {
+        text.push_str(&format!("{name}={value}\n"));
+    }
+    text
+}
+
+fn statusz(server: &ApiServer) -> String {
+    let up = server.started.elapsed().unwrap_or_default().as_secs();
+    let started = jiff::Timestamp::try_from(server.started).unwrap_or_default();
+    format!(
+        "\nkube-apiserver statusz\n{FOR_PEOPLE}\n\nStarted: {}\nUp: {} hr {:02} min {:02} sec\nGo version: {}\nBinary version: {}\nEmulation version: 1.36\nPaths: {}\n",
+        started.strftime("%a %b %d %H:%M:%S UTC %Y"),
+        up / 3600,
+        up / 60 % 60,
+        up % 60,
+        concat!("rust", env!("CARGO_PKG_RUST_VERSION")),
+        GIT_VERSION.trim_start_matches('v'),
+        "/configz /flagz /healthz /livez /metrics /readyz /statusz /version",
+    )
 }
 
 /// The form key sets come in.
@@ -95,49 +175,10 @@ fn pretty(value: &serde_json::Value) -> Vec<u8> {
 }
 
 /// The machine's architecture by Go's names, which clients know.
-fn architecture() -> &'static str {
+pub(super) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
         other => other,
     }
-}
-
-/// Health checks: each by name, and all of them at the root.
-fn health(server: &ApiServer, path: &str, request: &Request) -> Response {
-    let root = HEALTH.iter().find(|h| path.starts_with(**h)).copied().unwrap_or("/healthz");
-    let mut checks: Vec<(&str, bool)> = vec![
-        ("ping", true),
-        ("log", true),
-        ("etcd", true),
-        ("poststarthook/rbac/bootstrap-roles", server.is_ready()),
-    ];
-    if root == "/readyz" {
-        checks.push(("informer-sync", server.is_ready()));
-        checks.push(("shutdown", !server.is_stopping()));
-    }
-    let excluded: Vec<&str> = request.query.all("exclude").collect();
-    checks.retain(|(name, _)| !excluded.contains(name));
-    if let Some(name) = path.strip_prefix(root).map(|rest| rest.trim_matches('/')).filter(|n| !n.is_empty()) {
-        return match checks.iter().find(|(check, _)| *check == name) {
-            Some((_, true)) => body::text(200, "ok"),
-            Some((_, false)) => body::text(500, "internal server error: not ready\n"),
-            None => body::text(404, "404 page not found\n"),
-        };
-    }
-    let failed = checks.iter().any(|(_, ok)| !ok);
-    let name = root.trim_start_matches('/');
-    if !failed && !request.query.flag("verbose") {
-        return body::text(200, "ok");
-    }
-    let mut text = String::new();
-    for (check, ok) in &checks {
-        text.push_str(&if *ok {
-            format!("[+]{check} ok\n")
-        } else {
-            format!("[-]{check} failed: reason withheld\n")
-        });
-    }
-    text.push_str(&if failed { format!("{name} check failed\n") } else { format!("{name} check passed\n") });
-    body::text(if failed { 500 } else { 200 }, text)
 }

@@ -2,13 +2,15 @@
 
 pub mod body;
 pub mod discovery;
+pub mod drain;
+pub mod filters;
 pub mod gzip;
 pub mod in_memory;
-pub mod metrics;
 pub mod negotiate;
 pub mod openapi;
 mod openapi_message;
 pub mod pipeline;
+mod seat;
 pub mod server;
 
 pub use body::{Body, BoxError, Response};

@@ -12,10 +12,13 @@ use orlop_api::status::ApiError;
 
 use super::body::{self, BoxError, Response};
 use super::negotiate::{Accept, Format};
+use super::filters::Limits;
+use super::seat::Seat;
 use super::{discovery, gzip, openapi};
 use crate::ApiServer;
 use crate::authn::{AUTHENTICATED, UNAUTHENTICATED, UserInfo};
 use crate::authz::Attributes;
+use crate::metrics::Verdict;
 use crate::registry::{Annotations, Warnings, render};
 use crate::request_info::{Query, RequestInfo};
 
@@ -47,6 +50,14 @@ pub struct Request {
     pub warnings: Warnings,
     /// Annotations for the audit event.
     pub annotations: Annotations,
+}
+
+/// Whether a request may go on.
+enum Admitted {
+    /// As this user.
+    User(UserInfo),
+    /// Not now.
+    Refused(Response),
 }
 
 /// A request body, read when it is needed.
@@ -125,35 +136,36 @@ pub fn attributes<'a>(user: &'a UserInfo, info: &'a RequestInfo, query: &'a Quer
 }
 
 impl ApiServer {
-    /// Serves one request.
-    pub async fn handle(
+    /// Serves a request that the outer filters let through.
+    pub(super) async fn serve_request(
         self: Arc<Self>,
         parts: Parts,
         request_body: RequestBody,
         identity: Identity,
+        info: RequestInfo,
+        query: Query,
+        limits: Limits,
     ) -> Response {
-        let started = Instant::now();
-        let query = Query::parse(parts.uri.query().unwrap_or(""));
-        let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query);
         let audit_id = parts
             .headers
             .get("audit-id")
             .cloned()
             .or_else(|| HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).ok());
-        let labels = super::metrics::RequestLabels::of(&info);
         let gzip_accepted = gzip::accepted(&parts.headers);
         let accept = Accept::negotiate(&parts.headers, query.get("pretty"));
         let error_accept = accept.clone().unwrap_or(Accept::JSON);
         let warnings = Warnings::default();
         let annotations = Annotations::default();
         let mut kept = None;
+        let mut seat = Seat::None;
         // A body that is not read would cost the client its connection, so it is read whatever comes of the request.
         // Only requests that take the connection over have none that ends.
         let connects = matches!(info.subresource.as_str(), "exec" | "attach" | "portforward");
         let body = if connects { Ok(Bytes::new()) } else { read_body(request_body).await };
-        let result = match self.admit(&parts, &info, &query, &identity) {
+        let result = match self.admit(&parts, &info, &query, &identity, limits, &mut seat).await {
             Err(error) => Err(error),
-            Ok(user) => {
+            Ok(Admitted::Refused(response)) => Ok(response),
+            Ok(Admitted::User(user)) => {
                 let accept = match (accept, info.is_resource) {
                     (Ok(accept), _) => Ok(accept),
                     // Other paths have forms of their own and negotiate themselves.
@@ -182,32 +194,49 @@ impl ApiServer {
         if let Some(id) = audit_id {
             headers.insert("audit-id", id);
         }
+        seat.note(headers);
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
-        self.metrics.observe(&labels, response.status().as_u16(), started.elapsed());
         if gzip_accepted { gzip::compress(response).await } else { response }
     }
 
-    /// Authentication, impersonation and authorization.
-    fn admit(
+    /// Authentication, impersonation, priority and fairness, authorization.
+    async fn admit(
         &self,
         parts: &Parts,
         info: &RequestInfo,
         query: &Query,
         identity: &Identity,
-    ) -> Result<UserInfo, ApiError> {
+        limits: Limits,
+        seat: &mut Seat,
+    ) -> Result<Admitted, ApiError> {
+        let begun = Instant::now();
+        let identified = self.identify(parts, identity);
+        let verdict = if identified.is_ok() { Verdict::Yes } else { Verdict::No };
+        self.metrics.authentication.observe(verdict, begun.elapsed());
+        let user = identified?;
+        if let Err(response) = self.take_seat(&user, info, query, limits, seat).await {
+            return Ok(Admitted::Refused(response));
+        }
+        // Health checks must work before anybody has rights.
+        if !info.is_resource && matches!(info.path.as_str(), "/healthz" | "/livez" | "/readyz") {
+            return Ok(Admitted::User(user));
+        }
+        let begun = Instant::now();
+        let decision = self.authorizer.check(&attributes(&user, info, query));
+        let verdict = if decision.is_ok() { Verdict::Yes } else { Verdict::No };
+        self.metrics.authorization.observe(verdict, begun.elapsed());
+        decision.map(|()| Admitted::User(user))
+    }
+
+    /// Authentication and impersonation.
+    fn identify(&self, parts: &Parts, identity: &Identity) -> Result<UserInfo, ApiError> {
         let user = match identity {
             Identity::InProcess(user) => user.as_ref().clone(),
             Identity::Connection(certificate) => {
                 self.authenticator.authenticate(&parts.headers, certificate.as_deref())?
             }
         };
-        let user = self.impersonate(user, &parts.headers)?;
-        // Health checks must work before anybody has rights.
-        if !info.is_resource && matches!(info.path.as_str(), "/healthz" | "/livez" | "/readyz") {
-            return Ok(user);
-        }
-        self.authorizer.check(&attributes(&user, info, query))?;
-        Ok(user)
+        self.impersonate(user, &parts.headers)
     }
 
     /// `Impersonate-*` headers: acting as somebody else, if one may.

@@ -20,11 +20,14 @@ use crate::authn::user_of_certificate;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may wait for its next request, and a request for the end of its header; as upstream.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
-/// How long requests under way may take to end after the shutdown began; watches end at once.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most requests of a connection at once; as upstream.
+const MAX_STREAMS: u32 = 250;
+/// Largest header of a request, bytes.
+const MAX_HEADER: usize = 256 * 1024;
 
 impl ApiServer {
-    /// Serves a listener over TLS until `shutdown`; then lets requests under way finish.
+    /// Serves a listener over TLS until `shutdown`, then goes in order: `/readyz` fails; after the shutdown delay no
+    /// connection and no request is taken any more, watches end, and requests under way are finished.
     pub async fn serve(
         self: Arc<Self>,
         listener: TcpListener,
@@ -33,15 +36,21 @@ impl ApiServer {
     ) {
         let acceptor = TlsAcceptor::from(tls);
         let connections = TaskTracker::new();
+        let delayed = async {
+            shutdown.cancelled().await;
+            self.drain.begin();
+            tokio::time::sleep(self.options.shutdown_delay).await;
+        };
+        let mut delayed = std::pin::pin!(delayed);
         loop {
             let accepted = tokio::select! {
-                () = shutdown.cancelled() => break,
+                () = delayed.as_mut() => break,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let (server, acceptor, shutdown) = (self.clone(), acceptor.clone(), shutdown.clone());
-                    connections.spawn(async move { server.connection(stream, acceptor, shutdown).await });
+                    let (server, acceptor) = (self.clone(), acceptor.clone());
+                    connections.spawn(async move { server.connection(stream, acceptor).await });
                 }
                 Err(error) => {
                     // Out of files, mostly: wait until some connection ends.
@@ -51,25 +60,26 @@ impl ApiServer {
             }
         }
         drop(listener);
-        self.stop_watches();
+        self.drain.close();
+        self.end_watches();
         connections.close();
-        let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, connections.wait()).await;
+        let _ = tokio::time::timeout(self.options.request_timeout, connections.wait()).await;
+        self.stop_watches();
     }
 
-    async fn connection(
-        self: Arc<Self>,
-        stream: TcpStream,
-        acceptor: TlsAcceptor,
-        shutdown: CancellationToken,
-    ) {
+    async fn connection(self: Arc<Self>, stream: TcpStream, acceptor: TlsAcceptor) {
         let _ = stream.set_nodelay(true);
         let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
+                self.metrics.tls_handshake_errors.inc();
                 tracing::debug!(%error, "TLS handshake failed");
                 return;
             }
-            Err(_) => return,
+            Err(_) => {
+                self.metrics.tls_handshake_errors.inc();
+                return;
+            }
         };
         let certificate = stream
             .get_ref()
@@ -79,8 +89,20 @@ impl ApiServer {
             .and_then(|certificate| user_of_certificate(certificate))
             .map(Arc::new);
         let identity = Identity::Connection(certificate);
+        // Ended with the server, or by chance, so that clients spread over the servers behind one address.
+        let closing = self.drain.closing.child_token();
+        let goaway = closing.clone();
         let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
             let (server, identity) = (self.clone(), identity.clone());
+            let chance = server.options.goaway_chance;
+            if chance > 0.0
+                && request.version() == http::Version::HTTP_2
+                && !goaway.is_cancelled()
+                && rand::random::<f64>() < chance
+            {
+                server.metrics.goaways.inc();
+                goaway.cancel();
+            }
             async move {
                 let (parts, body) = request.into_parts();
                 let body = body.map_err(BoxError::from).boxed_unsync();
@@ -88,18 +110,23 @@ impl ApiServer {
             }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().timer(hyper_util::rt::TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
+        builder
+            .http1()
+            .timer(hyper_util::rt::TokioTimer::new())
+            .header_read_timeout(IDLE_TIMEOUT)
+            .max_buf_size(MAX_HEADER);
         builder
             .http2()
             .timer(hyper_util::rt::TokioTimer::new())
-            .max_concurrent_streams(250)
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(MAX_HEADER as u32)
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(15));
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
         let mut connection = std::pin::pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
-            () = shutdown.cancelled() => {
+            () = closing.cancelled() => {
                 // Requests under way are finished, new ones go elsewhere.
                 connection.as_mut().graceful_shutdown();
                 connection.await

@@ -303,10 +303,12 @@ pub async fn page(
     let start = format!("{prefix}{after}");
     let mut entries = Vec::new();
     let mut more = false;
+    let mut fetched = 0;
     for (key, entry) in snapshot.range::<_, str>(from(&start)) {
         if !key.starts_with(&prefix) {
             break;
         }
+        fetched += 1;
         if !selection.matches(entry) {
             continue;
         }
@@ -316,6 +318,9 @@ pub async fn page(
         }
         entries.push(entry.clone());
     }
+    cache.reads.lists.inc();
+    cache.reads.fetched.add(fetched);
+    cache.reads.returned.add(entries.len() as u64);
     let mut page = Page { entries, revision, continue_token: String::new(), remaining: None };
     if more && let Some(last) = page.entries.last() {
         page.continue_token = encode_continue(revision as i64, &last.key[prefix.len()..]);

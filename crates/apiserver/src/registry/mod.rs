@@ -135,6 +135,8 @@ impl Written {
 
 /// The registry of a server.
 pub struct Registry {
+    /// What is counted.
+    pub metrics: Arc<crate::metrics::Metrics>,
     /// The engine.
     pub store: Arc<dyn Store>,
     /// Live state.
@@ -197,11 +199,13 @@ impl Registry {
         let (labels, fields) = (labels_of(object), cache.fields_of(object));
         let prepared =
             self.caches.prepare(storage_key.clone(), value.clone(), labels.clone(), fields.clone());
+        let begun = std::time::Instant::now();
         let outcome = self
             .store
             .txn(Txn::put(storage_key, value.clone(), Revision(expected)))
             .await
             .map_err(store_error)?;
+        self.metrics.store_writes[0].time(begun.elapsed());
         match outcome {
             TxnOutcome::Committed(revision) => {
                 self.caches.wait(revision.0).await;
@@ -225,7 +229,11 @@ impl Registry {
     async fn remove(&self, resource: &Resource, key: &str, expected: u64) -> Result<Option<u64>, ApiError> {
         let cache = self.cache(resource)?;
         let storage_key = Bytes::from(format!("{}{key}", cache.prefix()));
-        match self.store.txn(Txn::delete(storage_key, Revision(expected))).await.map_err(store_error)? {
+        let begun = std::time::Instant::now();
+        let outcome =
+            self.store.txn(Txn::delete(storage_key, Revision(expected))).await.map_err(store_error)?;
+        self.metrics.store_writes[1].time(begun.elapsed());
+        match outcome {
             TxnOutcome::Committed(revision) => {
                 self.caches.wait(revision.0).await;
                 Ok(Some(revision.0))

@@ -10,14 +10,13 @@ use bytes::Bytes;
 use futures::Stream;
 use orlop_api::status::ApiError;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::list::{ListOptions, expired};
 use super::render::Renderer;
 use super::selection::Selection;
-use crate::cache::{Cache, Caches, Change, ChangeKind, Entry, Subscription, from};
+use crate::cache::{Cache, Caches, Change, ChangeKind, Entry, Mailbox, Subscription, from};
 
 /// How often a watcher is told how far it has come.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
@@ -27,7 +26,7 @@ pub struct Watch {
     caches: Arc<Caches>,
     selection: Selection,
     renderer: Renderer,
-    receiver: mpsc::Receiver<Arc<Change>>,
+    receiver: Mailbox,
     /// Events not yet sent, in order.
     queue: std::collections::VecDeque<Bytes>,
     /// The version the client asked for: it may lie in the future.
@@ -76,6 +75,7 @@ pub fn start(
                 queue.push_back(renderer.event("ADDED", entry));
             }
         }
+        cache.reads.init_events.add(queue.len() as u64);
         if options.send_initial_events == Some(true) && options.bookmarks {
             queue.push_back(renderer.bookmark(revision, true));
         }
