@@ -182,6 +182,7 @@ impl ApiServer {
         let flows = options
             .priority_and_fairness
             .then(|| Arc::new(FlowControl::new(u32::try_from(seats).unwrap_or(u32::MAX / 4).max(1))));
+        metrics.name_plugins(registry.admission.iter().map(|plugin| plugin.name()));
         let server = Arc::new(ApiServer {
             flows: flows.clone(),
             max_in_flight: MaxInFlight::new(

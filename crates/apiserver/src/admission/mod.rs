@@ -51,6 +51,18 @@ pub enum Operation {
     Connect,
 }
 
+impl Operation {
+    /// The operation in upstream's words.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Operation::Create => "CREATE",
+            Operation::Update => "UPDATE",
+            Operation::Delete => "DELETE",
+            Operation::Connect => "CONNECT",
+        }
+    }
+}
+
 /// The kind of the object in a request: for most subresources not the resource's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ObjectKind<'a> {

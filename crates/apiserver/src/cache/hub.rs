@@ -288,7 +288,13 @@ mod tests {
 
     fn change(revision: u64, bytes: usize) -> Arc<Change> {
         let object = format!(r#"{{"metadata":{{"name":"{}"}}}}"#, "x".repeat(bytes));
-        let entry = Entry::from_stored("x".into(), revision, object.as_bytes(), Default::default(), Default::default());
+        let entry = Entry::from_stored(
+            "x".into(),
+            revision,
+            object.as_bytes(),
+            Default::default(),
+            Default::default(),
+        );
         Arc::new(Change::new(revision, ChangeKind::Added, Arc::new(entry.unwrap()), None))
     }
 
@@ -333,7 +339,10 @@ mod tests {
         .into_iter()
         .map(|interest| hub.register(interest))
         .collect();
-        assert_eq!((hub.interested("n", "n/x"), hub.interested("n", "n/y"), hub.interested("m", "m/x")), (4, 3, 2));
+        assert_eq!(
+            (hub.interested("n", "n/x"), hub.interested("n", "n/y"), hub.interested("m", "m/x")),
+            (4, 3, 2)
+        );
         drop(kept);
     }
 }

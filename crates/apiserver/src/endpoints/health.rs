@@ -67,7 +67,10 @@ fn root_of(path: &str) -> Option<(&'static str, &str)> {
 
 fn checks(root: &str) -> impl Iterator<Item = (&'static str, What)> + use<> {
     let ready = root == "/readyz";
-    CHECKS.into_iter().filter(move |(_, _, readiness)| ready || !readiness).map(|(name, what, _)| (name, what))
+    CHECKS
+        .into_iter()
+        .filter(move |(_, _, readiness)| ready || !readiness)
+        .map(|(name, what, _)| (name, what))
 }
 
 /// Whether this is a path of health checks.
@@ -154,7 +157,11 @@ fn all(
 /// `/metrics/slis`: the state of every check.
 pub(super) fn slis(server: &ApiServer) -> String {
     let mut out = Exposition::default();
-    out.family("kubernetes_healthcheck", "gauge", "[STABLE] This metric records the result of a single healthcheck.");
+    out.family(
+        "kubernetes_healthcheck",
+        "gauge",
+        "[STABLE] This metric records the result of a single healthcheck.",
+    );
     for root in ROOTS {
         for (name, what) in checks(root) {
             let ok = check(server, what).is_ok();
@@ -182,7 +189,8 @@ mod tests {
         };
         check(false, &[], false, 200, "ok").await;
         check(false, &[], true, 200, "[+]ping ok\n[+]etcd ok\nreadyz check passed\n").await;
-        check(true, &[], false, 500, "[+]ping ok\n[-]etcd failed: reason withheld\nreadyz check failed\n").await;
+        check(true, &[], false, 500, "[+]ping ok\n[-]etcd failed: reason withheld\nreadyz check failed\n")
+            .await;
         check(true, &["etcd"], true, 200, "[+]ping ok\n[+]etcd excluded: ok\nreadyz check passed\n").await;
         check(
             false,

@@ -116,7 +116,8 @@ pub fn plain(server: &ApiServer, request: &Request) -> Result<Response, ApiError
         path if path.starts_with(DUMPS) => {
             let details = request.query.get("includeRequestDetails").is_some_and(|v| !v.is_empty());
             let flows = server.flows.as_ref();
-            match flows.and_then(|flows| crate::flowcontrol::dump::dump(flows, &path[DUMPS.len()..], details)) {
+            match flows.and_then(|flows| crate::flowcontrol::dump::dump(flows, &path[DUMPS.len()..], details))
+            {
                 Some(table) => body::text(200, table),
                 None => body::text(404, "404 page not found\n"),
             }

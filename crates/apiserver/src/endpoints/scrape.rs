@@ -36,9 +36,15 @@ pub(super) fn metrics(server: &ApiServer) -> String {
         flows.render(&mut out);
     }
     objects(server, &mut out);
-    let features: BTreeMap<&str, bool> =
-        FEATURES.into_iter().chain(server.options.feature_gates.iter().map(|(n, on)| (n.as_str(), *on))).collect();
-    out.family("kubernetes_feature_enabled", "gauge", "[BETA] This metric records the data about the stage and enablement of a k8s feature.");
+    let features: BTreeMap<&str, bool> = FEATURES
+        .into_iter()
+        .chain(server.options.feature_gates.iter().map(|(n, on)| (n.as_str(), *on)))
+        .collect();
+    out.family(
+        "kubernetes_feature_enabled",
+        "gauge",
+        "[BETA] This metric records the data about the stage and enablement of a k8s feature.",
+    );
     for (name, on) in features {
         out.sample("kubernetes_feature_enabled", &[("name", name), ("stage", "")], f64::from(u8::from(on)));
     }
@@ -78,26 +84,65 @@ fn objects(server: &ApiServer, out: &mut Exposition) {
             out.sample(name, &[("group", group), ("resource", resource)], of(cache));
         }
     };
-    family("apiserver_resource_objects", "gauge", "[ALPHA] Number of stored objects at the time of last check split by kind. In case of a fetching error, the value will be -1.", &|c| c.stats().objects as f64);
-    family("apiserver_resource_size_estimate_bytes", "gauge", "[ALPHA] Estimated size of stored objects in database. Estimate is based on sum of last observed sizes of serialized objects. In case of a fetching error, the value will be -1.", &|c| c.stats().bytes as f64);
-    family("apiserver_watch_cache_resource_version", "gauge", "[ALPHA] Current resource version of watch cache broken by resource type.", &|c| c.snapshot().1 as f64);
-    family("apiserver_terminated_watchers_total", "counter", "[ALPHA] Counter of watchers closed due to unresponsiveness broken by resource type.", &|c| c.cut_watchers() as f64);
-    family("apiserver_init_events_total", "counter", "[ALPHA] Counter of init events processed in watch cache broken by resource type.", &|c| c.reads.init_events.get() as f64);
+    family(
+        "apiserver_resource_objects",
+        "gauge",
+        "[ALPHA] Number of stored objects at the time of last check split by kind. In case of a fetching error, the value will be -1.",
+        &|c| c.stats().objects as f64,
+    );
+    family(
+        "apiserver_resource_size_estimate_bytes",
+        "gauge",
+        "[ALPHA] Estimated size of stored objects in database. Estimate is based on sum of last observed sizes of serialized objects. In case of a fetching error, the value will be -1.",
+        &|c| c.stats().bytes as f64,
+    );
+    family(
+        "apiserver_watch_cache_resource_version",
+        "gauge",
+        "[ALPHA] Current resource version of watch cache broken by resource type.",
+        &|c| c.snapshot().1 as f64,
+    );
+    family(
+        "apiserver_terminated_watchers_total",
+        "counter",
+        "[ALPHA] Counter of watchers closed due to unresponsiveness broken by resource type.",
+        &|c| c.cut_watchers() as f64,
+    );
+    family(
+        "apiserver_init_events_total",
+        "counter",
+        "[ALPHA] Counter of init events processed in watch cache broken by resource type.",
+        &|c| c.reads.init_events.get() as f64,
+    );
     let mut listed = |name: &str, help: &str, of: &dyn Fn(&Cache) -> f64| {
         out.family(name, "counter", help);
         for (group, _, resource, _, cache) in stored.iter().filter(|row| row.4.reads.lists.get() > 0) {
             out.sample(name, &[("group", group), ("index", ""), ("resource", resource)], of(cache));
         }
     };
-    listed("apiserver_cache_list_total", "[ALPHA] Number of LIST requests served from watch cache", &|c| c.reads.lists.get() as f64);
-    listed("apiserver_cache_list_fetched_objects_total", "[ALPHA] Number of objects read from watch cache in the course of serving a LIST request", &|c| c.reads.fetched.get() as f64);
-    listed("apiserver_cache_list_returned_objects_total", "[ALPHA] Number of objects returned for a LIST request from watch cache", &|c| c.reads.returned.get() as f64);
+    listed("apiserver_cache_list_total", "[ALPHA] Number of LIST requests served from watch cache", &|c| {
+        c.reads.lists.get() as f64
+    });
+    listed(
+        "apiserver_cache_list_fetched_objects_total",
+        "[ALPHA] Number of objects read from watch cache in the course of serving a LIST request",
+        &|c| c.reads.fetched.get() as f64,
+    );
+    listed(
+        "apiserver_cache_list_returned_objects_total",
+        "[ALPHA] Number of objects returned for a LIST request from watch cache",
+        &|c| c.reads.returned.get() as f64,
+    );
     out.family("apiserver_storage_objects", "gauge", "[STABLE] [DEPRECATED, consider using apiserver_resource_objects instead] Number of stored objects at the time of last check split by kind. In case of a fetching error, the value will be -1.");
     for (group, _, resource, _, cache) in &stored {
         let name = if group.is_empty() { resource.clone() } else { format!("{resource}.{group}") };
         out.sample("apiserver_storage_objects", &[("resource", &name)], cache.stats().objects as f64);
     }
-    out.family("apiserver_registered_watchers", "gauge", "[ALPHA] Number of currently registered watchers for a given resources");
+    out.family(
+        "apiserver_registered_watchers",
+        "gauge",
+        "[ALPHA] Number of currently registered watchers for a given resources",
+    );
     for (group, version, _, kind, cache) in stored.iter().filter(|row| row.4.watchers() > 0) {
         let labels = [("group", group.as_str()), ("kind", kind), ("version", version)];
         out.sample("apiserver_registered_watchers", &labels, cache.watchers() as f64);

@@ -22,8 +22,13 @@ enum Names {
 
 impl Names {
     fn parse(value: Option<&Value>) -> Names {
-        let names: Vec<Box<str>> =
-            value.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).map(Box::from).collect();
+        let names: Vec<Box<str>> = value
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .map(Box::from)
+            .collect();
         if names.iter().any(|name| name.as_ref() == "*") { Names::Any } else { Names::Of(names.into()) }
     }
 
@@ -104,7 +109,11 @@ impl ResourceRule {
         self.verbs.has(&info.verb)
             && self.groups.has(&info.group)
             && self.resources.has_resource(&info.resource, &info.subresource)
-            && if info.namespace.is_empty() { self.cluster_scope } else { self.namespaces.has(&info.namespace) }
+            && if info.namespace.is_empty() {
+                self.cluster_scope
+            } else {
+                self.namespaces.has(&info.namespace)
+            }
     }
 }
 
@@ -279,7 +288,12 @@ impl PriorityLevel {
 
     /// The level of requests that nothing else takes.
     pub fn catch_all() -> PriorityLevel {
-        PriorityLevel { name: CATCH_ALL.into(), queuing: Queuing::Reject, shares: 5, ..PriorityLevel::exempt() }
+        PriorityLevel {
+            name: CATCH_ALL.into(),
+            queuing: Queuing::Reject,
+            shares: 5,
+            ..PriorityLevel::exempt()
+        }
     }
 }
 
@@ -352,11 +366,19 @@ mod tests {
         let alice = UserInfo::new("alice", &["team-a"]);
         let account = UserInfo::service_account("kube-system", "deployer");
         let anybody = json!([{"kind": "Group", "group": {"name": "*"}}]);
-        let everything =
-            json!([{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "clusterScope": true, "namespaces": ["*"]}]);
-        let check = |subjects: &Value, resources: Value, paths: Value, user: &UserInfo, target: &str, expected: bool| {
+        let everything = json!([{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "clusterScope": true, "namespaces": ["*"]}]);
+        let check = |subjects: &Value,
+                     resources: Value,
+                     paths: Value,
+                     user: &UserInfo,
+                     target: &str,
+                     expected: bool| {
             let schema = schema(subjects.clone(), resources.clone(), paths.clone());
-            assert_eq!(schema.matches(user, &request(target)), expected, "{subjects} {resources} {paths} {target}");
+            assert_eq!(
+                schema.matches(user, &request(target)),
+                expected,
+                "{subjects} {resources} {paths} {target}"
+            );
         };
         let subject = |subject: Value, user: &UserInfo, expected: bool| {
             check(&json!([subject]), everything.clone(), json!([]), user, "/api/v1/pods", expected);
@@ -372,7 +394,13 @@ mod tests {
         subject(sa("kube-system", "other"), &account, false);
         subject(sa("kube", "*"), &account, false);
         subject(sa("kube-system", "*"), &alice, false);
-        let resource = |verbs: &str, group: &str, resource: &str, cluster: bool, namespaces: Value, target: &str, expected: bool| {
+        let resource = |verbs: &str,
+                        group: &str,
+                        resource: &str,
+                        cluster: bool,
+                        namespaces: Value,
+                        target: &str,
+                        expected: bool| {
             let rule = json!([{"verbs": [verbs], "apiGroups": [group], "resources": [resource], "clusterScope": cluster, "namespaces": namespaces}]);
             check(&anybody, rule, json!([]), &alice, target, expected);
         };
@@ -384,10 +412,33 @@ mod tests {
         resource("get", "", "pods", false, json!(["n"]), "/api/v1/namespaces/n/pods/p/log", false);
         resource("get", "", "pods/log", false, json!(["n"]), "/api/v1/namespaces/n/pods/p/log", true);
         resource("get", "", "pods/log", false, json!(["n"]), "/api/v1/namespaces/n/pods/p", false);
-        resource("create", "apps", "deployments", false, json!(["n"]), "POST /apis/apps/v1/namespaces/n/deployments", true);
-        resource("create", "", "deployments", false, json!(["n"]), "POST /apis/apps/v1/namespaces/n/deployments", false);
+        resource(
+            "create",
+            "apps",
+            "deployments",
+            false,
+            json!(["n"]),
+            "POST /apis/apps/v1/namespaces/n/deployments",
+            true,
+        );
+        resource(
+            "create",
+            "",
+            "deployments",
+            false,
+            json!(["n"]),
+            "POST /apis/apps/v1/namespaces/n/deployments",
+            false,
+        );
         let path = |verb: &str, path: &str, target: &str, expected: bool| {
-            check(&anybody, json!([]), json!([{"verbs": [verb], "nonResourceURLs": [path]}]), &alice, target, expected);
+            check(
+                &anybody,
+                json!([]),
+                json!([{"verbs": [verb], "nonResourceURLs": [path]}]),
+                &alice,
+                target,
+                expected,
+            );
         };
         path("get", "/healthz", "/healthz", true);
         path("get", "/healthz", "/healthz/ping", false);

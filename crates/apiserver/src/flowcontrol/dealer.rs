@@ -44,12 +44,12 @@ mod tests {
 
     #[test]
     fn hands_are_different_queues_of_the_deck() {
-        for (deck, size) in [(1, 1), (6, 6), (16, 4), (64, 6), (128, 6), (512, 8)] {
+        for (deck, size) in [(1, 1), (6, 6), (16, 4), (64, 6), (128, 6), (256, 7)] {
             let dealer = Dealer::new(deck, size);
             let mut seen = vec![0u32; deck];
             for n in 0..2000u64 {
                 let mut hand = [0; MAX_HAND];
-                let count = dealer.deal(n.wrapping_mul(0x9E37_79B9_7F4A_7C15), &mut hand);
+                let count = dealer.deal(crate::flowcontrol::hash("schema", &n.to_string()), &mut hand);
                 assert_eq!(count, size);
                 let mut cards = hand[..count].to_vec();
                 cards.sort_unstable();
@@ -59,7 +59,11 @@ mod tests {
                 cards.iter().for_each(|card| seen[*card] += 1);
             }
             let (least, most) = (seen.iter().min(), seen.iter().max());
-            assert!(least > Some(&0) && most < Some(&(2000 * size as u32 / deck as u32 * 3 + 10)), "{seen:?}");
+            let mean = 2000 * size as u32 / deck as u32;
+            assert!(
+                least >= Some(&(mean / 3)) && most <= Some(&(mean * 2)),
+                "{deck} {size}: {least:?} {most:?}"
+            );
         }
     }
 

@@ -124,8 +124,11 @@ pub fn allocate(total: f64, shares: &[Share]) -> Option<(Vec<f64>, f64)> {
     };
     // The sum grows piecewise linearly with the fraction; it bends where a level leaves its lower or meets its upper
     // bound. Between the two bends that surround the total the fraction follows from the slope.
-    let mut bends: Vec<f64> =
-        shares.iter().flat_map(|s| [s.lower / target(s), s.upper / target(s)]).filter(|b| b.is_finite()).collect();
+    let mut bends: Vec<f64> = shares
+        .iter()
+        .flat_map(|s| [s.lower / target(s), s.upper / target(s)])
+        .filter(|b| b.is_finite())
+        .collect();
     bends.sort_by(f64::total_cmp);
     bends.insert(0, 0.0);
     let sum = |fraction: f64| at(fraction).iter().sum::<f64>();
@@ -168,8 +171,10 @@ mod tests {
 
     #[track_caller]
     fn check(total: f64, shares: &[(f64, f64, f64)], expected: Option<&[f64]>) {
-        let shares: Vec<Share> =
-            shares.iter().map(|(lower, target, upper)| Share { lower: *lower, upper: *upper, target: *target }).collect();
+        let shares: Vec<Share> = shares
+            .iter()
+            .map(|(lower, target, upper)| Share { lower: *lower, upper: *upper, target: *target })
+            .collect();
         let got = allocate(total, &shares);
         match (got, expected) {
             (None, None) => {}

@@ -109,7 +109,14 @@ pub fn dump(flows: &FlowControl, name: &str, details: bool) -> Option<String> {
             ]);
             if details {
                 head.extend(header(&[
-                    "UserName", "Verb", "APIPath", "Namespace", "Name", "APIVersion", "Resource", "SubResource",
+                    "UserName",
+                    "Verb",
+                    "APIPath",
+                    "Namespace",
+                    "Name",
+                    "APIVersion",
+                    "Resource",
+                    "SubResource",
                 ]));
             }
             rows.push(head);

@@ -11,7 +11,7 @@ use crate::ApiServer;
 use crate::authn::UserInfo;
 use crate::cache::{Cache, Interest, Subscription};
 use crate::registry::patch::{Patch, PatchKind};
-use crate::registry::{Call, Warnings};
+use crate::registry::{Call, CallOptions, Warnings};
 
 const GROUP: &str = "flowcontrol.apiserver.k8s.io";
 /// Who is recorded as having written a status.
@@ -91,13 +91,23 @@ fn subscribe(server: &Weak<ApiServer>) -> Option<(Changes, Changes)> {
 fn condition(schema: &Value, levels: &[Value]) -> Value {
     let level = schema.pointer("/spec/priorityLevelConfiguration/name").and_then(Value::as_str).unwrap_or("");
     let quoted = orlop_api::field::go_quote(level);
-    let of = |status: &str, reason: &str, message: String| {
-        json!({"type": "Dangling", "status": status, "reason": reason, "message": message})
-    };
+    let of = |status: &str, reason: &str, message: String| json!({"type": "Dangling", "status": status, "reason": reason, "message": message});
     if levels.iter().any(|l| l.pointer("/metadata/name").and_then(Value::as_str) == Some(level)) {
-        of("False", "Found", format!("This FlowSchema references the PriorityLevelConfiguration object named {quoted} and it exists"))
+        of(
+            "False",
+            "Found",
+            format!(
+                "This FlowSchema references the PriorityLevelConfiguration object named {quoted} and it exists"
+            ),
+        )
     } else {
-        of("True", "NotFound", format!("This FlowSchema references the PriorityLevelConfiguration object named {quoted} but there is no such object"))
+        of(
+            "True",
+            "NotFound",
+            format!(
+                "This FlowSchema references the PriorityLevelConfiguration object named {quoted} but there is no such object"
+            ),
+        )
     }
 }
 
@@ -160,6 +170,8 @@ async fn write_status(
         dry_run: false,
         field_manager: MANAGER,
         warnings: &warnings,
+        annotations: None,
+        options: CallOptions::None,
     };
     let bytes = patch.to_string();
     let patch = Patch::new(

@@ -11,6 +11,17 @@ pub struct MaxInFlight {
     mutating: Option<Arc<Semaphore>>,
 }
 
+/// Whether there was a place.
+#[derive(Debug)]
+pub enum Place {
+    /// There is no limit.
+    Unlimited,
+    /// There was one.
+    Held(OwnedSemaphorePermit),
+    /// There was none.
+    Full,
+}
+
 fn limit(count: usize) -> Option<Arc<Semaphore>> {
     (count > 0).then(|| Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS))))
 }
@@ -21,11 +32,11 @@ impl MaxInFlight {
         MaxInFlight { read_only: limit(read_only), mutating: limit(mutating) }
     }
 
-    /// A place, held until it is dropped; `Err` when there is none.
-    pub fn enter(&self, read_only: bool) -> Result<Option<OwnedSemaphorePermit>, ()> {
+    /// A place, held until it is dropped.
+    pub fn enter(&self, read_only: bool) -> Place {
         match if read_only { &self.read_only } else { &self.mutating } {
-            None => Ok(None),
-            Some(places) => places.clone().try_acquire_owned().map(Some).map_err(|_| ()),
+            None => Place::Unlimited,
+            Some(places) => places.clone().try_acquire_owned().map_or(Place::Full, Place::Held),
         }
     }
 }
@@ -38,9 +49,9 @@ mod tests {
     fn each_kind_has_its_places() {
         let limits = MaxInFlight::new(1, 0);
         let first = limits.enter(true);
-        assert!(first.is_ok() && limits.enter(true).is_err());
-        assert!((0..5).all(|_| limits.enter(false).is_ok()));
+        assert!(matches!((&first, limits.enter(true)), (Place::Held(_), Place::Full)));
+        assert!((0..5).all(|_| matches!(limits.enter(false), Place::Unlimited)));
         drop(first);
-        assert!(limits.enter(true).is_ok());
+        assert!(matches!(limits.enter(true), Place::Held(_)));
     }
 }

@@ -5,8 +5,7 @@ use crate::metrics::{Counter, Gauge, Histogram};
 use super::queueset::Refusal;
 
 /// Upper bounds of waits, seconds.
-const WAITS: &[f64] =
-    &[0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0];
+const WAITS: &[f64] = &[0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0];
 /// Upper bounds of queue lengths.
 const LENGTHS: &[f64] = &[0.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0];
 /// Upper bounds of seats.

@@ -116,11 +116,14 @@ pub struct Refused {
     pub retry_after: u64,
 }
 
+/// What was counted, by flow schema and priority level.
+type Counted = BTreeMap<(Arc<str>, Arc<str>), Arc<FlowMetrics>>;
+
 /// Priority and fairness of a server.
 pub struct FlowControl {
     total: u32,
     table: ArcSwap<Table>,
-    counted: Mutex<BTreeMap<(Arc<str>, Arc<str>), Arc<FlowMetrics>>>,
+    counted: Mutex<Counted>,
     fair_fraction: Mutex<f64>,
 }
 
@@ -141,12 +144,7 @@ impl FlowControl {
     pub fn new(total: u32) -> FlowControl {
         let counted = Mutex::default();
         let table = build(total, &counted, &[], Vec::new(), Vec::new());
-        FlowControl {
-            total,
-            table: ArcSwap::from_pointee(table),
-            counted,
-            fair_fraction: Mutex::new(0.0),
-        }
+        FlowControl { total, table: ArcSwap::from_pointee(table), counted, fair_fraction: Mutex::new(0.0) }
     }
 
     /// Takes a configuration; what is served and what waits goes on.
@@ -164,7 +162,12 @@ impl FlowControl {
     /// The schema a request belongs to.
     pub fn classify(&self, user: &UserInfo, info: &RequestInfo) -> Arc<Schema> {
         let table = self.table.load();
-        table.schemas.iter().find(|schema| schema.config.matches(user, info)).unwrap_or(&table.catch_all).clone()
+        table
+            .schemas
+            .iter()
+            .find(|schema| schema.config.matches(user, info))
+            .unwrap_or(&table.catch_all)
+            .clone()
     }
 
     /// Gives a request its seat, at once or after a wait of at most `patience`.
@@ -232,9 +235,8 @@ impl FlowControl {
             })
             .collect();
         let total: u32 = table.levels.iter().map(|level| level.nominal).sum();
-        let (seats, fraction) = demand::allocate(f64::from(total), &shares).unwrap_or_else(|| {
-            (table.levels.iter().map(|level| f64::from(level.nominal)).collect(), 0.0)
-        });
+        let (seats, fraction) = demand::allocate(f64::from(total), &shares)
+            .unwrap_or_else(|| (table.levels.iter().map(|level| f64::from(level.nominal)).collect(), 0.0));
         *self.fair_fraction.lock() = fraction;
         for (level, seats) in table.levels.iter().zip(seats) {
             let seats = seats.round() as u32;
@@ -256,7 +258,7 @@ fn hash(schema: &str, flow: &str) -> u64 {
 
 fn build(
     total: u32,
-    counted: &Mutex<BTreeMap<(Arc<str>, Arc<str>), Arc<FlowMetrics>>>,
+    counted: &Mutex<Counted>,
     before: &[Arc<Level>],
     mut schemas: Vec<FlowSchema>,
     mut levels: Vec<PriorityLevel>,
@@ -282,7 +284,8 @@ fn build(
             let nominal = (f64::from(total) * part).ceil() as u32;
             let lendable = percent(nominal, config.lendable_percent);
             let lower = nominal - lendable;
-            let upper = nominal.saturating_add(config.borrowing_percent.map_or(total, |p| percent(nominal, p)));
+            let upper =
+                nominal.saturating_add(config.borrowing_percent.map_or(total, |p| percent(nominal, p)));
             let max_seats = match config.queuing {
                 Queuing::Exempt => width::MAX_SEATS,
                 Queuing::Reject => width::MAX_SEATS,

@@ -434,7 +434,14 @@ impl QueueSet {
         queue.waiting_initial += width.initial;
         queue.waiting_seats += seats;
         queue.waiting_work += width.total();
-        queue.waiting.push_back(Waiter { id, width, arrived_r, arrived: now, description: describe(), admit });
+        queue.waiting.push_back(Waiter {
+            id,
+            width,
+            arrived_r,
+            arrived: now,
+            description: describe(),
+            admit,
+        });
         metrics.queue_length.number(queue.waiting.len() as u64);
         inner.waiting += 1;
         inner.waiting_seats += seats;
@@ -493,6 +500,7 @@ impl QueueSet {
     }
 
     /// Whether nobody waits and nobody is served.
+    #[cfg(test)]
     pub fn is_idle(&self) -> bool {
         let inner = self.inner.lock();
         inner.waiting == 0 && inner.executing == 0

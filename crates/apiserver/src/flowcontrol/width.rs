@@ -23,7 +23,9 @@ fn lists(info: &RequestInfo, query: &Query) -> bool {
     match info.verb.as_str() {
         "list" => true,
         // A watch is wide when it begins with the state.
-        "watch" => query.get("sendInitialEvents").is_some_and(|v| matches!(v, "true" | "1" | "True" | "t" | "T" | "TRUE")),
+        "watch" => query
+            .get("sendInitialEvents")
+            .is_some_and(|v| matches!(v, "true" | "1" | "True" | "t" | "T" | "TRUE")),
         _ => false,
     }
 }
@@ -48,7 +50,9 @@ pub fn estimate(
             let Some(stats) = stats() else { return Width::ONE };
             Width { initial: list_seats(stats, query).clamp(1, max_seats), ..Width::ONE }
         }
-        "create" | "update" | "patch" | "delete" if info.subresource.is_empty() || info.subresource == "status" => {
+        "create" | "update" | "patch" | "delete"
+            if info.subresource.is_empty() || info.subresource == "status" =>
+        {
             write_width(watchers(), max_seats)
         }
         _ => Width::ONE,
@@ -59,7 +63,7 @@ pub fn estimate(
 fn list_seats(stats: CacheStats, query: &Query) -> u32 {
     let limit = query.value("limit").parse::<u64>().unwrap_or(0);
     let objects = if limit > 0 { limit.min(stats.objects) } else { stats.objects };
-    let average = if stats.objects > 0 { stats.bytes / stats.objects } else { 0 };
+    let average = stats.bytes.checked_div(stats.objects).unwrap_or(0);
     let held = (objects.saturating_mul(average)).min(STREAMED);
     u32::try_from(held.div_ceil(BYTES_PER_SEAT)).unwrap_or(u32::MAX)
 }
@@ -81,12 +85,22 @@ mod tests {
 
     #[test]
     fn widths() {
-        let check = |method: Method, target: &str, objects: u64, bytes: u64, watchers: u64, max: u32, expected: (u32, u32, u64)| {
+        let check = |method: Method,
+                     target: &str,
+                     objects: u64,
+                     bytes: u64,
+                     watchers: u64,
+                     max: u32,
+                     expected: (u32, u32, u64)| {
             let (path, query) = target.split_once('?').unwrap_or((target, ""));
             let query = Query::parse(query);
             let info = RequestInfo::parse(&method, path, &query);
             let got = estimate(&info, &query, max, || Some(CacheStats { objects, bytes }), || watchers);
-            assert_eq!((got.initial, got.last, got.additional.as_millis() as u64), expected, "{method} {target}");
+            assert_eq!(
+                (got.initial, got.last, got.additional.as_millis() as u64),
+                expected,
+                "{method} {target}"
+            );
         };
         let get = || Method::GET;
         check(get(), "/api/v1/pods", 0, 0, 0, 10, (1, 0, 0));

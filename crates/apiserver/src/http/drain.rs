@@ -46,7 +46,8 @@ impl Drain {
     /// shutdown has begun (`--shutdown-send-retry-after`). Health checks are always answered.
     pub fn refuse(&self, path: &str, retry_after: bool) -> Option<Response> {
         let state = self.state.load(Ordering::Acquire);
-        if state == SERVING || ["/readyz", "/livez", "/healthz"].iter().any(|health| path.starts_with(health)) {
+        if state == SERVING || ["/readyz", "/livez", "/healthz"].iter().any(|health| path.starts_with(health))
+        {
             return None;
         }
         let (mut response, after) = if state == CLOSED {

@@ -233,7 +233,8 @@ impl ApiServer {
         let size = response.body().size_hint().exact();
         series.observe(response.status().as_u16(), elapsed, size);
         if let Some((verb, uri, user_agent)) = log {
-            let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or("");
+            let header =
+                |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or("");
             tracing::debug!(
                 target: "orlop_apiserver::access",
                 verb, uri, user_agent,
@@ -281,7 +282,10 @@ async fn guarded(
                 .map(|s| s.to_string())
                 .or_else(|| panic.downcast_ref::<String>().cloned())
                 .unwrap_or_default();
-            tracing::error!(panic = text, "a request made its handler panic; this is a bug, please report it");
+            tracing::error!(
+                panic = text,
+                "a request made its handler panic; this is a bug, please report it"
+            );
             body::error(&ApiError::internal(
                 "This request caused apiserver to panic. Look in the logs for details.",
             ))
@@ -326,7 +330,11 @@ mod tests {
             let code = response.status().as_u16();
             let bytes = response.into_body().collect().await.map(|b| b.to_bytes()).unwrap_or_default();
             let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
-            (code, value["reason"].as_str().unwrap_or("").to_string(), value["message"].as_str().unwrap_or("").to_string())
+            (
+                code,
+                value["reason"].as_str().unwrap_or("").to_string(),
+                value["message"].as_str().unwrap_or("").to_string(),
+            )
         };
         let slow = guarded(&metrics, limits, std::future::pending()).await;
         assert_eq!(

@@ -11,8 +11,8 @@ use http_body_util::BodyExt as _;
 use orlop_api::status::ApiError;
 
 use super::body::{self, BoxError, Response};
-use super::negotiate::{Accept, Format};
 use super::filters::Limits;
+use super::negotiate::{Accept, Format};
 use super::seat::Seat;
 use super::{discovery, gzip, openapi};
 use crate::ApiServer;

@@ -9,6 +9,7 @@ use super::body::Response;
 use super::filters::{Limits, too_many_requests};
 use crate::ApiServer;
 use crate::authn::{MASTERS, UserInfo};
+use crate::flowcontrol::inflight::Place;
 use crate::flowcontrol::{Permit, Schema};
 use crate::metrics::is_read_only;
 use crate::request_info::{Query, RequestInfo};
@@ -63,11 +64,11 @@ impl ApiServer {
                 return Ok(());
             }
             match self.max_in_flight.enter(is_read_only(info)) {
-                Ok(Some(place)) => *seat = Seat::Place(place),
-                Ok(None) => {}
+                Place::Held(place) => *seat = Seat::Place(place),
+                Place::Unlimited => {}
                 // Administrators must be able to help.
-                Err(()) if user.in_group(MASTERS) => {}
-                Err(()) => return Err(dropped(RETRY_AFTER)),
+                Place::Full if user.in_group(MASTERS) => {}
+                Place::Full => return Err(dropped(RETRY_AFTER)),
             }
             return Ok(());
         };

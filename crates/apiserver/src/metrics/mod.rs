@@ -13,18 +13,17 @@ pub use requests::{RequestLabels, RequestSeries, Requests, is_long_running, is_r
 pub use text::{Counter, Exposition, Gauge, Histogram};
 
 /// Upper bounds of the durations of parts of a request, seconds.
-const PARTS: &[f64] = &[
-    0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 5.0, 10.0, 15.0, 30.0,
-];
+const PARTS: &[f64] = &[0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 5.0, 10.0, 15.0, 30.0];
 /// Upper bounds of the durations of admission, seconds.
 const ADMISSION: &[f64] = &[0.005, 0.025, 0.1, 0.5, 1.0, 2.5];
 /// Upper bounds of the durations of authentication and authorization, seconds.
-const IDENTITY: &[f64] =
-    &[0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384];
+const IDENTITY: &[f64] = &[
+    0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384,
+];
 /// Upper bounds of the durations of store operations, seconds.
 const STORE: &[f64] = &[
-    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0,
-    45.0, 60.0,
+    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0,
+    20.0, 30.0, 45.0, 60.0,
 ];
 
 /// Upper bounds of the sizes of watch events, bytes.
@@ -120,11 +119,13 @@ impl AdmissionSteps {
         self.0[at][usize::from(rejected)].time(elapsed);
     }
 
-    fn render(&self, out: &mut Exposition, name: &str, kind: &str) {
+    fn render(&self, out: &mut Exposition, name: &str, kind: &str, plugin: Option<&str>) {
         for (operation, histograms) in OPERATIONS.iter().zip(&self.0) {
             for (rejected, histogram) in ["false", "true"].iter().zip(histograms) {
                 if histogram.count() > 0 {
-                    let labels = [("operation", *operation), ("rejected", *rejected), ("type", kind)];
+                    let rest = [("operation", *operation), ("rejected", *rejected), ("type", kind)];
+                    let labels: Vec<(&str, &str)> =
+                        plugin.map(|p| ("name", p)).into_iter().chain(rest).collect();
                     out.histogram(name, &labels, histogram);
                 }
             }
@@ -157,6 +158,8 @@ pub struct Metrics {
     pub authorization: Verdicts,
     /// The mutating and the validating step of admission.
     pub admission: [AdmissionSteps; 2],
+    /// The same for each plugin, in the order they are asked.
+    pub plugins: std::sync::OnceLock<Vec<(&'static str, [AdmissionSteps; 2])>>,
     /// Time in priority and fairness.
     pub flow_control_filter: Histogram,
     /// Transactions of the store: puts, deletes.
@@ -177,6 +180,7 @@ impl Default for Metrics {
             authentication: Verdicts::default(),
             authorization: Verdicts::default(),
             admission: Default::default(),
+            plugins: Default::default(),
             flow_control_filter: Histogram::seconds(PARTS),
             store_writes: std::array::from_fn(|_| Histogram::seconds(STORE)),
         }
@@ -184,6 +188,18 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Names the admission plugins, in the order they are asked.
+    pub fn name_plugins(&self, names: impl Iterator<Item = &'static str>) {
+        let _ = self.plugins.set(names.map(|name| (name, Default::default())).collect());
+    }
+
+    /// Notes what a plugin did in the mutating (0) or validating (1) step.
+    pub fn plugin(&self, at: usize, step: usize, operation: &str, rejected: bool, elapsed: Duration) {
+        if let Some((_, steps)) = self.plugins.get().and_then(|plugins| plugins.get(at)) {
+            steps[step].observe(operation, rejected, elapsed);
+        }
+    }
+
     /// Writes what is counted here.
     pub fn render(&self, out: &mut Exposition) {
         self.requests.render(out);
@@ -191,26 +207,48 @@ impl Metrics {
         for (kind, gauge) in ["mutating", "readOnly"].iter().zip(&self.inflight) {
             out.sample("apiserver_current_inflight_requests", &[("request_kind", kind)], gauge.get() as f64);
         }
-        out.family("apiserver_dropped_requests_total", "counter", "[ALPHA] Number of requests dropped with 'Try again later' response.");
+        out.family(
+            "apiserver_dropped_requests_total",
+            "counter",
+            "[ALPHA] Number of requests dropped with 'Try again later' response.",
+        );
         for (kind, count) in ["mutating", "readOnly"].iter().zip(&self.dropped) {
             out.sample("apiserver_dropped_requests_total", &[("request_kind", kind)], count.get() as f64);
         }
-        out.family("apiserver_request_terminations_total", "counter", "[ALPHA] Number of requests which apiserver terminated in self-defense.");
+        out.family(
+            "apiserver_request_terminations_total",
+            "counter",
+            "[ALPHA] Number of requests which apiserver terminated in self-defense.",
+        );
         let refused: u64 = self.dropped.iter().map(Counter::get).sum();
-        for (code, count) in
-            [("429", refused), ("504", self.timeouts.get()), ("500", self.panics.get())]
-        {
+        for (code, count) in [("429", refused), ("504", self.timeouts.get()), ("500", self.panics.get())] {
             let labels = [("code", code), ("component", "apiserver")];
             out.sample("apiserver_request_terminations_total", &labels, count as f64);
         }
         out.single("apiserver_request_aborts_total", "counter", "[ALPHA] Number of requests which apiserver aborted possibly due to a timeout, for each group, version, verb, resource, subresource and scope.", self.aborts.get() as f64);
-        out.single("apiserver_tls_handshake_errors_total", "counter", "[ALPHA] Number of requests dropped with 'TLS handshake error from' error.", self.tls_handshake_errors.get() as f64);
-        out.family("apiserver_request_filter_duration_seconds", "histogram", "[ALPHA] Request filter latency distribution in seconds, for each filter type.");
-        out.histogram("apiserver_request_filter_duration_seconds", &[("filter", "priorityandfairness")], &self.flow_control_filter);
+        out.single(
+            "apiserver_tls_handshake_errors_total",
+            "counter",
+            "[ALPHA] Number of requests dropped with 'TLS handshake error from' error.",
+            self.tls_handshake_errors.get() as f64,
+        );
+        out.family(
+            "apiserver_request_filter_duration_seconds",
+            "histogram",
+            "[ALPHA] Request filter latency distribution in seconds, for each filter type.",
+        );
+        out.histogram(
+            "apiserver_request_filter_duration_seconds",
+            &[("filter", "priorityandfairness")],
+            &self.flow_control_filter,
+        );
         self.authentication.render(
             out,
             ["authentication_attempts", "authentication_duration_seconds"],
-            ["[ALPHA] Counter of authenticated attempts.", "[ALPHA] Authentication duration in seconds broken out by result."],
+            [
+                "[ALPHA] Counter of authenticated attempts.",
+                "[ALPHA] Authentication duration in seconds broken out by result.",
+            ],
             ["success", "failure", "error"],
         );
         self.authorization.render(
@@ -221,9 +259,20 @@ impl Metrics {
         );
         out.family("apiserver_admission_step_admission_duration_seconds", "histogram", "[STABLE] Admission sub-step latency histogram in seconds, broken out for each operation and API resource and step type (validate or admit).");
         for (kind, steps) in ["admit", "validate"].iter().zip(&self.admission) {
-            steps.render(out, "apiserver_admission_step_admission_duration_seconds", kind);
+            steps.render(out, "apiserver_admission_step_admission_duration_seconds", kind, None);
         }
-        out.family("etcd_request_duration_seconds", "histogram", "[ALPHA] Etcd request latency in seconds for each operation and object type.");
+        let name = "apiserver_admission_controller_admission_duration_seconds";
+        out.family(name, "histogram", "[STABLE] Admission controller latency histogram in seconds, identified by name and broken out for each operation and API resource and type (validate or admit).");
+        for (plugin, steps) in self.plugins.get().into_iter().flatten() {
+            for (kind, steps) in ["admit", "validate"].iter().zip(steps) {
+                steps.render(out, name, kind, Some(plugin));
+            }
+        }
+        out.family(
+            "etcd_request_duration_seconds",
+            "histogram",
+            "[ALPHA] Etcd request latency in seconds for each operation and object type.",
+        );
         for (operation, histogram) in ["put", "delete"].iter().zip(&self.store_writes) {
             out.histogram("etcd_request_duration_seconds", &[("operation", operation)], histogram);
         }

@@ -9,7 +9,10 @@ const PAGE: f64 = 4096.0;
 /// Seconds since the epoch at which the machine started.
 fn boot_time() -> f64 {
     let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
-    stat.lines().find_map(|line| line.strip_prefix("btime ")).and_then(|n| n.trim().parse().ok()).unwrap_or(0.0)
+    stat.lines()
+        .find_map(|line| line.strip_prefix("btime "))
+        .and_then(|n| n.trim().parse().ok())
+        .unwrap_or(0.0)
 }
 
 /// The limit of open files.
@@ -32,7 +35,12 @@ pub fn render(out: &mut Exposition) {
             (number(11) + number(12)) / TICKS,
         );
         out.single("process_virtual_memory_bytes", "gauge", "Virtual memory size in bytes.", number(20));
-        out.single("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.", number(21) * PAGE);
+        out.single(
+            "process_resident_memory_bytes",
+            "gauge",
+            "Resident memory size in bytes.",
+            number(21) * PAGE,
+        );
         out.single(
             "process_start_time_seconds",
             "gauge",

@@ -13,8 +13,8 @@ use crate::request_info::{Query, RequestInfo};
 
 /// Upper bounds of request durations, seconds.
 const DURATIONS: &[f64] = &[
-    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0,
-    45.0, 60.0,
+    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0,
+    20.0, 30.0, 45.0, 60.0,
 ];
 /// Upper bounds of response sizes, bytes.
 const SIZES: &[f64] =
@@ -54,8 +54,13 @@ pub fn is_read_only(info: &RequestInfo) -> bool {
 
 impl<'a> RequestLabels<'a> {
     /// Of a request. `content_type` tells an apply from other patches.
-    pub fn of(info: &'a RequestInfo, query: &Query, content_type: Option<&http::HeaderValue>) -> RequestLabels<'a> {
-        let connects = matches!(info.subresource.as_str(), "attach" | "exec" | "proxy" | "log" | "portforward");
+    pub fn of(
+        info: &'a RequestInfo,
+        query: &Query,
+        content_type: Option<&http::HeaderValue>,
+    ) -> RequestLabels<'a> {
+        let connects =
+            matches!(info.subresource.as_str(), "attach" | "exec" | "proxy" | "log" | "portforward");
         let applies = || content_type.is_some_and(|v| v.as_bytes().starts_with(b"application/apply-patch"));
         let verb = match info.verb.as_str() {
             _ if info.is_resource && connects => "CONNECT",
@@ -72,14 +77,15 @@ impl<'a> RequestLabels<'a> {
             "watch" => "WATCH",
             _ => "other",
         };
-        let scope = match (info.is_resource, info.verb.as_str(), info.name.is_empty(), info.namespace.is_empty()) {
-            (false, ..) => "",
-            (true, "create", true, false) => "resource",
-            (true, _, false, _) => "resource",
-            (true, _, true, false) => "namespace",
-            (true, "create", true, true) => "resource",
-            (true, _, true, true) => "cluster",
-        };
+        let scope =
+            match (info.is_resource, info.verb.as_str(), info.name.is_empty(), info.namespace.is_empty()) {
+                (false, ..) => "",
+                (true, "create", true, false) => "resource",
+                (true, _, false, _) => "resource",
+                (true, _, true, false) => "namespace",
+                (true, "create", true, true) => "resource",
+                (true, _, true, true) => "cluster",
+            };
         let dry_run = if query.get("dryRun").is_some() { "All" } else { "" };
         RequestLabels {
             verb,
@@ -268,22 +274,33 @@ mod tests {
 
     #[test]
     fn labels() {
-        let check = |method: Method, target: &str, content_type: Option<&'static str>, expected: [&str; 3]| {
-            let (path, query) = target.split_once('?').unwrap_or((target, ""));
-            let query = Query::parse(query);
-            let info = RequestInfo::parse(&method, path, &query);
-            let content_type = content_type.map(http::HeaderValue::from_static);
-            let labels = RequestLabels::of(&info, &query, content_type.as_ref());
-            assert_eq!([labels.verb, labels.scope, labels.dry_run], expected, "{method} {target}");
-        };
+        let check =
+            |method: Method, target: &str, content_type: Option<&'static str>, expected: [&str; 3]| {
+                let (path, query) = target.split_once('?').unwrap_or((target, ""));
+                let query = Query::parse(query);
+                let info = RequestInfo::parse(&method, path, &query);
+                let content_type = content_type.map(http::HeaderValue::from_static);
+                let labels = RequestLabels::of(&info, &query, content_type.as_ref());
+                assert_eq!([labels.verb, labels.scope, labels.dry_run], expected, "{method} {target}");
+            };
         check(Method::GET, "/api/v1/pods", None, ["LIST", "cluster", ""]);
         check(Method::GET, "/api/v1/namespaces/n/pods", None, ["LIST", "namespace", ""]);
         check(Method::GET, "/api/v1/namespaces/n/pods?watch=1", None, ["WATCH", "namespace", ""]);
         check(Method::GET, "/api/v1/pods?watch=1&sendInitialEvents=true", None, ["WATCHLIST", "cluster", ""]);
         check(Method::GET, "/api/v1/namespaces/n/pods/p/log", None, ["CONNECT", "resource", ""]);
         check(Method::POST, "/api/v1/namespaces/n/pods?dryRun=All", None, ["POST", "resource", "All"]);
-        check(Method::PATCH, "/api/v1/nodes/n", Some("application/merge-patch+json"), ["PATCH", "resource", ""]);
-        check(Method::PATCH, "/api/v1/nodes/n", Some("application/apply-patch+yaml"), ["APPLY", "resource", ""]);
+        check(
+            Method::PATCH,
+            "/api/v1/nodes/n",
+            Some("application/merge-patch+json"),
+            ["PATCH", "resource", ""],
+        );
+        check(
+            Method::PATCH,
+            "/api/v1/nodes/n",
+            Some("application/apply-patch+yaml"),
+            ["APPLY", "resource", ""],
+        );
         check(Method::GET, "/healthz", None, ["GET", "", ""]);
     }
 
@@ -293,7 +310,11 @@ mod tests {
         for n in 0..50 {
             let (query, path) = (Query::default(), format!("/api/v1/things{n}"));
             let info = RequestInfo::parse(&Method::GET, &path, &query);
-            requests.series(RequestLabels::of(&info, &query, None), || false).observe(404, Duration::ZERO, None);
+            requests.series(RequestLabels::of(&info, &query, None), || false).observe(
+                404,
+                Duration::ZERO,
+                None,
+            );
         }
         let mut out = Exposition::default();
         requests.render(&mut out);

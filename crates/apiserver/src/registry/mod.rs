@@ -278,11 +278,13 @@ impl Registry {
     }
 
     async fn mutate_once(&self, request: &mut crate::admission::Request<'_>) -> Result<(), ApiError> {
-        for plugin in &self.admission {
+        let mut clock = AdmissionClock::start(&self.metrics, 0, request.operation);
+        for (at, plugin) in self.admission.iter().enumerate() {
             if plugin.handles(request) {
-                plugin.mutate(self, request).await?;
+                clock.note(at, plugin.mutate(self, request).await)?;
             }
         }
+        clock.finish(false);
         Ok(())
     }
 
@@ -294,11 +296,47 @@ impl Registry {
 
     /// Runs the validating plugins.
     pub async fn validate(&self, request: &crate::admission::Request<'_>) -> Result<(), ApiError> {
-        for plugin in &self.admission {
+        let mut clock = AdmissionClock::start(&self.metrics, 1, request.operation);
+        for (at, plugin) in self.admission.iter().enumerate() {
             if plugin.handles(request) {
-                plugin.validate(self, request).await?;
+                clock.note(at, plugin.validate(self, request).await)?;
             }
         }
+        clock.finish(false);
         Ok(())
+    }
+}
+
+/// Measures a step of admission and its plugins, one look at the clock for each plugin.
+struct AdmissionClock<'a> {
+    metrics: &'a crate::metrics::Metrics,
+    step: usize,
+    operation: crate::admission::Operation,
+    begun: std::time::Instant,
+    last: std::time::Instant,
+}
+
+impl<'a> AdmissionClock<'a> {
+    fn start(
+        metrics: &'a crate::metrics::Metrics,
+        step: usize,
+        operation: crate::admission::Operation,
+    ) -> AdmissionClock<'a> {
+        let now = std::time::Instant::now();
+        AdmissionClock { metrics, step, operation, begun: now, last: now }
+    }
+
+    fn note(&mut self, plugin: usize, result: Result<(), ApiError>) -> Result<(), ApiError> {
+        let now = std::time::Instant::now();
+        self.metrics.plugin(plugin, self.step, self.operation.as_str(), result.is_err(), now - self.last);
+        self.last = now;
+        if result.is_err() {
+            self.finish(true);
+        }
+        result
+    }
+
+    fn finish(&self, rejected: bool) {
+        self.metrics.admission[self.step].observe(self.operation.as_str(), rejected, self.last - self.begun);
     }
 }

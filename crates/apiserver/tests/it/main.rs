@@ -5,6 +5,7 @@
 mod access;
 mod admission;
 mod crud;
+mod operations;
 mod protobuf;
 mod support;
 mod watch;
