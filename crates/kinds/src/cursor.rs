@@ -160,7 +160,7 @@ pub(crate) fn bump_generation(obj: &mut Value, old: &Value, desired: &[&str]) {
 }
 
 /// What differs between two objects, a hunk for each field, in the manner of the diff that ends upstream's messages.
-pub(crate) fn differences(old: &Value, new: &Value) -> String {
+pub fn differences(old: &Value, new: &Value) -> String {
     let mut hunks = String::new();
     let mut keys: Vec<&String> = old.entries().map(|(k, _)| k).collect();
     keys.extend(new.entries().map(|(k, _)| k).filter(|k| !old.has(k)));

@@ -32,6 +32,7 @@ pub mod resource;
 pub mod scheduling;
 pub mod storage;
 
+pub use cursor::differences;
 pub use duration::{age, human_duration};
 pub use metadata::{
     validate_annotations, validate_common_update, validate_labels, validate_object_meta,

@@ -38,13 +38,12 @@ impl Admission for DefaultIngressClass {
         "DefaultIngressClass"
     }
 
+    fn handles(&self, request: &Request<'_>) -> bool {
+        request.is("networking.k8s.io", "ingresses") && request.operation == Operation::Create
+    }
+
     async fn mutate(&self, registry: &Registry, request: &mut Request<'_>) -> Result<(), ApiError> {
-        let resource = request.call.resource;
-        if resource.group != "networking.k8s.io"
-            || resource.plural != "ingresses"
-            || !request.call.subresource.is_empty()
-            || request.operation != Operation::Create
-            || request.object["spec"].get("ingressClassName").is_some_and(|name| !name.is_null())
+        if request.object["spec"].get("ingressClassName").is_some_and(|name| !name.is_null())
             || annotation(request.object, BY_ANNOTATION).is_some()
         {
             return Ok(());

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use orlop_api::status::ApiError;
 use serde_json::{Value, json};
 
-use super::{Admission, Request};
+use super::{Admission, Operation, Request};
 use crate::registry::Registry;
 
 const TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
@@ -25,10 +25,11 @@ impl Admission for DefaultTolerationSeconds {
         "DefaultTolerationSeconds"
     }
 
+    fn handles(&self, request: &Request<'_>) -> bool {
+        request.is_core("pods") && matches!(request.operation, Operation::Create | Operation::Update)
+    }
+
     async fn mutate(&self, _registry: &Registry, request: &mut Request<'_>) -> Result<(), ApiError> {
-        if !request.is_core("pods") {
-            return Ok(());
-        }
         let current =
             request.object["spec"].get("tolerations").and_then(Value::as_array).cloned().unwrap_or_default();
         let mut tolerations = current.clone();

@@ -62,6 +62,10 @@ impl Admission for NamespaceLifecycle {
         "NamespaceLifecycle"
     }
 
+    fn handles(&self, request: &Request<'_>) -> bool {
+        request.operation != Operation::Connect
+    }
+
     async fn mutate(&self, registry: &Registry, request: &mut Request<'_>) -> Result<(), ApiError> {
         if request.is_core("namespaces")
             && request.operation != Operation::Delete

@@ -37,6 +37,12 @@ impl Admission for Priority {
         "Priority"
     }
 
+    fn handles(&self, request: &Request<'_>) -> bool {
+        let writes = matches!(request.operation, Operation::Create | Operation::Update);
+        (request.is_core("pods") && writes)
+            || (request.is("scheduling.k8s.io", "priorityclasses") && request.operation != Operation::Connect)
+    }
+
     async fn validate(&self, registry: &Registry, request: &Request<'_>) -> Result<(), ApiError> {
         let resource = request.call.resource;
         if resource.kind == "PriorityClass"

@@ -78,10 +78,11 @@ impl Admission for RuntimeClass {
         "RuntimeClass"
     }
 
+    fn handles(&self, request: &Request<'_>) -> bool {
+        request.is_core("pods") && request.operation == Operation::Create
+    }
+
     async fn mutate(&self, registry: &Registry, request: &mut Request<'_>) -> Result<(), ApiError> {
-        if !request.is_core("pods") || request.operation != Operation::Create {
-            return Ok(());
-        }
         let Some(class) = class_of(registry, request)? else { return Ok(()) };
         if let Some(overhead) = overhead_of(&class) {
             match request.object["spec"].get("overhead").filter(|own| !is_empty(own)) {
@@ -101,9 +102,6 @@ impl Admission for RuntimeClass {
     }
 
     async fn validate(&self, registry: &Registry, request: &Request<'_>) -> Result<(), ApiError> {
-        if !request.is_core("pods") || request.operation != Operation::Create {
-            return Ok(());
-        }
         let class = class_of(registry, request)?;
         let own = request.object["spec"].get("overhead").filter(|own| !is_empty(own));
         match (class.as_ref().and_then(overhead_of), own) {

@@ -5,6 +5,8 @@ use orlop_api::field::go_quote;
 use orlop_api::status::ApiError;
 use serde_json::{Value, json};
 
+use super::fields::Fields as _;
+use super::pod_refs::refers_to_secrets;
 use super::{Admission, Operation, Request};
 use crate::registry::Registry;
 use crate::registry::object::random_suffix;
@@ -20,6 +22,10 @@ const EXPIRATION_SECONDS: i64 = 3607;
 
 pub(super) struct ServiceAccount;
 
+/// How often, and after how long, the default account of a namespace is looked for again.
+const DEFAULT_ACCOUNT_ATTEMPTS: usize = 10;
+const DEFAULT_ACCOUNT_INTERVAL: std::time::Duration = std::time::Duration::from_millis(150);
+
 fn text<'a>(value: &'a Value, field: &str) -> &'a str {
     value.get(field).and_then(Value::as_str).unwrap_or("")
 }
@@ -30,11 +36,18 @@ impl Admission for ServiceAccount {
         "ServiceAccount"
     }
 
+    fn handles(&self, request: &Request<'_>) -> bool {
+        let resource = request.call.resource;
+        resource.group.is_empty()
+            && resource.plural == "pods"
+            && matches!(
+                (request.operation, request.call.subresource),
+                (Operation::Create, "") | (Operation::Update, "ephemeralcontainers")
+            )
+    }
+
     async fn mutate(&self, registry: &Registry, request: &mut Request<'_>) -> Result<(), ApiError> {
-        if !request.is_core("pods") || request.operation != Operation::Create {
-            return Ok(());
-        }
-        if request.object.pointer("/metadata/annotations").and_then(|a| a.get(MIRROR)).is_some() {
+        if request.operation != Operation::Create || request.object.annotation(MIRROR).is_some() {
             return Ok(());
         }
         if text(&request.object["spec"], "serviceAccountName").is_empty() {
@@ -43,16 +56,16 @@ impl Admission for ServiceAccount {
         }
         let name = text(&request.object["spec"], "serviceAccountName").to_string();
         let namespace = request.call.namespace;
-        let account = registry
-            .resources
-            .cache("", "ServiceAccount")
-            .and_then(|cache| cache.get(&format!("{namespace}/{name}")))
-            .map(|entry| entry.value());
+        let mut account = account_of(registry, namespace, &name);
+        // A new namespace gets its default account from a controller; whoever was faster waits a moment.
+        let mut attempts = if name == "default" { DEFAULT_ACCOUNT_ATTEMPTS } else { 0 };
+        while account.is_none() && attempts > 0 {
+            attempts -= 1;
+            tokio::time::sleep(DEFAULT_ACCOUNT_INTERVAL).await;
+            account = account_of(registry, namespace, &name);
+        }
         let Some(account) = account else {
-            return Err(request.forbidden(format!(
-                "error looking up service account {namespace}/{name}: serviceaccount {} not found",
-                go_quote(&name)
-            )));
+            return Err(request.forbidden(unknown(namespace, &name)));
         };
         let of_pod = request.object["spec"].get("automountServiceAccountToken").and_then(Value::as_bool);
         let of_account = account.get("automountServiceAccountToken").and_then(Value::as_bool);
@@ -69,86 +82,132 @@ impl Admission for ServiceAccount {
     }
 
     async fn validate(&self, registry: &Registry, request: &Request<'_>) -> Result<(), ApiError> {
-        if !request.is_core("pods") || request.operation != Operation::Create {
-            return Ok(());
-        }
         let spec = &request.object["spec"];
-        if request.object.pointer("/metadata/annotations").and_then(|a| a.get(MIRROR)).is_some() {
-            return if text(spec, "serviceAccountName").is_empty() {
-                Ok(())
-            } else {
-                Err(request.forbidden("a mirror pod may not reference service accounts"))
-            };
-        }
-        let key = format!("{}/{}", request.call.namespace, text(spec, "serviceAccountName"));
-        let account = registry.resources.cache("", "ServiceAccount").and_then(|cache| cache.get(&key));
-        match account.and_then(|entry| unreferenced_secret(&entry.value(), spec)) {
-            Some(message) => Err(request.forbidden(message)),
-            None => Ok(()),
-        }
+        let namespace = request.call.namespace;
+        let name = text(spec, "serviceAccountName");
+        let checked = if request.operation == Operation::Update {
+            // The pod's account may be gone by now; then it limits nothing.
+            account_of(registry, namespace, name)
+                .map_or(Ok(()), |account| foreign_secret(&account, spec, &[EPHEMERAL]).map_or(Ok(()), Err))
+        } else if request.object.annotation(MIRROR).is_some() {
+            check_mirror(spec)
+        } else if name.is_empty() {
+            Err(format!("no service account specified for pod {namespace}/{}", request.name()))
+        } else {
+            match account_of(registry, namespace, name) {
+                Some(account) => unreferenced_secret(&account, spec).map_or(Ok(()), Err),
+                None => Err(unknown(namespace, name)),
+            }
+        };
+        checked.map_err(|message| request.forbidden(message))
     }
 }
 
-/// For an account that limits its pods to its own secrets: the complaint about the first other one.
-fn unreferenced_secret(account: &Value, spec: &Value) -> Option<String> {
-    let limited = account.pointer("/metadata/annotations").and_then(|a| a.get(ENFORCE))?.as_str()?;
-    if !matches!(limited, "1" | "t" | "T" | "true" | "TRUE" | "True") {
+fn account_of(registry: &Registry, namespace: &str, name: &str) -> Option<Value> {
+    let accounts = registry.resources.cache("", "ServiceAccount")?;
+    accounts.get(&format!("{namespace}/{name}")).map(|entry| entry.value())
+}
+
+fn unknown(namespace: &str, name: &str) -> String {
+    format!(
+        "error looking up service account {namespace}/{name}: serviceaccount {} not found",
+        go_quote(name)
+    )
+}
+
+/// A mirror pod shows what a node runs by itself: it has no account, and nothing that only the API could give it.
+fn check_mirror(spec: &Value) -> Result<(), String> {
+    if !text(spec, "serviceAccountName").is_empty() {
+        return Err("a mirror pod may not reference service accounts".to_string());
+    }
+    if refers_to_secrets(spec) {
+        return Err("a mirror pod may not reference secrets".to_string());
+    }
+    let has_token = |volume: &Value| {
+        volume["projected"].items("sources").iter().any(|source| source.has("serviceAccountToken"))
+    };
+    if spec.items("volumes").iter().any(has_token) {
+        return Err("a mirror pod may not use ServiceAccountToken volume projections".to_string());
+    }
+    Ok(())
+}
+
+/// The lists of containers and what upstream calls their items.
+const EPHEMERAL: (&str, &str) = ("ephemeralContainers", "ephemeral container");
+const CONTAINERS: [(&str, &str); 2] = [("initContainers", "init container"), ("containers", "container")];
+
+/// Whether an account limits its pods to the secrets it lists.
+fn is_limiting(account: &Value) -> bool {
+    let flag = account.annotation(ENFORCE).unwrap_or("");
+    matches!(flag, "1" | "t" | "T" | "true" | "TRUE" | "True")
+}
+
+/// The complaint that a pod of this account refers to a secret the account does not list.
+fn refusal(account: &Value, what: &str, secret: &str) -> String {
+    format!(
+        "{what} secret.secretName={} is not allowed because service account {} does not reference that secret",
+        go_quote(secret),
+        text(&account["metadata"], "name")
+    )
+}
+
+fn names<'a>(account: &'a Value, field: &str) -> Vec<&'a str> {
+    account.items(field).iter().map(|reference| text(reference, "name")).collect()
+}
+
+/// For an account that limits its pods: the complaint about the first other secret in the environment of these lists of
+/// containers.
+fn foreign_secret(account: &Value, spec: &Value, lists: &[(&str, &str)]) -> Option<String> {
+    if !is_limiting(account) {
         return None;
     }
-    let items = |value: &'_ Value, field: &str| {
-        value.get(field).and_then(Value::as_array).cloned().unwrap_or_default()
-    };
-    let names = |field: &str| -> Vec<String> {
-        items(account, field).iter().map(|reference| text(reference, "name").to_string()).collect()
-    };
-    let (secrets, pull_secrets) = (names("secrets"), names("imagePullSecrets"));
-    let name = text(&account["metadata"], "name");
-    let refuse = |what: String, secret: &str| {
-        let secret = go_quote(secret);
-        format!(
-            "{what} secret.secretName={secret} is not allowed because service account {name} does not reference that secret"
-        )
-    };
-    let foreign = |secret: Option<&Value>, field: &str| {
-        secret.map(|secret| text(secret, field).to_string()).filter(|secret| !secrets.contains(secret))
-    };
-    for volume in items(spec, "volumes") {
-        if let Some(secret) = foreign(volume.get("secret"), "secretName") {
-            return Some(refuse("volume with".into(), &secret));
-        }
-    }
-    for (list, title) in [("initContainers", "init container"), ("containers", "container")] {
-        for container in items(spec, list) {
-            let container_name = text(&container, "name");
-            for variable in items(&container, "env") {
-                if let Some(secret) = foreign(variable.pointer("/valueFrom/secretKeyRef"), "name") {
-                    let variable = text(&variable, "name");
-                    return Some(refuse(
-                        format!("{title} {container_name} with envVar {variable} referencing"),
-                        &secret,
-                    ));
+    let secrets = names(account, "secrets");
+    for (list, title) in lists {
+        for container in spec.items(list) {
+            let container_name = text(container, "name");
+            for variable in container.items("env") {
+                let Some(reference) = variable.pointer("/valueFrom/secretKeyRef") else { continue };
+                let secret = text(reference, "name");
+                if !secrets.contains(&secret) {
+                    let variable = text(variable, "name");
+                    let what = format!("{title} {container_name} with envVar {variable} referencing");
+                    return Some(refusal(account, &what, secret));
                 }
             }
-            for source in items(&container, "envFrom") {
-                if let Some(secret) = foreign(source.get("secretRef"), "name") {
-                    return Some(refuse(
-                        format!("{title} {container_name} with envFrom referencing"),
-                        &secret,
-                    ));
+            for source in container.items("envFrom").iter().filter_map(|source| source.get("secretRef")) {
+                let secret = text(source, "name");
+                if !secrets.contains(&secret) {
+                    let what = format!("{title} {container_name} with envFrom referencing");
+                    return Some(refusal(account, &what, secret));
                 }
             }
-        }
-    }
-    for (index, reference) in items(spec, "imagePullSecrets").iter().enumerate() {
-        let secret = text(reference, "name");
-        if !pull_secrets.iter().any(|own| own == secret) {
-            return Some(format!(
-                "imagePullSecrets[{index}].name={} is not allowed because service account {name} does not reference that imagePullSecret",
-                go_quote(secret)
-            ));
         }
     }
     None
+}
+
+/// For an account that limits its pods: the complaint about the first secret that it does not list.
+fn unreferenced_secret(account: &Value, spec: &Value) -> Option<String> {
+    if !is_limiting(account) {
+        return None;
+    }
+    let (secrets, pull_secrets) = (names(account, "secrets"), names(account, "imagePullSecrets"));
+    for volume in spec.items("volumes").iter().filter_map(|volume| volume.get("secret")) {
+        let secret = text(volume, "secretName");
+        if !secrets.contains(&secret) {
+            return Some(refusal(account, "volume with", secret));
+        }
+    }
+    if let Some(message) = foreign_secret(account, spec, &CONTAINERS) {
+        return Some(message);
+    }
+    let foreign = |(_, reference): &(usize, &Value)| !pull_secrets.contains(&text(reference, "name"));
+    let (index, reference) = spec.items("imagePullSecrets").iter().enumerate().find(foreign)?;
+    Some(format!(
+        "imagePullSecrets[{index}].name={} is not allowed because service account {} does not reference that imagePullSecret",
+        go_quote(text(reference, "name")),
+        text(&account["metadata"], "name")
+    ))
 }
 
 /// Adds the projected volume and mounts it where nothing else is mounted at that path.

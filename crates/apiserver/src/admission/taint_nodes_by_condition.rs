@@ -17,10 +17,11 @@ impl Admission for TaintNodesByCondition {
         "TaintNodesByCondition"
     }
 
+    fn handles(&self, request: &Request<'_>) -> bool {
+        request.is_core("nodes") && request.operation == Operation::Create
+    }
+
     async fn mutate(&self, _registry: &Registry, request: &mut Request<'_>) -> Result<(), ApiError> {
-        if !request.is_core("nodes") || request.operation != Operation::Create {
-            return Ok(());
-        }
         let mut taints =
             request.object["spec"].get("taints").and_then(Value::as_array).cloned().unwrap_or_default();
         if !taints.iter().any(|t| t["key"] == NOT_READY && t["effect"] == "NoSchedule") {
