@@ -1,9 +1,11 @@
-//! The kubelet's HTTPS server: what the API server asks of a node (`logs`, `exec`, `attach`) and what monitoring reads.
+//! The kubelet's HTTPS server: what the API server asks of a node (`logs`, `exec`,
+//! `attach`, `port-forward`) and what monitoring reads.
 //! Clients show a certificate of the cluster's CA, and others than the API server are authorized by asking the API
 //! server. Answers to upstream's `pkg/kubelet/server`.
 
 mod auth;
 mod container_logs;
+mod port_forward;
 mod remote;
 mod stats;
 
@@ -142,10 +144,13 @@ async fn serve(context: Arc<Context>, caller: Option<Caller>, request: Request<I
                 ((*namespace).to_owned(), (*pod).to_owned(), (*container).to_owned());
             remote::attach(&context, &namespace, &pod, &container, request).await
         }
-        (_, ["portForward", ..]) => error(
-            StatusCode::NOT_IMPLEMENTED,
-            "port forwarding is not built into this kubelet yet; use a Service of type NodePort instead",
-        ),
+        (
+            &Method::GET | &Method::POST,
+            ["portForward", namespace, pod] | ["portForward", namespace, pod, _],
+        ) => {
+            let (namespace, pod) = ((*namespace).to_owned(), (*pod).to_owned());
+            port_forward::serve(&context, &namespace, &pod, request).await
+        }
         (&Method::GET, ["stats", "summary"]) => stats::summary(&context).await,
         (&Method::GET, ["metrics"]) => stats::metrics(&context).await,
         (&Method::GET, ["metrics", "resource"]) => stats::resource_metrics(&context).await,
