@@ -109,7 +109,7 @@ const VIRTUAL: [(&str, &str); 7] = [
 ];
 
 /// Subresources that are not answered yet; discovery does not show them.
-const UNBUILT_SUBRESOURCES: [&str; 2] = ["proxy", "resize"];
+const UNBUILT_SUBRESOURCES: [&str; 1] = ["resize"];
 
 /// Upstream's storage prefix of a resource.
 fn storage_prefix(facts: &Facts) -> String {

@@ -566,7 +566,7 @@ async fn strangers_are_refused_by_the_server() {
         (Some(&master), "/pods", "HTTP/1.1 200"),
         (Some(&master), "/stats/summary", "HTTP/1.1 200"),
         (Some(&master), "/metrics/resource", "HTTP/1.1 200"),
-        (Some(&master), "/portForward/default/p", "HTTP/1.1 501"),
+        (Some(&master), "/portForward/default/none", "HTTP/1.1 404"),
         (Some(&master), "/containerLogs/default/none/c", "HTTP/1.1 404"),
         (Some(&master), "/exec/default/none/c?command=x&output=1", "HTTP/1.1 404"),
     ] {

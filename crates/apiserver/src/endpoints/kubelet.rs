@@ -1,20 +1,19 @@
 //! `pods/log`, `exec`, `attach`, `portforward`: passed on to the kubelet of the pod's node over TLS. An upgraded
-//! connection (WebSocket, SPDY) is copied byte by byte in both directions.
+//! connection (WebSocket, SPDY) is copied byte by byte in both directions; SPDY inside a WebSocket is taken out of it.
 
 use http::{HeaderValue, Method, header};
-use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::TokioIo;
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::status::ApiError;
+use orlop_streaming::upgrade::{self, Wanted};
+use orlop_streaming::websocket;
 use serde_json::{Value, json};
 
 use super::Endpoint;
+use super::backend::{self, Backend};
 use crate::admission::{ObjectKind, Operation, Request};
 use crate::http::body::{BoxError, Response};
 use crate::request_info::Query;
-
-/// How long a node has to answer.
-const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 
 fn encode(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -196,7 +195,7 @@ fn connect_options(subresource: &str, query: &Query) -> Option<(ObjectKind<'stat
 }
 
 /// The address of a node's kubelet: its internal address and the port it says it serves on.
-fn address(node: &Value) -> Option<(String, u16)> {
+pub(super) fn address(node: &Value) -> Option<(String, u16)> {
     let addresses = node.pointer("/status/addresses")?.as_array()?;
     let of = |kind: &str| addresses.iter().find(|a| a["type"] == kind).and_then(|a| a["address"].as_str());
     // Upstream's default order of preference; the host name must be resolvable here.
@@ -244,66 +243,72 @@ pub(super) async fn connect(endpoint: &Endpoint<'_>) -> Result<Response, ApiErro
     let (host, port) = address(&node).ok_or_else(|| {
         ApiError::internal(format!("no preferred addresses found; known addresses: [] of node {node_name}"))
     })?;
-    let response = forward(endpoint, &host, port, &path)
+    let kubelet = Backend { host, port, tls: Some(endpoint.server.kubelet_connector.clone()) };
+    let response = forward(endpoint, &kubelet, &path)
         .await
         .map_err(|error| ApiError::internal(format!("error dialing backend: {error}")))?;
     Ok(response)
 }
 
-async fn forward(endpoint: &Endpoint<'_>, host: &str, port: u16, path: &str) -> Result<Response, BoxError> {
-    let connector = endpoint.server.kubelet_connector.clone();
-    let host_name = host.to_string();
-    let stream = tokio::time::timeout(CONNECT_TIMEOUT, async move {
-        let stream = tokio::net::TcpStream::connect((host_name.as_str(), port)).await?;
-        stream.set_nodelay(true)?;
-        let name = rustls_pki_types::ServerName::try_from(host_name).map_err(std::io::Error::other)?;
-        connector.connect(name, stream).await
-    })
-    .await
-    .map_err(|_| format!("dial tcp {host}:{port}: i/o timeout"))?
-    .map_err(|error| format!("dial tcp {host}:{port}: {error}"))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "kubelet connection ended");
-        }
-    });
+/// The subprotocol in which kubectl carries SPDY through a WebSocket.
+const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
+const PORT_FORWARD: &str = "portforward.k8s.io";
+
+async fn forward(endpoint: &Endpoint<'_>, kubelet: &Backend, path: &str) -> Result<Response, BoxError> {
     let parts = &endpoint.request.parts;
-    let mut request = http::Request::builder().method(parts.method.clone()).uri(path);
-    for (name, value) in &parts.headers {
-        // The identity of the caller is not the kubelet's business: the API server answers for the request.
-        let private = *name == header::AUTHORIZATION
-            || *name == header::HOST
-            || name.as_str().starts_with("impersonate-");
-        let framing = *name == header::CONTENT_LENGTH
-            || *name == header::TRANSFER_ENCODING
-            || *name == header::ACCEPT_ENCODING;
-        if !private && !framing {
-            request = request.header(name, value);
+    let tunnels = endpoint.request.info.subresource == "portforward"
+        && upgrade::wanted(&parts.headers) == Wanted::WebSocket
+        && upgrade::has_token(&parts.headers, &header::SEC_WEBSOCKET_PROTOCOL, TUNNEL);
+    let mut headers = backend::headers(parts, true);
+    headers.remove(header::ACCEPT_ENCODING);
+    headers.remove(header::CONTENT_LENGTH);
+    headers.insert(header::HOST, backend::value(&kubelet.authority())?);
+    let mut method = parts.method.clone();
+    if tunnels {
+        let of_websocket: Vec<_> =
+            headers.keys().filter(|name| name.as_str().starts_with("sec-websocket-")).cloned().collect();
+        for name in of_websocket {
+            headers.remove(name);
         }
+        headers.insert(header::UPGRADE, HeaderValue::from_static(upgrade::SPDY));
+        headers.insert(upgrade::STREAM_PROTOCOL, HeaderValue::from_static(PORT_FORWARD));
+        method = Method::POST;
     }
-    request = request.header(header::HOST, format!("{host}:{port}"));
-    let request = request.body(Empty::<bytes::Bytes>::new())?;
-    let mut response = sender.send_request(request).await?;
-    if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
-        let Some(client) = parts.extensions.get::<hyper::upgrade::OnUpgrade>().cloned() else {
-            return Err("the client's connection cannot be upgraded".into());
-        };
-        let kubelet = hyper::upgrade::on(&mut response);
-        tokio::spawn(async move {
-            let (Ok(client), Ok(kubelet)) = tokio::join!(client, kubelet) else { return };
-            let (mut client, mut kubelet) = (TokioIo::new(client), TokioIo::new(kubelet));
-            let _ = tokio::io::copy_bidirectional(&mut client, &mut kubelet).await;
-        });
-        let (parts, _) = response.into_parts();
-        return Ok(http::Response::from_parts(parts, crate::http::body::full("")));
+    let mut request = http::Request::builder().method(method).uri(path);
+    if let Some(all) = request.headers_mut() {
+        *all = headers;
     }
-    response.headers_mut().remove(header::TRANSFER_ENCODING);
-    response.headers_mut().remove(header::CONNECTION);
-    if !response.headers().contains_key(header::CONTENT_TYPE) {
+    let mut response = kubelet.send(request.body(backend::empty())?).await?;
+    if tunnels && response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+        return tunnel(parts, &mut response);
+    }
+    let mut response = backend::answer(parts, response)?;
+    if response.status() != http::StatusCode::SWITCHING_PROTOCOLS
+        && !response.headers().contains_key(header::CONTENT_TYPE)
+    {
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     }
-    Ok(response.map(|body| body.map_err(BoxError::from).boxed_unsync()))
+    Ok(response)
+}
+
+/// Accepts the client's WebSocket and carries the kubelet's SPDY connection in it.
+fn tunnel(
+    parts: &http::request::Parts,
+    response: &mut http::Response<hyper::body::Incoming>,
+) -> Result<Response, BoxError> {
+    let headers = upgrade::accept_websocket(&parts.headers, Some(TUNNEL))
+        .ok_or("the request has no Sec-WebSocket-Key header")?;
+    let client = backend::client_upgrade(parts)?;
+    let kubelet = hyper::upgrade::on(response);
+    tokio::spawn(async move {
+        let (Ok(client), Ok(kubelet)) = tokio::join!(client, kubelet) else { return };
+        let socket = websocket::server(TokioIo::new(client)).await;
+        websocket::tunnel(socket, TokioIo::new(kubelet)).await;
+    });
+    let mut answer = http::Response::new(crate::http::body::full(""));
+    *answer.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
+    *answer.headers_mut() = headers;
+    Ok(answer)
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! Requests to registry operations and back: which handler answers a path, decoding of bodies, encoding of answers.
 
+mod backend;
 mod binding;
 mod eviction;
 mod health;
 mod kubelet;
 mod plain;
+mod proxy;
 mod reviews;
 mod scale;
 mod scrape;
@@ -231,8 +233,9 @@ impl<'a> Endpoint<'a> {
         let info = &self.request.info;
         let subresource =
             self.resource.subresource(&info.subresource).ok_or_else(ApiError::path_not_found)?;
-        let connects = matches!(info.subresource.as_str(), "exec" | "attach" | "portforward" | "log");
-        if !info.rest.is_empty() {
+        let connects =
+            matches!(info.subresource.as_str(), "exec" | "attach" | "portforward" | "log" | "proxy");
+        if !info.rest.is_empty() && info.subresource != "proxy" {
             return Err(ApiError::path_not_found());
         }
         if !connects && !subresource.verbs.contains(&info.verb) {
@@ -254,6 +257,7 @@ impl<'a> Endpoint<'a> {
                 _ => self.patch(body).await,
             },
             ("Pod", "log" | "exec" | "attach" | "portforward") => kubelet::connect(self).await,
+            ("Pod" | "Service" | "Node", "proxy") => proxy::serve(self).await,
             ("ServiceAccount", "token") => token::create(self, body).await,
             _ => Err(ApiError::path_not_found()),
         }

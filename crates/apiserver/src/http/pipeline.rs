@@ -50,6 +50,8 @@ pub struct Request {
     pub warnings: Warnings,
     /// Annotations for the audit event.
     pub annotations: Annotations,
+    /// The body of a request that is passed on as it comes (a proxy's); any other body has been read.
+    pub upload: parking_lot::Mutex<Option<RequestBody>>,
 }
 
 /// Whether a request may go on.
@@ -161,7 +163,16 @@ impl ApiServer {
         // A body that is not read would cost the client its connection, so it is read whatever comes of the request.
         // Only requests that take the connection over have none that ends.
         let connects = matches!(info.subresource.as_str(), "exec" | "attach" | "portforward");
-        let body = if connects { Ok(Bytes::new()) } else { read_body(request_body).await };
+        let proxies = info.subresource == "proxy";
+        let mut upload = None;
+        let body = if connects {
+            Ok(Bytes::new())
+        } else if proxies {
+            upload = Some(request_body);
+            Ok(Bytes::new())
+        } else {
+            read_body(request_body).await
+        };
         let result = match self.admit(&parts, &info, &query, &identity, limits, &mut seat).await {
             Err(error) => Err(error),
             Ok(Admitted::Refused(response)) => Ok(response),
@@ -175,7 +186,16 @@ impl ApiServer {
                 match (accept, body) {
                     (Err(error), _) | (_, Err(error)) => Err(error),
                     (Ok(accept), Ok(body)) => {
-                        let request = Request { parts, info, query, user, accept, warnings, annotations };
+                        let request = Request {
+                            parts,
+                            info,
+                            query,
+                            user,
+                            accept,
+                            warnings,
+                            annotations,
+                            upload: parking_lot::Mutex::new(upload),
+                        };
                         let result = self.clone().route(&request, body).await;
                         kept = Some(request.warnings);
                         result

@@ -11,4 +11,5 @@ mod network;
 mod pods;
 mod rollout;
 mod scripts;
+mod streams;
 mod support;
