@@ -28,6 +28,11 @@ const PRIORITY_CLASSES: [(&str, i64, &str); 2] = [
 ];
 const RBAC: &str = include_str!("../data/bootstrap-rbac.json");
 const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
+const API_SERVICES: &str = include_str!("../data/bootstrap-apiservices.json");
+const FLOW_GROUP: &str = "flowcontrol.apiserver.k8s.io";
+const FLOW_MANAGER: &str = "api-priority-and-fairness-config-producer-v1";
+/// Whether the server keeps the spec of a flow control object up to date.
+const AUTOUPDATE_SPEC: &str = "apf.kubernetes.io/autoupdate-spec";
 /// Roles with this annotation set to `false` are left alone.
 const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 
@@ -93,6 +98,41 @@ impl Bootstrap<'_> {
         }
     }
 
+    /// Creates an object, or gives it back the spec it shall have: unless its annotation says that it has been taken
+    /// over. The mandatory ones are never given up.
+    async fn keep_spec(&self, object: Value) -> Result<(), ApiError> {
+        let kind = object["kind"].as_str().unwrap_or("").to_string();
+        let Some(resource) = self.server.registry.resources.of_kind(FLOW_GROUP, &kind) else { return Ok(()) };
+        let name = meta(&object, "name").to_string();
+        let call = Call {
+            user: &self.user,
+            resource: &resource,
+            namespace: "",
+            name: &name,
+            subresource: "",
+            dry_run: false,
+            field_manager: FLOW_MANAGER,
+            warnings: &self.warnings,
+        };
+        let Ok(entry) = self.server.registry.get(&call) else {
+            return self.ensure(FLOW_GROUP, object).await;
+        };
+        let mut current = entry.value();
+        let ours = current["metadata"]["annotations"].get(AUTOUPDATE_SPEC).and_then(Value::as_str);
+        let untouched = orlop_kinds::flowcontrol::is_mandatory(&name)
+            || match ours {
+                Some(value) => value == "true",
+                None => current["metadata"]["generation"] == 1,
+            };
+        // The shares of the exempt level are the operator's.
+        if !untouched || name == "exempt" || current["spec"] == object["spec"] {
+            return Ok(());
+        }
+        current["spec"] = object["spec"].clone();
+        set_meta(&mut current, "resourceVersion", None);
+        self.server.registry.update(&call, &Replace(current)).await.map(|_| ())
+    }
+
     /// Gives a default role the rules and a default binding the subjects it lacks, as upstream's reconciliation.
     async fn reconcile(&self, call: &Call<'_>, current: Value, wanted: Value) -> Result<(), ApiError> {
         if current.pointer("/metadata/annotations").and_then(|a| a.get(AUTOUPDATE)).and_then(Value::as_str)
@@ -137,6 +177,9 @@ pub async fn run(server: &ApiServer) -> Result<(), ApiError> {
         bootstrap.ensure("scheduling.k8s.io", object).await?;
     }
     rbac(&bootstrap).await?;
+    flow_control(&bootstrap).await?;
+    api_services(&bootstrap).await?;
+    service_range(&bootstrap).await?;
     bootstrap
         .ensure(
             "",
@@ -147,6 +190,60 @@ pub async fn run(server: &ApiServer) -> Result<(), ApiError> {
             }),
         )
         .await
+}
+
+/// Priority levels and flow schemas, as long as nobody has taken them over.
+async fn flow_control(bootstrap: &Bootstrap<'_>) -> Result<(), ApiError> {
+    let all = orlop_kinds::flowcontrol::bootstrap();
+    for (list, kind) in
+        [("priorityLevelConfigurations", "PriorityLevelConfiguration"), ("flowSchemas", "FlowSchema")]
+    {
+        for row in all[list].as_array().into_iter().flatten() {
+            let object = json!({
+                "kind": kind, "apiVersion": "flowcontrol.apiserver.k8s.io/v1",
+                "metadata": {"name": row["name"], "annotations": row["annotations"]},
+                "spec": row["spec"],
+            });
+            bootstrap.keep_spec(object).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The APIServices of the groups and versions that this server serves itself.
+async fn api_services(bootstrap: &Bootstrap<'_>) -> Result<(), ApiError> {
+    let all: Value = serde_json::from_str(API_SERVICES).map_err(ApiError::internal)?;
+    for row in all.as_array().into_iter().flatten() {
+        let text = |key: &str| row["spec"].get(key).and_then(Value::as_str).unwrap_or("");
+        let (group, version) = (text("group"), text("version"));
+        let table = bootstrap.server.registry.resources.table();
+        if !table.list.iter().any(|r| r.group == group && r.version == version) {
+            continue;
+        }
+        let object = json!({
+            "kind": "APIService", "apiVersion": "apiregistration.k8s.io/v1",
+            "metadata": {"name": row["name"], "labels": row["labels"]},
+            "spec": row["spec"],
+        });
+        bootstrap.ensure("apiregistration.k8s.io", object).await?;
+    }
+    Ok(())
+}
+
+/// The range of the server's own settings, from which Services get their addresses, and an IPAddress for each that one
+/// has already.
+async fn service_range(bootstrap: &Bootstrap<'_>) -> Result<(), ApiError> {
+    let registry = &bootstrap.server.registry;
+    let object = json!({
+        "kind": "ServiceCIDR", "apiVersion": "networking.k8s.io/v1", "metadata": {"name": "kubernetes"},
+        "spec": {"cidrs": [registry.allocators.configured()]},
+        "status": {"conditions": [{
+            "type": "Ready", "status": "True", "reason": "", "lastTransitionTime": crate::registry::now(),
+            "message": "Kubernetes default Service CIDR is ready",
+        }]},
+    });
+    bootstrap.ensure("networking.k8s.io", object).await?;
+    registry.allocators.repair(registry).await
 }
 
 async fn rbac(bootstrap: &Bootstrap<'_>) -> Result<(), ApiError> {

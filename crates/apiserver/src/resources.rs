@@ -108,9 +108,6 @@ const VIRTUAL: [(&str, &str); 7] = [
     ("authorization.k8s.io", "SubjectAccessReview"),
 ];
 
-/// Subresources that are not answered yet; discovery does not show them.
-const UNBUILT_SUBRESOURCES: [&str; 1] = ["resize"];
-
 /// Upstream's storage prefix of a resource.
 fn storage_prefix(facts: &Facts) -> String {
     let name = match (facts.group.as_str(), facts.plural.as_str()) {
@@ -166,8 +163,7 @@ impl Resources {
     pub fn load(caches: &Caches, capacity: usize) -> Resources {
         let mut list = Vec::new();
         for row in orlop_api::resources::all() {
-            let mut facts = row.clone();
-            facts.subresources.retain(|s| !UNBUILT_SUBRESOURCES.contains(&s.name.as_str()));
+            let facts = row.clone();
             let is_virtual = VIRTUAL.contains(&(facts.group.as_str(), facts.kind.as_str()));
             let strategy = orlop_kinds::strategy(&facts.group, &facts.kind);
             if strategy.is_none() && !is_virtual {

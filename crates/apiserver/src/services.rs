@@ -1,147 +1,247 @@
-//! Cluster addresses and node ports of Services.
+//! Cluster addresses and node ports of Services, as upstream's `registry/core/service` gives them out.
 //!
-//! What is taken is kept in memory, filled from the cache at start; a reservation made for a write is given back
-//! unless the write succeeds, so concurrent writers can never be handed the same value.
+//! An address that is taken has an IPAddress object, which is written in the same transaction as its Service; ready
+//! ServiceCIDRs say which addresses there are (KEP-1880). Node ports are kept in memory, filled from the cache at start.
+//! What a write that is under way has taken is reserved in memory and given back unless the write succeeds, so
+//! concurrent writers can never be handed the same value.
+
+mod ranges;
 
 use std::collections::{HashMap, HashSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
+use bytes::Bytes;
+use orlop_api::decode::Gvk;
 use orlop_api::field::{self, Path};
 use orlop_api::status::ApiError;
+use orlop_kinds::core::service as kind;
+use orlop_store::{Guard, Op, Revision, Txn};
 use parking_lot::Mutex;
 use rand::Rng as _;
 use serde_json::{Value, json};
 
-use crate::registry::{Call, Registry};
+use crate::cache::Cache;
+use crate::registry::{Call, Registry, object};
+use ranges::{Range, Ranges};
+
+const IP_GROUP: &str = "networking.k8s.io";
+/// The label that says who made an IPAddress.
+const MANAGED_BY: &str = "ipaddress.kubernetes.io/managed-by";
+const MANAGER: &str = "ipallocator.k8s.io";
 
 #[derive(Default)]
 struct Taken {
-    addresses: HashSet<u32>,
+    /// Addresses of writes that are under way; of others the IPAddress objects tell.
+    addresses: HashSet<IpAddr>,
     /// Node port → how many (service, port) entries use it: one service may use a number for TCP and UDP.
     ports: HashMap<u16, usize>,
 }
 
 /// The allocators of a cluster.
 pub struct Allocators {
-    base: u32,
-    prefix: u8,
+    /// The range of the server's own settings, its primary one.
+    configured: Range,
     ports: (u16, u16),
     taken: Mutex<Taken>,
+    ranges: Ranges,
 }
 
 /// Values taken for a write that is under way; dropping it gives them back.
 pub struct Reservation<'a> {
     allocators: &'a Allocators,
-    addresses: Vec<u32>,
+    addresses: Vec<IpAddr>,
     ports: Vec<u16>,
     /// What is given back when the write succeeds (values the service no longer uses).
-    obsolete: (Vec<u32>, Vec<u16>),
+    obsolete: (Vec<IpAddr>, Vec<u16>),
 }
 
 impl Reservation<'_> {
     /// The write succeeded.
     pub fn keep(mut self) {
-        self.addresses.clear();
         self.ports.clear();
-        let (addresses, ports) = std::mem::take(&mut self.obsolete);
-        self.allocators.give_back(&addresses, &ports);
+        let ports = std::mem::take(&mut self.obsolete.1);
+        self.allocators.give_back(&[], &ports);
+    }
+
+    /// What has to be written together with the service: IPAddress objects for new addresses, and for addresses that
+    /// are given up their removal.
+    pub fn beside(&self, registry: &Registry, service: &Value) -> Txn {
+        let mut txn = Txn::default();
+        let Some(cache) = ip_cache(registry) else { return txn };
+        for address in &self.addresses {
+            let key = storage_key(&cache, *address);
+            txn.guards.push(Guard { key: key.clone(), mod_revision: Revision::NONE });
+            txn.ops.push(Op::Put { key, value: ip_address(*address, service) });
+        }
+        removals(&mut txn, &cache, &self.obsolete.0);
+        txn
     }
 }
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
+        // When the write succeeded, the IPAddress objects have taken over.
         if !self.addresses.is_empty() || !self.ports.is_empty() {
             self.allocators.give_back(&self.addresses, &self.ports);
         }
     }
 }
 
+type Refusal = Box<field::FieldError>;
+
 fn text<'a>(value: &'a Value, field: &str) -> &'a str {
     value.get(field).and_then(Value::as_str).unwrap_or("")
+}
+
+fn strings(value: &Value, field: &str) -> Vec<String> {
+    let list = value.get(field).and_then(Value::as_array);
+    list.into_iter().flatten().filter_map(|item| Some(item.as_str()?.to_string())).collect()
 }
 
 fn is_service(call: &Call<'_>) -> bool {
     call.resource.group.is_empty() && call.resource.kind == "Service"
 }
 
-/// Whether a service of this spec has a cluster address.
-fn wants_address(spec: &Value) -> bool {
-    text(spec, "type") != "ExternalName" && text(spec, "clusterIP") != "None"
+fn ip_cache(registry: &Registry) -> Option<Arc<Cache>> {
+    registry.resources.cache(IP_GROUP, "IPAddress")
 }
 
-fn wants_node_ports(spec: &Value) -> bool {
-    match text(spec, "type") {
-        "NodePort" => true,
-        "LoadBalancer" => spec.get("allocateLoadBalancerNodePorts").and_then(Value::as_bool).unwrap_or(true),
-        _ => false,
+fn storage_key(cache: &Cache, address: IpAddr) -> Bytes {
+    Bytes::from(format!("{}{address}", cache.prefix()))
+}
+
+/// The encoded IPAddress of a service's address.
+fn ip_address(address: IpAddr, service: &Value) -> Bytes {
+    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+    let mut object = json!({
+        "kind": "IPAddress", "apiVersion": "networking.k8s.io/v1",
+        "metadata": {
+            "name": address.to_string(),
+            "uid": uuid::Uuid::new_v4().to_string(),
+            "creationTimestamp": crate::registry::now(),
+            "labels": {"ipaddress.kubernetes.io/ip-family": family, MANAGED_BY: MANAGER},
+        },
+        "spec": {"parentRef": {
+            "resource": "services",
+            "namespace": object::meta(service, "namespace"),
+            "name": object::meta(service, "name"),
+        }},
+    });
+    let gvk = Gvk { group: IP_GROUP, version: "v1", kind: "IPAddress" };
+    crate::managed::update_as(&gvk, "", "kube-apiserver", None, &mut object);
+    Bytes::from(object::encode(&object))
+}
+
+fn removals(txn: &mut Txn, cache: &Cache, addresses: &[IpAddr]) {
+    txn.ops.extend(addresses.iter().map(|a| Op::Delete { key: storage_key(cache, *a) }));
+}
+
+/// The service's cluster addresses; none when it is headless.
+fn addresses_of(service: &Value) -> Vec<IpAddr> {
+    let spec = &service["spec"];
+    let mut all = strings(spec, "clusterIPs");
+    if all.is_empty() {
+        all.push(text(spec, "clusterIP").to_string());
     }
+    all.iter().filter_map(|ip| ip.parse().ok()).collect()
 }
 
-/// A load balancer must learn which nodes have endpoints when only those take its traffic.
-fn wants_health_check(spec: &Value) -> bool {
-    text(spec, "type") == "LoadBalancer" && text(spec, "externalTrafficPolicy") == "Local"
+fn number(value: &Value, field: &str) -> u64 {
+    value.get(field).and_then(Value::as_u64).unwrap_or(0)
 }
 
-fn addresses_of(spec: &Value) -> Vec<u32> {
-    spec.get("clusterIPs")
-        .and_then(Value::as_array)
-        .map(|list| {
-            list.iter()
-                .filter_map(|ip| ip.as_str()?.parse::<Ipv4Addr>().ok())
-                .map(u32::from)
-                .collect::<Vec<_>>()
-        })
-        .filter(|list: &Vec<u32>| !list.is_empty())
-        .unwrap_or_else(|| text(spec, "clusterIP").parse::<Ipv4Addr>().map(u32::from).into_iter().collect())
+fn node_ports(service: &Value) -> Vec<u16> {
+    let list = service["spec"]["ports"].as_array();
+    list.into_iter()
+        .flatten()
+        .filter_map(|port| u16::try_from(number(port, "nodePort")).ok())
+        .filter(|port| *port > 0)
+        .collect()
 }
 
-fn ports_of(spec: &Value) -> Vec<u16> {
-    let mut ports: Vec<u16> = spec
-        .get("ports")
-        .and_then(Value::as_array)
-        .map(|list| {
-            list.iter()
-                .filter_map(|port| port.get("nodePort")?.as_u64())
-                .chain(spec.get("healthCheckNodePort").and_then(Value::as_u64))
-                .filter_map(|port| u16::try_from(port).ok())
-                .filter(|port| *port > 0)
-                .collect()
-        })
-        .unwrap_or_default();
+/// Every port of the nodes that the service occupies, once.
+fn ports_of(service: &Value) -> Vec<u16> {
+    let mut ports = node_ports(service);
+    if let Ok(port @ 1..) = u16::try_from(number(&service["spec"], "healthCheckNodePort")) {
+        ports.push(port);
+    }
     ports.sort_unstable();
     ports.dedup();
     ports
 }
 
+fn invalid(name: &str, error: field::FieldError) -> ApiError {
+    if error.kind == field::ErrorType::Internal {
+        return ApiError::internal(error.detail);
+    }
+    ApiError::invalid("", "Service", name, vec![error])
+}
+
 impl Allocators {
     /// For this service range and node port range.
     pub fn new(cidr: (Ipv4Addr, u8), ports: (u16, u16)) -> Allocators {
-        let mask = if cidr.1 == 0 { 0 } else { u32::MAX << (32 - u32::from(cidr.1)) };
-        Allocators { base: u32::from(cidr.0) & mask, prefix: cidr.1, ports, taken: Mutex::default() }
+        Allocators {
+            configured: Range::new(IpAddr::V4(cidr.0), cidr.1),
+            ports,
+            taken: Mutex::default(),
+            ranges: Ranges::default(),
+        }
     }
 
     /// The first address of the range: that of the `kubernetes` Service.
-    pub fn first(&self) -> Ipv4Addr {
-        Ipv4Addr::from(self.base + 1)
+    pub fn first(&self) -> IpAddr {
+        self.configured.first()
     }
 
-    fn size(&self) -> u32 {
-        // Without the network and the broadcast address.
-        (1u64 << (32 - u32::from(self.prefix))).saturating_sub(2).min(u64::from(u32::MAX)) as u32
+    /// The server's own range as a CIDR.
+    pub fn configured(&self) -> String {
+        self.configured.to_string()
     }
 
     /// Takes note of every stored service.
     pub fn load<'a>(&self, services: impl Iterator<Item = &'a Value>) {
         let mut taken = self.taken.lock();
         for service in services {
-            taken.addresses.extend(addresses_of(&service["spec"]));
-            for port in ports_of(&service["spec"]) {
+            for port in ports_of(service) {
                 *taken.ports.entry(port).or_default() += 1;
             }
         }
     }
 
-    fn give_back(&self, addresses: &[u32], ports: &[u16]) {
+    /// Writes the IPAddress objects that stored services lack, and removes those whose service does not use them any
+    /// more: a store may come from a server that kept no such objects.
+    pub async fn repair(&self, registry: &Registry) -> Result<(), ApiError> {
+        let Some(services) = registry.resources.cache("", "Service") else { return Ok(()) };
+        let Some(cache) = ip_cache(registry) else { return Ok(()) };
+        let mut used = HashSet::new();
+        let mut last = None;
+        for entry in services.snapshot().0.values() {
+            let service = entry.value();
+            for address in addresses_of(&service) {
+                used.insert(address.to_string());
+                if cache.get(&address.to_string()).is_none() {
+                    let txn =
+                        Txn::put(storage_key(&cache, address), ip_address(address, &service), Revision::NONE);
+                    last = Some(registry.store.txn(txn).await.map_err(crate::registry::store_error)?);
+                }
+            }
+        }
+        for entry in cache.snapshot().0.values() {
+            let ours = entry.value()["metadata"]["labels"][MANAGED_BY] == MANAGER;
+            if ours && !used.contains(entry.name()) {
+                let key = format!("{}{}", cache.prefix(), entry.name());
+                let txn = Txn::delete(key, Revision(entry.revision));
+                last = Some(registry.store.txn(txn).await.map_err(crate::registry::store_error)?);
+            }
+        }
+        if let Some(orlop_store::TxnOutcome::Committed(revision)) = last {
+            registry.caches.wait(revision.0).await;
+        }
+        Ok(())
+    }
+
+    fn give_back(&self, addresses: &[IpAddr], ports: &[u16]) {
         let mut taken = self.taken.lock();
         for address in addresses {
             taken.addresses.remove(address);
@@ -156,10 +256,22 @@ impl Allocators {
         }
     }
 
+    /// What has to be removed together with an object.
+    pub fn beside_removal(&self, registry: &Registry, object: &Value) -> Txn {
+        let mut txn = Txn::default();
+        if text(object, "kind") == "Service"
+            && text(object, "apiVersion") == "v1"
+            && let Some(cache) = ip_cache(registry)
+        {
+            removals(&mut txn, &cache, &addresses_of(object));
+        }
+        txn
+    }
+
     /// Gives back what a deleted object used.
     pub fn release(&self, object: &Value) {
         if text(object, "kind") == "Service" && text(object, "apiVersion") == "v1" {
-            self.give_back(&addresses_of(&object["spec"]), &ports_of(&object["spec"]));
+            self.give_back(&[], &ports_of(object));
         }
     }
 
@@ -172,209 +284,237 @@ impl Allocators {
         }
     }
 
+    /// The IP families of the cluster, its primary one first.
+    fn families(&self) -> [&'static str; 1] {
+        [if self.configured.is_ipv4() { "IPv4" } else { "IPv6" }]
+    }
+
     /// Fills in what a new service needs.
     pub fn for_create(
         &self,
-        _registry: &Registry,
+        registry: &Registry,
         call: &Call<'_>,
-        object: &mut Value,
+        service: &mut Value,
     ) -> Result<Reservation<'_>, ApiError> {
-        if !is_service(call) {
-            return Ok(self.none());
-        }
-        let name = text(&object["metadata"], "name").to_string();
         let mut reservation = self.none();
-        self.assign(&mut object["spec"], &mut reservation, &[], &[])
-            .map_err(|error| invalid(&name, *error))?;
+        if !is_service(call) {
+            return Ok(reservation);
+        }
+        let name = object::meta(service, "name").to_string();
+        let errors = kind::init_ip_families(service, None, &self.families());
+        if !errors.is_empty() {
+            return Err(ApiError::invalid("", "Service", &name, errors));
+        }
+        let refused = |error: Refusal| invalid(&name, *error);
+        self.assign_addresses(registry, service, &mut reservation).map_err(refused)?;
+        if matches!(text(&service["spec"], "type"), "NodePort" | "LoadBalancer") {
+            self.assign_ports(service, &mut reservation).map_err(refused)?;
+        }
+        if kind::needs_health_check(service) {
+            self.assign_health_check(service, &mut reservation).map_err(refused)?;
+        }
         Ok(reservation)
     }
 
-    /// Carries over what an updated service keeps and fills in what it newly needs.
+    /// Fills in what an updated service newly needs; what it keeps its strategy has carried over.
     pub fn for_update(
         &self,
-        _registry: &Registry,
+        registry: &Registry,
         call: &Call<'_>,
-        object: &mut Value,
+        service: &mut Value,
         old: &Value,
     ) -> Result<Reservation<'_>, ApiError> {
-        if !is_service(call) {
-            return Ok(self.none());
-        }
-        let old_spec = &old["spec"];
-        let spec = &mut object["spec"];
-        if text(old_spec, "type") != "ExternalName" && text(spec, "type") != "ExternalName" {
-            for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-                let empty = match spec.get(field) {
-                    None | Some(Value::Null) => true,
-                    Some(Value::String(s)) => s.is_empty(),
-                    Some(Value::Array(list)) => list.is_empty(),
-                    _ => false,
-                };
-                if empty && let Some(value) = old_spec.get(field) {
-                    spec[field] = value.clone();
-                }
-            }
-        }
-        if wants_health_check(old_spec)
-            && wants_health_check(spec)
-            && spec.get("healthCheckNodePort").and_then(Value::as_u64).unwrap_or(0) == 0
-            && let Some(port) = old_spec.get("healthCheckNodePort")
-        {
-            spec["healthCheckNodePort"] = port.clone();
-        }
-        if wants_node_ports(old_spec) && wants_node_ports(spec) {
-            keep_node_ports(spec, old_spec);
-        }
-        let (had_addresses, had_ports) = (addresses_of(old_spec), ports_of(old_spec));
         let mut reservation = self.none();
-        self.assign(spec, &mut reservation, &had_addresses, &had_ports)
-            .map_err(|error| invalid(text(&old["metadata"], "name"), *error))?;
-        let (has_addresses, has_ports) = (addresses_of(spec), ports_of(spec));
-        reservation.obsolete = (
-            had_addresses.into_iter().filter(|a| !has_addresses.contains(a)).collect(),
-            had_ports.into_iter().filter(|p| !has_ports.contains(p)).collect(),
-        );
+        if !is_service(call) {
+            return Ok(reservation);
+        }
+        let name = object::meta(old, "name").to_string();
+        let errors = kind::init_ip_families(service, Some(old), &self.families());
+        if !errors.is_empty() {
+            return Err(ApiError::invalid("", "Service", &name, errors));
+        }
+        let refused = |error: Refusal| invalid(&name, *error);
+        if !kind::needs_cluster_ip(old) && kind::needs_cluster_ip(service) {
+            self.assign_addresses(registry, service, &mut reservation).map_err(refused)?;
+        } else if kind::needs_cluster_ip(old) && !kind::needs_cluster_ip(service) {
+            reservation.obsolete.0 = addresses_of(old);
+        }
+        if matches!(text(&service["spec"], "type"), "NodePort" | "LoadBalancer") {
+            self.update_ports(service, old, &mut reservation).map_err(refused)?;
+        }
+        if !kind::needs_health_check(old) && kind::needs_health_check(service) {
+            self.assign_health_check(service, &mut reservation).map_err(refused)?;
+        }
+        let has = ports_of(service);
+        reservation.obsolete.1 = ports_of(old).into_iter().filter(|p| !has.contains(p)).collect();
         Ok(reservation)
     }
 
-    fn assign(
+    /// An address of each family the service is of, unless it is headless.
+    fn assign_addresses(
         &self,
-        spec: &mut Value,
+        registry: &Registry,
+        service: &mut Value,
         reservation: &mut Reservation<'_>,
-        own_addresses: &[u32],
-        own_ports: &[u16],
-    ) -> Result<(), Box<field::FieldError>> {
-        if text(spec, "type") == "ExternalName" {
+    ) -> Result<(), Refusal> {
+        if !kind::needs_cluster_ip(service) || kind::is_headless(service) {
             return Ok(());
         }
-        if spec.get("ipFamilyPolicy").is_none_or(Value::is_null) {
-            spec["ipFamilyPolicy"] = json!("SingleStack");
-        }
-        if spec.get("ipFamilies").is_none_or(|f| f.as_array().is_none_or(Vec::is_empty)) {
-            spec["ipFamilies"] = json!(["IPv4"]);
-        }
-        if text(spec, "clusterIP").is_empty()
-            && let Some(first) = spec.pointer("/clusterIPs/0").and_then(Value::as_str).map(String::from)
-        {
-            spec["clusterIP"] = json!(first);
-        }
-        if text(spec, "clusterIP") == "None" {
-            spec["clusterIPs"] = json!(["None"]);
-        }
-        if wants_address(spec) {
-            let wanted = text(spec, "clusterIP").to_string();
-            let address = if wanted.is_empty() {
-                self.any_address(reservation)?
-            } else {
-                let Ok(address) = wanted.parse::<Ipv4Addr>() else { return Ok(()) };
-                if !own_addresses.contains(&u32::from(address)) {
-                    self.this_address(address, reservation)?;
+        let spec = &mut service["spec"];
+        let mut addresses = strings(spec, "clusterIPs");
+        for (at, family) in strings(spec, "ipFamilies").iter().enumerate() {
+            match addresses.get(at).map(String::as_str) {
+                None | Some("") => {
+                    let chosen = self.any_address(registry, family == "IPv4", reservation)?.to_string();
+                    addresses.truncate(at);
+                    addresses.push(chosen);
                 }
-                address
-            };
-            spec["clusterIP"] = json!(address.to_string());
-            spec["clusterIPs"] = json!([address.to_string()]);
-        }
-        if wants_node_ports(spec) {
-            self.assign_ports(spec, reservation, own_ports)?;
-        }
-        if wants_health_check(spec) {
-            let path = Path::new("spec").child("healthCheckNodePort");
-            let wanted = spec.get("healthCheckNodePort").and_then(Value::as_u64).unwrap_or(0);
-            match u16::try_from(wanted) {
-                Ok(0) => spec["healthCheckNodePort"] = json!(self.any_port(reservation, &path)?),
-                Ok(port) if !own_ports.contains(&port) => self.this_port(port, reservation, &path)?,
-                _ => {}
+                Some(wanted) => {
+                    // A text that is no address the validation refuses later.
+                    if let Ok(address) = wanted.parse() {
+                        self.this_address(registry, address, &spec["clusterIPs"], reservation)?;
+                    }
+                }
             }
         }
+        if let Some(first) = addresses.first() {
+            spec["clusterIP"] = json!(first);
+        }
+        spec["clusterIPs"] = json!(addresses);
         Ok(())
     }
 
     fn this_address(
         &self,
-        address: Ipv4Addr,
+        registry: &Registry,
+        address: IpAddr,
+        all: &Value,
         reservation: &mut Reservation<'_>,
-    ) -> Result<(), Box<field::FieldError>> {
-        let path = Path::new("spec").child("clusterIPs");
-        let bad = |why: String| {
-            field::invalid(
-                &path,
-                json!([address.to_string()]),
-                format!("failed to allocate IP {address}: {why}"),
-            )
+    ) -> Result<(), Refusal> {
+        let refuse = |why: &str| -> Result<(), Refusal> {
+            let path = Path::new("spec").child("clusterIPs");
+            Err(field::invalid(&path, all.clone(), format!("failed to allocate IP {address}: {why}")).into())
         };
-        let number = u32::from(address);
-        let offset = number.wrapping_sub(self.base);
-        if offset == 0 || offset > self.size() {
-            return Err(bad(format!(
-                "the provided IP ({address}) is not in the valid range. The range of valid IPs is {}/{}",
-                Ipv4Addr::from(self.base),
-                self.prefix
-            ))
-            .into());
+        if !self.ranges.ready(registry, &self.configured).iter().any(|range| range.contains(address)) {
+            return refuse("the provided network does not match the current range");
         }
-        if !self.taken.lock().addresses.insert(number) {
-            return Err(bad("provided IP is already allocated".to_string()).into());
+        let known = ip_cache(registry).is_some_and(|cache| cache.get(&address.to_string()).is_some());
+        if known || !self.taken.lock().addresses.insert(address) {
+            return refuse("provided IP is already allocated");
         }
-        reservation.addresses.push(number);
+        reservation.addresses.push(address);
         Ok(())
     }
 
-    fn any_address(&self, reservation: &mut Reservation<'_>) -> Result<Ipv4Addr, Box<field::FieldError>> {
-        let size = self.size();
-        // The lower band is left to those who name their address, as upstream does (KEP-3070).
-        let band = (size / 16).clamp(16.min(size), 256.min(size));
-        let upper = size - band;
-        let start = if upper > 0 { rand::rng().random_range(0..upper) } else { 0 };
-        let candidates = (0..upper).map(|step| band + (start + step) % upper).chain(0..band);
+    fn any_address(
+        &self,
+        registry: &Registry,
+        ipv4: bool,
+        reservation: &mut Reservation<'_>,
+    ) -> Result<IpAddr, Refusal> {
+        let cache = ip_cache(registry);
+        let used = cache.map(|cache| cache.snapshot().0);
         let mut taken = self.taken.lock();
-        for offset in candidates {
-            let number = self.base + 1 + offset;
-            if taken.addresses.insert(number) {
-                reservation.addresses.push(number);
-                return Ok(Ipv4Addr::from(number));
+        for range in self.ranges.ready(registry, &self.configured).iter().filter(|r| r.is_ipv4() == ipv4) {
+            for address in range.candidates() {
+                let free = used.as_ref().is_none_or(|used| !used.contains_key(address.to_string().as_str()));
+                if free && taken.addresses.insert(address) {
+                    reservation.addresses.push(address);
+                    return Ok(address);
+                }
             }
         }
-        Err(field::internal(
-            &Path::new("spec").child("clusterIPs"),
-            "failed to allocate a serviceIP: range is full",
-        )
-        .into())
+        let path = Path::new("spec").child("clusterIPs");
+        Err(field::internal(&path, "failed to allocate a serviceIP: range is full").into())
     }
 
-    fn assign_ports(
-        &self,
-        spec: &mut Value,
-        reservation: &mut Reservation<'_>,
-        own: &[u16],
-    ) -> Result<(), Box<field::FieldError>> {
-        let mut here: Vec<u16> = Vec::new();
-        let Some(ports) = spec.get_mut("ports").and_then(Value::as_array_mut) else { return Ok(()) };
+    /// Node ports of a new service: ports of the same number share one, whatever their protocols.
+    fn assign_ports(&self, service: &mut Value, reservation: &mut Reservation<'_>) -> Result<(), Refusal> {
+        let always = kind::needs_node_port(service);
+        let Some(ports) = service["spec"].get_mut("ports").and_then(Value::as_array_mut) else {
+            return Ok(());
+        };
+        let asked: Vec<(u64, u64)> =
+            ports.iter().map(|p| (number(p, "port"), number(p, "nodePort"))).collect();
+        let mut chosen: HashMap<u64, u64> = HashMap::new();
         for (at, port) in ports.iter_mut().enumerate() {
-            let wanted = port.get("nodePort").and_then(Value::as_u64).unwrap_or(0);
+            let (own, wanted) = asked[at];
+            if wanted == 0 && !always {
+                continue;
+            }
             let path = Path::new("spec").child("ports").index(at).child("nodePort");
-            let chosen = if wanted == 0 {
-                self.any_port(reservation, &path)?
-            } else {
-                let Ok(number) = u16::try_from(wanted) else { continue };
-                if !own.contains(&number) && !here.contains(&number) {
-                    self.this_port(number, reservation, &path)?;
+            match chosen.get(&own) {
+                None => {
+                    let requested = asked.iter().find(|(p, n)| *p == own && *n != 0).map(|(_, n)| *n);
+                    let number = match requested {
+                        Some(number) => {
+                            self.this_port(number, reservation, &path)?;
+                            number
+                        }
+                        None => u64::from(self.any_port(reservation, &path)?),
+                    };
+                    chosen.insert(own, number);
+                    port["nodePort"] = json!(number);
                 }
-                number
-            };
-            here.push(chosen);
-            port["nodePort"] = json!(chosen);
+                Some(shared) if wanted == 0 => port["nodePort"] = json!(shared),
+                Some(shared) if wanted != *shared => self.this_port(wanted, reservation, &path)?,
+                Some(_) => {}
+            }
         }
         Ok(())
     }
 
-    fn this_port(
+    fn update_ports(
         &self,
-        port: u16,
+        service: &mut Value,
+        old: &Value,
         reservation: &mut Reservation<'_>,
-        path: &Path,
-    ) -> Result<(), Box<field::FieldError>> {
-        if port < self.ports.0 || port > self.ports.1 {
+    ) -> Result<(), Refusal> {
+        let always = kind::needs_node_port(service);
+        let own = node_ports(old);
+        let Some(ports) = service["spec"].get_mut("ports").and_then(Value::as_array_mut) else {
+            return Ok(());
+        };
+        let mut here: Vec<u64> = Vec::new();
+        for (at, port) in ports.iter_mut().enumerate() {
+            let wanted = number(port, "nodePort");
+            let path = Path::new("spec").child("ports").index(at).child("nodePort");
+            if wanted != 0 {
+                let kept = u16::try_from(wanted).is_ok_and(|wanted| own.contains(&wanted));
+                if !kept && !here.contains(&wanted) {
+                    self.this_port(wanted, reservation, &path)?;
+                    here.push(wanted);
+                }
+            } else if always {
+                port["nodePort"] = json!(self.any_port(reservation, &path)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// The port at which a load balancer asks a node whether it has endpoints.
+    fn assign_health_check(
+        &self,
+        service: &mut Value,
+        reservation: &mut Reservation<'_>,
+    ) -> Result<(), Refusal> {
+        let path = Path::new("spec").child("healthCheckNodePort");
+        match number(&service["spec"], "healthCheckNodePort") {
+            0 => {
+                let port = self.any_port(reservation, &path)?;
+                service["spec"]["healthCheckNodePort"] = json!(port);
+                Ok(())
+            }
+            wanted => self.this_port(wanted, reservation, &path).map_err(|error| {
+                let why = format!("failed to allocate requested HealthCheck NodePort {wanted}: {}", error.detail);
+                field::internal(&path, why).into()
+            }),
+        }
+    }
+
+    fn this_port(&self, port: u64, reservation: &mut Reservation<'_>, path: &Path) -> Result<(), Refusal> {
+        let in_range = u16::try_from(port).ok().filter(|p| (self.ports.0..=self.ports.1).contains(p));
+        let Some(number) = in_range else {
             return Err(field::invalid(
                 path,
                 json!(port),
@@ -384,25 +524,22 @@ impl Allocators {
                 ),
             )
             .into());
-        }
+        };
         let mut taken = self.taken.lock();
-        if taken.ports.contains_key(&port) {
+        if taken.ports.contains_key(&number) {
             return Err(field::invalid(path, json!(port), "provided port is already allocated").into());
         }
-        taken.ports.insert(port, 1);
-        reservation.ports.push(port);
+        taken.ports.insert(number, 1);
+        reservation.ports.push(number);
         Ok(())
     }
 
-    fn any_port(
-        &self,
-        reservation: &mut Reservation<'_>,
-        path: &Path,
-    ) -> Result<u16, Box<field::FieldError>> {
+    fn any_port(&self, reservation: &mut Reservation<'_>, path: &Path) -> Result<u16, Refusal> {
         let count = u32::from(self.ports.1) - u32::from(self.ports.0) + 1;
         let mut taken = self.taken.lock();
         let start = rand::rng().random_range(0..count);
         for step in 0..count {
+            // Below 65536: an offset into a range of ports.
             let port = self.ports.0 + ((start + step) % count) as u16;
             if let std::collections::hash_map::Entry::Vacant(free) = taken.ports.entry(port) {
                 free.insert(1);
@@ -414,79 +551,42 @@ impl Allocators {
     }
 }
 
-/// A port that keeps its number and protocol keeps its node port.
-fn keep_node_ports(spec: &mut Value, old: &Value) {
-    let old_ports = old.get("ports").and_then(Value::as_array).cloned().unwrap_or_default();
-    let mut used: Vec<u64> = Vec::new();
-    let Some(ports) = spec.get_mut("ports").and_then(Value::as_array_mut) else { return };
-    for port in ports.iter() {
-        used.extend(port.get("nodePort").and_then(Value::as_u64).filter(|p| *p > 0));
-    }
-    for port in ports {
-        if port.get("nodePort").and_then(Value::as_u64).unwrap_or(0) != 0 {
-            continue;
-        }
-        let same = old_ports.iter().find(|o| o["port"] == port["port"] && o["protocol"] == port["protocol"]);
-        if let Some(number) = same.and_then(|o| o.get("nodePort")).and_then(Value::as_u64)
-            && !used.contains(&number)
-        {
-            used.push(number);
-            port["nodePort"] = json!(number);
-        }
-    }
-}
-
-fn invalid(name: &str, error: field::FieldError) -> ApiError {
-    if error.kind == field::ErrorType::Internal {
-        return ApiError::internal(error.detail);
-    }
-    ApiError::invalid("", "Service", name, vec![error])
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn assign(allocators: &Allocators, spec: Value) -> Result<Value, String> {
-        let mut spec = spec;
+    fn ports(allocators: &Allocators, spec: Value) -> Result<Vec<u16>, String> {
+        let mut service = json!({"spec": spec});
         let mut reservation = allocators.none();
-        allocators.assign(&mut spec, &mut reservation, &[], &[]).map_err(|e| e.to_string())?;
+        allocators.assign_ports(&mut service, &mut reservation).map_err(|e| e.to_string())?;
         reservation.keep();
-        Ok(spec)
+        Ok(node_ports(&service))
     }
 
     #[test]
-    fn addresses_and_ports() {
-        let allocators = Allocators::new((Ipv4Addr::new(10, 96, 0, 0), 29), (30000, 30001));
-        assert_eq!(allocators.first(), Ipv4Addr::new(10, 96, 0, 1));
-        let mut seen = HashSet::new();
-        for _ in 0..6 {
-            let spec = assign(&allocators, json!({"type": "ClusterIP"})).unwrap();
-            assert!(seen.insert(spec["clusterIP"].as_str().unwrap().to_string()));
-        }
-        assert!(assign(&allocators, json!({"type": "ClusterIP"})).unwrap_err().contains("range is full"));
-        let headless = assign(&allocators, json!({"clusterIP": "None"})).unwrap();
-        assert_eq!(headless["clusterIPs"], json!(["None"]));
-        let outside = assign(&allocators, json!({"clusterIP": "10.0.0.1"})).unwrap_err();
-        assert!(outside.contains("not in the valid range"), "{outside}");
-
-        let allocators = Allocators::new((Ipv4Addr::new(10, 96, 0, 0), 16), (30000, 30001));
-        let spec =
-            assign(&allocators, json!({"type": "NodePort", "ports": [{"port": 80}, {"port": 81}]})).unwrap();
-        assert_ne!(spec["ports"][0]["nodePort"], spec["ports"][1]["nodePort"]);
-        let taken =
-            assign(&allocators, json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30000}]}));
-        assert!(taken.unwrap_err().contains("provided port is already allocated"));
+    fn node_ports_of_new_services() {
+        let allocators = Allocators::new((Ipv4Addr::new(10, 96, 0, 0), 16), (30000, 30003));
+        let both = json!({"type": "NodePort", "ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]});
+        let shared = ports(&allocators, both).unwrap();
+        assert_eq!(shared[0], shared[1]);
+        let two = ports(&allocators, json!({"type": "NodePort", "ports": [{"port": 80}, {"port": 81}]})).unwrap();
+        assert_ne!(two[0], two[1]);
+        let taken = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": shared[0]}]});
+        assert!(ports(&allocators, taken).unwrap_err().contains("provided port is already allocated"));
+        let outside = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 80}]});
+        assert!(ports(&allocators, outside).unwrap_err().contains("The range of valid ports is 30000-30003"));
+        let none = json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false, "ports": [{"port": 80}]});
+        assert!(ports(&allocators, none).unwrap().is_empty());
     }
 
     #[test]
     fn failed_writes_give_back() {
         let allocators = Allocators::new((Ipv4Addr::new(10, 96, 0, 0), 16), (30000, 30000));
-        let mut spec = json!({"type": "NodePort", "ports": [{"port": 80}]});
+        let mut service = json!({"spec": {"type": "NodePort", "ports": [{"port": 80}]}});
         let mut reservation = allocators.none();
-        allocators.assign(&mut spec, &mut reservation, &[], &[]).unwrap();
+        allocators.assign_ports(&mut service, &mut reservation).unwrap();
         drop(reservation);
-        assign(&allocators, json!({"type": "NodePort", "ports": [{"port": 80}]})).unwrap();
+        ports(&allocators, json!({"type": "NodePort", "ports": [{"port": 80}]})).unwrap();
     }
 }

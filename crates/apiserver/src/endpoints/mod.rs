@@ -251,7 +251,7 @@ impl<'a> Endpoint<'a> {
             ("Namespace", "finalize") => self.update(body).await,
             ("Pod", "binding") => binding::create(self, body, &info.name).await,
             ("Pod", "eviction") => eviction::create(self, body).await,
-            ("Pod", "ephemeralcontainers") => match info.verb.as_str() {
+            ("Pod", "ephemeralcontainers" | "resize") | ("CertificateSigningRequest", "approval") => match info.verb.as_str() {
                 "get" => self.get(),
                 "update" => self.update(body).await,
                 _ => self.patch(body).await,

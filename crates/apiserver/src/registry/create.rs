@@ -5,6 +5,7 @@ use orlop_api::status::ApiError;
 use serde_json::{Value, json};
 
 use super::object::{self, meta, set_meta};
+use super::per_kind;
 use super::{Call, Registry, Written, now};
 use crate::admission::{Operation, Request};
 use crate::managed;
@@ -74,13 +75,15 @@ impl Registry {
         let version = meta(&object, "resourceVersion").to_string();
         set_meta(&mut object, "resourceVersion", None);
         strategy.prepare_create(&mut object);
+        per_kind::settle_create(call, &mut object);
         let reservation = self.allocators.for_create(self, call, &mut object)?;
         if meta(&object, "name").is_empty() {
             let path = field::Path::new("metadata").child("name");
             let error = field::required(&path, "name or generateName is required");
             return Err(ApiError::invalid(&resource.group, &resource.kind, "", vec![error]));
         }
-        let errors = strategy.validate_create(&object);
+        let mut errors = per_kind::refusals_of_create(self, call, &object);
+        errors.extend(strategy.validate_create(&object));
         if !errors.is_empty() {
             return Err(ApiError::invalid(&resource.group, &resource.kind, meta(&object, "name"), errors));
         }
@@ -116,7 +119,8 @@ impl Registry {
             let name = meta(&object, "name").to_string();
             let key = resource.key(call.namespace, &name);
             let stored = super::events::to_stored(resource, object.clone());
-            if let Some(entry) = self.put(resource, &key, &stored, 0).await? {
+            let beside = reservation.beside(self, &object);
+            if let Some(entry) = self.put_with(resource, &key, &stored, 0, beside).await? {
                 reservation.keep();
                 return Ok(Written::Stored(entry));
             }

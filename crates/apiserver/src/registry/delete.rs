@@ -125,7 +125,8 @@ impl Registry {
                 Step::Remove => {}
             }
             if !(call.dry_run || options.dry_run) {
-                let Some(gone) = self.remove(resource, &key, revision).await? else { continue };
+                let beside = self.allocators.beside_removal(self, &current);
+                let Some(gone) = self.remove(resource, &key, revision, beside).await? else { continue };
                 self.allocators.release(&current);
                 set_meta(&mut current, "resourceVersion", Some(json!(gone.to_string())));
             }

@@ -10,6 +10,7 @@ pub mod list;
 pub mod object;
 pub mod options;
 pub mod patch;
+mod per_kind;
 pub mod render;
 pub mod selection;
 pub mod update;
@@ -193,18 +194,29 @@ impl Registry {
         object: &Value,
         expected: u64,
     ) -> Result<Option<Arc<Entry>>, ApiError> {
+        self.put_with(resource, key, object, expected, Txn::default()).await
+    }
+
+    /// [`Registry::put`], with other changes in the same transaction: all happen or none.
+    async fn put_with(
+        &self,
+        resource: &Resource,
+        key: &str,
+        object: &Value,
+        expected: u64,
+        beside: Txn,
+    ) -> Result<Option<Arc<Entry>>, ApiError> {
         let cache = self.cache(resource)?;
         let value = Bytes::from(object::encode(object));
         let storage_key = Bytes::from(format!("{}{key}", cache.prefix()));
         let (labels, fields) = (labels_of(object), cache.fields_of(object));
         let prepared =
             self.caches.prepare(storage_key.clone(), value.clone(), labels.clone(), fields.clone());
+        let mut txn = Txn::put(storage_key, value.clone(), Revision(expected));
+        txn.guards.extend(beside.guards);
+        txn.ops.extend(beside.ops);
         let begun = std::time::Instant::now();
-        let outcome = self
-            .store
-            .txn(Txn::put(storage_key, value.clone(), Revision(expected)))
-            .await
-            .map_err(store_error)?;
+        let outcome = self.store.txn(txn).await.map_err(store_error)?;
         self.metrics.store_writes[0].time(begun.elapsed());
         match outcome {
             TxnOutcome::Committed(revision) => {
@@ -220,18 +232,37 @@ impl Registry {
             }
             TxnOutcome::GuardFailed { current } => {
                 self.catch_up(&current).await;
+                let own = current.first().and_then(Option::as_ref).map_or(0, |kv| kv.mod_revision.0);
+                if own == expected {
+                    // Only what was to be written beside it is in the way.
+                    return Err(ApiError::conflict(
+                        &resource.group,
+                        &resource.plural,
+                        object::meta(object, "name"),
+                        "an address has been taken by somebody else meanwhile; please try again",
+                    ));
+                }
                 Ok(None)
             }
         }
     }
 
-    /// Deletes a key that is at `expected`; its deletion's revision, or `None` when it is not there any more.
-    async fn remove(&self, resource: &Resource, key: &str, expected: u64) -> Result<Option<u64>, ApiError> {
+    /// Deletes a key that is at `expected`, with other changes in the same transaction; its deletion's revision, or `None`
+    /// when it is not there any more.
+    async fn remove(
+        &self,
+        resource: &Resource,
+        key: &str,
+        expected: u64,
+        beside: Txn,
+    ) -> Result<Option<u64>, ApiError> {
         let cache = self.cache(resource)?;
         let storage_key = Bytes::from(format!("{}{key}", cache.prefix()));
+        let mut txn = Txn::delete(storage_key, Revision(expected));
+        txn.guards.extend(beside.guards);
+        txn.ops.extend(beside.ops);
         let begun = std::time::Instant::now();
-        let outcome =
-            self.store.txn(Txn::delete(storage_key, Revision(expected))).await.map_err(store_error)?;
+        let outcome = self.store.txn(txn).await.map_err(store_error)?;
         self.metrics.store_writes[1].time(begun.elapsed());
         match outcome {
             TxnOutcome::Committed(revision) => {

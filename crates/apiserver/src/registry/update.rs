@@ -5,6 +5,7 @@ use orlop_api::status::ApiError;
 use serde_json::{Value, json};
 
 use super::object::{self, finalizers, is_deleting, meta, meta_int, set_meta};
+use super::per_kind;
 use super::{Call, Registry, Written};
 use crate::admission::{ObjectKind, Operation, Request};
 use crate::managed;
@@ -178,12 +179,22 @@ impl Registry {
         let errors = match call.subresource {
             "status" => {
                 strategy.prepare_status_update(&mut new, old);
+                per_kind::settle_update(call, &mut new, old);
                 strategy.validate_status_update(&new, old)
             }
             // Only namespaces have it; it may change what a plain update may not.
             "finalize" => {
                 orlop_kinds::core::namespace::prepare_finalize(&mut new, old);
                 orlop_kinds::core::namespace::validate_finalize_update(&new, old)
+            }
+            "approval" => {
+                orlop_kinds::certificates::csr::prepare_approval_update(&mut new, old);
+                per_kind::settle_update(call, &mut new, old);
+                orlop_kinds::certificates::csr::validate_approval_update(&new, old)
+            }
+            "resize" => {
+                orlop_kinds::core::pod::prepare_resize_update(&mut new, old);
+                orlop_kinds::core::pod::validate_resize_update(&new, old)
             }
             "ephemeralcontainers" => {
                 keep_all_but(&mut new, old, "ephemeralContainers");
@@ -192,6 +203,7 @@ impl Registry {
             }
             _ => {
                 strategy.prepare_update(&mut new, old);
+                per_kind::settle_update(call, &mut new, old);
                 Vec::new()
             }
         };
@@ -202,7 +214,7 @@ impl Registry {
         };
         let mut all = orlop_kinds::validate_common_update(&new, old, resource.namespaced);
         all.extend(match call.subresource {
-            "status" | "finalize" | "ephemeralcontainers" => errors,
+            "status" | "finalize" | "approval" | "resize" | "ephemeralcontainers" => errors,
             _ => strategy.validate_update(&new, old),
         });
         let errors = all;
@@ -230,7 +242,8 @@ impl Registry {
                 return Ok(Some(Written::Unstored(new)));
             }
             // The last finalizer is gone: the object's final state is what it would have become.
-            return match self.remove(resource, &key, entry.revision).await? {
+            let beside = self.allocators.beside_removal(self, &new);
+            return match self.remove(resource, &key, entry.revision, beside).await? {
                 Some(_) => {
                     self.allocators.release(&new);
                     Ok(Some(Written::Unstored(new)))
@@ -246,7 +259,8 @@ impl Registry {
         if call.dry_run {
             return Ok(Some(Written::Unstored(new)));
         }
-        let put = self.put(resource, &key, &stored, entry.revision).await?;
+        let beside = reservation.as_ref().map(|r| r.beside(self, &new)).unwrap_or_default();
+        let put = self.put_with(resource, &key, &stored, entry.revision, beside).await?;
         if put.is_some()
             && let Some(reservation) = reservation
         {

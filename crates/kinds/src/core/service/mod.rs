@@ -116,92 +116,127 @@ pub fn patch_allocated_values(service: &mut Value, old: &Value) {
     }
 }
 
-/// Sets `ipFamilyPolicy` and `ipFamilies` from what was asked and what the cluster has (`families`, its primary first:
-/// `["IPv4"]`), or says why that cannot be. For services with a cluster address, before allocation.
-pub fn init_ip_families(service: &mut Value, families: &[&str]) -> ErrorList {
-    if !needs_cluster_ip(service) {
+/// Whether an update leaves a service that prefers two families as it is, whatever has become of the cluster.
+fn stays_dual_stack_preferring(service: &Value, old: &Value) -> bool {
+    const PREFER: &str = "PreferDualStack";
+    let (spec, was) = (&service["spec"], &old["spec"]);
+    let prefers = |spec: &Value| spec["ipFamilyPolicy"].as_str().is_none_or(|policy| policy == PREFER);
+    spec["ipFamilyPolicy"].is_set()
+        && spec["type"] == was["type"]
+        && matches!(spec["type"].text(), "ClusterIP" | "NodePort" | "LoadBalancer")
+        && prefers(spec)
+        && prefers(was)
+        && same(&spec["clusterIPs"], &was["clusterIPs"])
+        && same(&spec["ipFamilies"], &was["ipFamilies"])
+}
+
+/// Sets `ipFamilyPolicy` and `ipFamilies` from what was asked, what was before and what the cluster has (`families`, its
+/// primary first: `["IPv4"]`), or says why that cannot be. For services with a cluster address, before allocation.
+pub fn init_ip_families(service: &mut Value, old: Option<&Value>, families: &[&str]) -> ErrorList {
+    if !needs_cluster_ip(service) || old.is_some_and(|old| stays_dual_stack_preferring(service, old)) {
         return ErrorList::new();
+    }
+    let headless = service["spec"]["clusterIP"].text() == "None" && service["spec"]["selector"].is_empty();
+    if !service["spec"]["ipFamilyPolicy"].is_set() {
+        // What was before decides; a service without endpoints of its own may be of any family.
+        let before = old.map(|old| old["spec"]["ipFamilyPolicy"].text()).unwrap_or_default();
+        let policy = match before {
+            "" if headless => "RequireDualStack",
+            "" => "SingleStack",
+            before => before,
+        };
+        child(service, "spec")["ipFamilyPolicy"] = policy.into();
     }
     let mut errs = validate_cluster_ips_related_fields(service);
     if !errs.is_empty() {
         return errs;
     }
-    let headless = is_headless(service);
-    let Some(spec) = service.get_mut("spec") else { return errs };
+    let spec = child(service, "spec");
     let path = Path::new("spec");
-    let primary = families.first().copied().unwrap_or("IPv4");
-    let other = |family: &str| if family == "IPv4" { "IPv6" } else { "IPv4" };
-    let mut wanted: Vec<String> = spec["ipFamilies"].texts().into_iter().map(str::to_owned).collect();
-    if !headless {
-        // Addresses given by the writer decide their families.
-        for ip in spec["clusterIPs"].texts().into_iter().skip(wanted.len()) {
-            wanted.push(if ip.contains(':') { "IPv6" } else { "IPv4" }.to_owned());
-        }
-    }
     let policy = spec["ipFamilyPolicy"].text().to_owned();
-    if headless && spec["selector"].is_empty() {
-        // Its endpoints are the writer's business, whatever the cluster has.
-        if policy.is_empty() && wanted.len() != 1 {
-            spec["ipFamilyPolicy"] =
-                if wanted.is_empty() { "RequireDualStack" } else { "SingleStack" }.into();
+    let single = policy == "SingleStack";
+    let mut refuse = |why: &str| {
+        errs.push(field::invalid(&path.child("ipFamilyPolicy"), policy.as_str(), why));
+    };
+    if let Some(old) = old {
+        for (key, what) in [("clusterIPs", "cluster IP"), ("ipFamilies", "IP family")] {
+            let (now, before) = (spec[key].items().len(), old["spec"][key].items().len());
+            if !single {
+                if now > 0 && now < before {
+                    refuse(&format!("must be 'SingleStack' to release the secondary {what}"));
+                }
+            } else if now > 1 && same(&spec[key], &old["spec"][key]) {
+                // The change of policy alone says clearly enough what is wanted.
+                if let Some(list) = spec[key].as_array_mut() {
+                    list.truncate(1);
+                }
+            }
         }
-        default_to(spec, "ipFamilyPolicy", "SingleStack");
-        if wanted.is_empty() {
-            wanted.push(primary.to_owned());
+    }
+    if single {
+        for (key, what) in [("clusterIPs", "cluster IPs"), ("ipFamilies", "IP families")] {
+            if spec[key].items().len() == 2 {
+                refuse(&format!(
+                    "must be 'RequireDualStack' or 'PreferDualStack' when multiple {what} are specified"
+                ));
+            }
         }
-        if wanted.len() == 1 && spec["ipFamilyPolicy"].text() != "SingleStack" {
-            let second = other(&wanted[0]).to_owned();
-            wanted.push(second);
+    }
+    let mut wanted: Vec<String> = spec["ipFamilies"].texts().into_iter().map(str::to_owned).collect();
+    // Addresses given by the writer decide their families.
+    for (i, ip) in spec["clusterIPs"].texts().into_iter().enumerate() {
+        if ip == "None" {
+            break;
         }
-        spec["ipFamilies"] = json!(wanted);
-        return errs;
-    }
-    if policy.is_empty() && wanted.len() > 1 {
-        errs.push(field::required(
-            &path.child("ipFamilyPolicy"),
-            "must be RequireDualStack or PreferDualStack when multiple `ipFamilies` are specified",
-        ));
-        return errs;
-    }
-    if policy == "SingleStack" && wanted.len() > 1 {
-        errs.push(field::invalid(
-            &path.child("ipFamilyPolicy"),
-            policy,
-            "must be RequireDualStack or PreferDualStack when multiple `ipFamilies` are specified",
-        ));
-        return errs;
-    }
-    if policy == "RequireDualStack" && families.len() < 2 {
-        errs.push(field::invalid(
-            &path.child("ipFamilyPolicy"),
-            policy,
-            "this cluster is not configured for dual-stack services",
-        ));
-        return errs;
-    }
-    for (i, family) in wanted.iter().enumerate() {
-        if !families.contains(&family.as_str()) {
+        if i < wanted.len() {
+            continue;
+        }
+        let family = if ip.contains(':') { "IPv6" } else { "IPv4" };
+        if families.contains(&family) {
+            wanted.push(family.to_owned());
+        } else {
             errs.push(field::invalid(
-                &path.child("ipFamilies").index(i),
-                family.as_str(),
-                "not configured on this cluster",
+                &path.child("clusterIPs").index(i),
+                spec["clusterIPs"].clone(),
+                format!("{family} is not configured on this cluster"),
             ));
         }
     }
     if !errs.is_empty() {
         return errs;
     }
+    let primary = families.first().copied().unwrap_or("IPv4");
+    let other = |family: &str| if family == "IPv4" { "IPv6" } else { "IPv4" };
+    // Its endpoints are the writer's business, whatever the cluster has.
+    let free = headless;
+    if !free {
+        if policy == "RequireDualStack" && families.len() < 2 {
+            errs.push(field::invalid(
+                &path.child("ipFamilyPolicy"),
+                policy.as_str(),
+                "this cluster is not configured for dual-stack services",
+            ));
+        }
+        for (i, family) in wanted.iter().enumerate() {
+            if !families.contains(&family.as_str()) {
+                errs.push(field::invalid(
+                    &path.child("ipFamilies").index(i),
+                    family.as_str(),
+                    "not configured on this cluster",
+                ));
+            }
+        }
+        if !errs.is_empty() {
+            return errs;
+        }
+    }
     if wanted.is_empty() {
         wanted.push(primary.to_owned());
     }
-    if wanted.len() == 1
-        && families.len() > 1
-        && matches!(policy.as_str(), "PreferDualStack" | "RequireDualStack")
-    {
+    if wanted.len() == 1 && !single && (free || families.len() == 2) {
         let second = other(&wanted[0]).to_owned();
         wanted.push(second);
     }
-    default_empty_to(spec, "ipFamilyPolicy", "SingleStack");
     spec["ipFamilies"] = json!(wanted);
     errs
 }
