@@ -113,6 +113,8 @@ impl Bootstrap<'_> {
             dry_run: false,
             field_manager: FLOW_MANAGER,
             warnings: &self.warnings,
+            annotations: None,
+            options: CallOptions::None,
         };
         let Ok(entry) = self.server.registry.get(&call) else {
             return self.ensure(FLOW_GROUP, object).await;

@@ -571,7 +571,7 @@ mod tests {
             let mut s = service(spec);
             Service.defaults(&mut s);
             normalize_cluster_ips(&mut s, None);
-            let errs = init_ip_families(&mut s, &["IPv4"]);
+            let errs = init_ip_families(&mut s, None, &["IPv4"]);
             match expected {
                 Ok(families) => {
                     assert_eq!(errs, []);
