@@ -506,7 +506,8 @@ impl Allocators {
                 Ok(())
             }
             wanted => self.this_port(wanted, reservation, &path).map_err(|error| {
-                let why = format!("failed to allocate requested HealthCheck NodePort {wanted}: {}", error.detail);
+                let why =
+                    format!("failed to allocate requested HealthCheck NodePort {wanted}: {}", error.detail);
                 field::internal(&path, why).into()
             }),
         }
@@ -570,13 +571,15 @@ mod tests {
         let both = json!({"type": "NodePort", "ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]});
         let shared = ports(&allocators, both).unwrap();
         assert_eq!(shared[0], shared[1]);
-        let two = ports(&allocators, json!({"type": "NodePort", "ports": [{"port": 80}, {"port": 81}]})).unwrap();
+        let two =
+            ports(&allocators, json!({"type": "NodePort", "ports": [{"port": 80}, {"port": 81}]})).unwrap();
         assert_ne!(two[0], two[1]);
         let taken = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": shared[0]}]});
         assert!(ports(&allocators, taken).unwrap_err().contains("provided port is already allocated"));
         let outside = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 80}]});
         assert!(ports(&allocators, outside).unwrap_err().contains("The range of valid ports is 30000-30003"));
-        let none = json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false, "ports": [{"port": 80}]});
+        let none =
+            json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false, "ports": [{"port": 80}]});
         assert!(ports(&allocators, none).unwrap().is_empty());
     }
 

@@ -138,7 +138,12 @@ static UNOWNED: LazyLock<Set> = LazyLock::new(|| {
 /// Fields that a request to this subresource does not write.
 fn reset(params: &ManagedParams) -> Set {
     match params.subresource {
+        // Nothing of it may be changed but by its subresources.
+        "" if params.ty.builtin_name() == "CertificateSigningRequest" => Set::of_fields(&["spec", "status"]),
         "" => Set::of_fields(&["status"]),
+        "status" | "approval" if params.ty.builtin_name() == "CertificateSigningRequest" => {
+            Set::of_fields(&["spec", "status.conditions"])
+        }
         "status" if params.ty.builtin_name() == "Deployment" => Set::of_fields(&["spec", "metadata.labels"]),
         "status" if params.ty.builtin_name() == "Pod" => {
             Set::of_fields(&["spec", "metadata.deletionTimestamp", "metadata.ownerReferences"])

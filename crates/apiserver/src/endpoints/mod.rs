@@ -251,11 +251,13 @@ impl<'a> Endpoint<'a> {
             ("Namespace", "finalize") => self.update(body).await,
             ("Pod", "binding") => binding::create(self, body, &info.name).await,
             ("Pod", "eviction") => eviction::create(self, body).await,
-            ("Pod", "ephemeralcontainers" | "resize") | ("CertificateSigningRequest", "approval") => match info.verb.as_str() {
-                "get" => self.get(),
-                "update" => self.update(body).await,
-                _ => self.patch(body).await,
-            },
+            ("Pod", "ephemeralcontainers" | "resize") | ("CertificateSigningRequest", "approval") => {
+                match info.verb.as_str() {
+                    "get" => self.get(),
+                    "update" => self.update(body).await,
+                    _ => self.patch(body).await,
+                }
+            }
             ("Pod", "log" | "exec" | "attach" | "portforward") => kubelet::connect(self).await,
             ("Pod" | "Service" | "Node", "proxy") => proxy::serve(self).await,
             ("ServiceAccount", "token") => token::create(self, body).await,

@@ -97,7 +97,8 @@ pub struct Ranges(Mutex<Option<(u64, Arc<[Range]>)>>);
 
 /// Whether addresses may be taken from it: without a condition it is ready, as its controller may not run.
 fn is_ready(cidr: &Value) -> bool {
-    let condition = cidr["status"]["conditions"].as_array().and_then(|c| c.iter().find(|c| c["type"] == "Ready"));
+    let condition =
+        cidr["status"]["conditions"].as_array().and_then(|c| c.iter().find(|c| c["type"] == "Ready"));
     !object::is_deleting(cidr) && condition.is_none_or(|c| c["status"] == "True")
 }
 

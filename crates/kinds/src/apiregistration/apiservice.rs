@@ -93,8 +93,7 @@ impl Strategy for ApiService {
     }
 
     fn defaults(&self, obj: &mut Value) {
-        let service = &mut obj["spec"]["service"];
-        if service.is_set() {
+        if let Some(service) = obj.pointer_mut("/spec/service").filter(|service| service.is_set()) {
             default_to(service, "port", 443);
         }
     }

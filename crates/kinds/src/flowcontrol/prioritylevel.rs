@@ -165,7 +165,7 @@ impl Strategy for PriorityLevelConfiguration {
     }
 
     fn defaults(&self, obj: &mut Value) {
-        let spec = &mut obj["spec"];
+        let Some(spec) = obj.get_mut("spec") else { return };
         for (key, share) in [("limited", 30), ("exempt", 0)] {
             if let Some(settings) = spec.get_mut(key).filter(|s| s.is_set()) {
                 default_to(settings, "nominalConcurrencyShares", share);

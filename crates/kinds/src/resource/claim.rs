@@ -197,8 +197,10 @@ pub fn admin_access_requests(spec: &Value, path: &Path) -> Vec<Path> {
 
 impl Strategy for ResourceClaim {
     fn defaults(&self, obj: &mut Value) {
-        set_defaults(&mut obj["spec"]);
-        if let Some(devices) = obj["status"].pointer_mut("/allocation/devices") {
+        if let Some(spec) = obj.get_mut("spec") {
+            set_defaults(spec);
+        }
+        if let Some(devices) = obj.pointer_mut("/status/allocation/devices") {
             for result in items_mut(devices, "results") {
                 for toleration in items_mut(result, "tolerations") {
                     default_empty_to(toleration, "operator", "Equal");
@@ -264,7 +266,9 @@ impl Strategy for ResourceClaim {
 
 impl Strategy for ResourceClaimTemplate {
     fn defaults(&self, obj: &mut Value) {
-        set_defaults(&mut obj["spec"]["spec"]);
+        if let Some(spec) = obj.pointer_mut("/spec/spec") {
+            set_defaults(spec);
+        }
     }
 
     fn validate_create(&self, obj: &Value) -> ErrorList {

@@ -18,7 +18,7 @@ fn requests_get_mode_and_count() {
         json!({"spec": {"devices": {"requests": [
             {"name": "r", "exactly": {"deviceClassName": "c", "tolerations": [{"key": "a", "operator": "Equal"}],
                 "allocationMode": "ExactCount", "count": 1}},
-            {"name": "s", "firstAvailable": [{"name": "x", "allocationMode": "All"}]}]}}, "status": null}),
+            {"name": "s", "firstAvailable": [{"name": "x", "allocationMode": "All"}]}]}}}),
     );
 }
 
