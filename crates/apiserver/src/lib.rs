@@ -168,6 +168,7 @@ impl ApiServer {
             allocators.load(objects.iter());
         }
         let metrics: Arc<Metrics> = Arc::default();
+        let dynamic = admission::Dynamic::start(&resources, &stop);
         let registry = Registry {
             metrics: metrics.clone(),
             unattended: options.unattended_resources.clone(),
@@ -175,6 +176,7 @@ impl ApiServer {
             caches,
             resources,
             admission: admission::plugins(&options)?,
+            dynamic,
             allocators,
             authorizer: authorizer.clone(),
         };

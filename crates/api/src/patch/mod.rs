@@ -1,5 +1,6 @@
 //! The three kinds of patches; server-side apply is in [`crate::managed`].
 
+pub mod described;
 pub mod json;
 pub mod merge;
 pub mod strategic;

@@ -5,15 +5,19 @@
 
 mod always;
 mod always_pull_images;
+mod cel;
 mod certificates;
 mod default_ingress_class;
 mod default_storage_class;
 mod default_toleration_seconds;
+mod dynamic;
 mod extended_resource_toleration;
 mod external_ips;
 pub(crate) mod fields;
+mod following;
 mod hard_anti_affinity;
 mod limit_ranger;
+mod matching;
 mod namespace_exists;
 mod namespace_lifecycle;
 mod node_restriction;
@@ -25,11 +29,14 @@ mod pod_topology_labels;
 mod priority;
 mod reinvocation;
 mod resource_quota;
+mod review;
 mod runtime_class;
 mod service_account;
+mod settle;
 mod storage_protection;
 mod taint_nodes_by_condition;
 mod volume_resize;
+mod webhook;
 
 use async_trait::async_trait;
 use orlop_api::status::ApiError;
@@ -37,6 +44,7 @@ use serde_json::Value;
 
 use crate::registry::{Call, Registry};
 
+pub use dynamic::Dynamic;
 pub use plugins::{PluginError, plugins};
 pub use reinvocation::Reinvocation;
 

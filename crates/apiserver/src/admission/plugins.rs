@@ -103,9 +103,9 @@ const PLUGINS: &[Row] = &[
     off("DenyServiceExternalIPs", plain!(external_ips::DenyServiceExternalIPs)),
     on("PodTopologyLabels", plain!(pod_topology_labels::PodTopologyLabels)),
     missing("MutatingAdmissionPolicy"),
-    missing("MutatingAdmissionWebhook"),
+    on("MutatingAdmissionWebhook", plain!(webhook::MutatingAdmissionWebhook)),
     missing("ValidatingAdmissionPolicy"),
-    missing("ValidatingAdmissionWebhook"),
+    on("ValidatingAdmissionWebhook", plain!(webhook::ValidatingAdmissionWebhook)),
     on("ResourceQuota", |configuration| Ok(Box::new(resource_quota::ResourceQuota::new(configuration)?))),
     off("AlwaysDeny", plain!(always::AlwaysDeny)),
 ];

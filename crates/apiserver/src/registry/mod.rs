@@ -146,6 +146,8 @@ pub struct Registry {
     pub resources: Resources,
     /// Admission plugins in order.
     pub admission: Vec<Box<dyn Admission>>,
+    /// Webhooks and policies.
+    pub dynamic: crate::admission::Dynamic,
     /// Cluster addresses and node ports.
     pub allocators: Allocators,
     /// Roles and bindings, for escalation checks.

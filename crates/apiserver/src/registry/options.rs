@@ -16,6 +16,8 @@ pub struct WriteOptions {
     pub field_manager: String,
     /// `fieldValidation`
     pub field_validation: FieldValidation,
+    /// Whether the client said so itself.
+    pub field_validation_given: bool,
     /// `force` of an apply.
     pub force: bool,
 }
@@ -77,6 +79,7 @@ impl WriteOptions {
             dry_run,
             field_manager: manager.to_string(),
             field_validation,
+            field_validation_given: !validation.is_empty(),
             force: force.unwrap_or(false),
         })
     }

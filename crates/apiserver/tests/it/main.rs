@@ -9,3 +9,4 @@ mod operations;
 mod protobuf;
 mod support;
 mod watch;
+mod webhooks;

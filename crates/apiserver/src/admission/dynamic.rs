@@ -1,0 +1,36 @@
+//! Admission that the cluster's users configure while it runs: webhooks and policies, compiled.
+
+use tokio_util::sync::CancellationToken;
+
+use super::following::Following;
+use super::matching::GROUP;
+use super::webhook::Webhooks;
+use crate::resources::Resources;
+
+/// The compiled webhooks and policies.
+pub struct Dynamic {
+    /// In the order in which they are called.
+    pub(super) mutating_webhooks: Following<Webhooks>,
+    /// In the order in which they are configured.
+    pub(super) validating_webhooks: Following<Webhooks>,
+}
+
+impl Dynamic {
+    /// Compiles what is configured and follows the configurations until `stop`.
+    pub fn start(resources: &Resources, stop: &CancellationToken) -> Dynamic {
+        let caches = |kinds: &[&str]| kinds.iter().filter_map(|kind| resources.cache(GROUP, kind)).collect();
+        let webhooks = |kind: &str| {
+            let services = resources.cache("", "Service");
+            Following::start(caches(&[kind]), stop.clone(), Webhooks::default(), move |snapshots, former| {
+                match snapshots {
+                    [configurations] => Webhooks::compile(configurations, former, services.as_ref()),
+                    _ => Webhooks::default(),
+                }
+            })
+        };
+        Dynamic {
+            mutating_webhooks: webhooks("MutatingWebhookConfiguration"),
+            validating_webhooks: webhooks("ValidatingWebhookConfiguration"),
+        }
+    }
+}
