@@ -14,6 +14,8 @@ pub enum AuthorizationMode {
     AlwaysAllow,
     /// Nothing is allowed.
     AlwaysDeny,
+    /// Policies of a file.
+    Abac,
     /// A service outside decides (`SubjectAccessReview`).
     Webhook,
     /// Kubelets may touch what their pods need.
@@ -193,6 +195,8 @@ pub struct Options {
     pub authorization_config: Option<PathBuf>,
     /// `--authorization-webhook-*`
     pub authorization_webhook: Option<WebhookOptions>,
+    /// `--authorization-policy-file`: policies of the ABAC mode.
+    pub authorization_policy_file: Option<PathBuf>,
     /// `--authentication-config`
     pub authentication_config: Option<PathBuf>,
     /// `--oidc-*`
@@ -229,6 +233,12 @@ pub struct Options {
     pub kubelet_ca_pem: Option<String>,
     /// `--kubelet-client-certificate` and key; issued by the cluster's CA when absent.
     pub kubelet_client: Option<Leaf>,
+    /// `--kubelet-preferred-address-types`
+    pub kubelet_preferred_address_types: Vec<String>,
+    /// `--default-not-ready-toleration-seconds`
+    pub default_not_ready_toleration_seconds: i64,
+    /// `--default-unreachable-toleration-seconds`
+    pub default_unreachable_toleration_seconds: i64,
     /// `--event-ttl`, seconds.
     pub event_ttl: u64,
     /// `--min-request-timeout`, seconds: lower bound of the random time-out of a watch.
@@ -312,6 +322,7 @@ impl Default for Options {
             authorization_modes: vec![AuthorizationMode::Node, AuthorizationMode::Rbac],
             authorization_config: None,
             authorization_webhook: None,
+            authorization_policy_file: None,
             authentication_config: None,
             oidc: None,
             request_header: None,
@@ -333,6 +344,17 @@ impl Default for Options {
             service_node_port_range: (30_000, 32_767),
             kubelet_ca_pem: None,
             kubelet_client: None,
+            kubelet_preferred_address_types: [
+                "Hostname",
+                "InternalDNS",
+                "InternalIP",
+                "ExternalDNS",
+                "ExternalIP",
+            ]
+            .map(String::from)
+            .to_vec(),
+            default_not_ready_toleration_seconds: 300,
+            default_unreachable_toleration_seconds: 300,
             event_ttl: 3600,
             min_request_timeout: 1800,
             watch_cache_size: 10_000,

@@ -43,7 +43,7 @@ pub enum Command {
     /// Run a whole cluster in this process: API server, controllers, scheduler and a node.
     Server(ServerArguments),
     /// Run the API server alone, with upstream kube-apiserver's flag names.
-    Apiserver(ApiserverArguments),
+    Apiserver(crate::apiserver::Flags),
     /// Look at, import, pull and remove this node's container images.
     Image(ImageArguments),
     /// Measure an API server or a cluster.
@@ -126,59 +126,6 @@ pub struct NodeArguments {
     /// When the node counts as short of memory or disk and takes no new pods.
     #[arg(long, default_value = "memory.available<100Mi,nodefs.available<10%")]
     pub eviction_hard: String,
-}
-
-/// `orlop apiserver`: upstream's names.
-#[derive(Debug, Args)]
-pub struct ApiserverArguments {
-    /// Where the state lives.
-    #[arg(long, default_value = "/var/lib/orlop")]
-    pub data_dir: PathBuf,
-    /// Address to listen on.
-    #[arg(long, default_value = "0.0.0.0")]
-    pub bind_address: IpAddr,
-    /// Port to listen on.
-    #[arg(long, default_value_t = 6443)]
-    pub secure_port: u16,
-    /// Address published in the `kubernetes` Service.
-    #[arg(long)]
-    pub advertise_address: Option<IpAddr>,
-    /// CA whose client certificates are believed; the server's own when absent.
-    #[arg(long)]
-    pub client_ca_file: Option<PathBuf>,
-    /// Serving certificate; issued by the server's own CA when absent.
-    #[arg(long, requires = "tls_private_key_file")]
-    pub tls_cert_file: Option<PathBuf>,
-    /// Key of the serving certificate.
-    #[arg(long, requires = "tls_cert_file")]
-    pub tls_private_key_file: Option<PathBuf>,
-    /// Users by static token.
-    #[arg(long)]
-    pub token_auth_file: Option<PathBuf>,
-    /// Key (or certificate) that service account tokens are verified with.
-    #[arg(long)]
-    pub service_account_key_file: Option<PathBuf>,
-    /// Key that service account tokens are signed with.
-    #[arg(long)]
-    pub service_account_signing_key_file: Option<PathBuf>,
-    /// Issuer of service account tokens.
-    #[arg(long, default_value = "https://kubernetes.default.svc")]
-    pub service_account_issuer: String,
-    /// Audiences that tokens must name; the issuer when absent.
-    #[arg(long)]
-    pub api_audiences: Vec<String>,
-    /// Addresses of Services.
-    #[arg(long, default_value = "10.96.0.0/16")]
-    pub service_cluster_ip_range: ipnet::Ipv4Net,
-    /// Who decides what a user may do, asked in this order.
-    #[arg(long, value_delimiter = ',', default_value = "Node,RBAC")]
-    pub authorization_mode: Vec<String>,
-    /// Whether pods may be privileged.
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
-    pub allow_privileged: bool,
-    /// Where to write an administrator's kubeconfig.
-    #[arg(long)]
-    pub write_kubeconfig: Option<PathBuf>,
 }
 
 /// `orlop image`.

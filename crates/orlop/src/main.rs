@@ -1,5 +1,6 @@
 //! The binary: subcommands, wiring, signals. No logic of the cluster lives here; each component has its own crate.
 
+mod apiserver;
 mod bench;
 mod check;
 mod cli;
@@ -24,7 +25,9 @@ fn main() -> ExitCode {
     if arguments.get(1).is_some_and(|first| first == "shim") {
         orlop_runtime::shim_main(arguments.drain(2..));
     }
-    match config_file::with_file(arguments).and_then(|arguments| run(Cli::parse_from(arguments))) {
+    match config_file::with_file(apiserver::normalize(arguments))
+        .and_then(|arguments| run(Cli::parse_from(arguments)))
+    {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -43,7 +46,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     let result = runtime.block_on(async {
         match cli.command {
             Command::Server(arguments) => server::run(arguments).await,
-            Command::Apiserver(arguments) => server::run_apiserver(arguments).await,
+            Command::Apiserver(arguments) => apiserver::run(arguments).await,
             Command::Image(arguments) => image::run(arguments).await,
             Command::Bench(arguments) => bench::run(arguments).await,
             Command::Check(arguments) => check::run(&arguments),

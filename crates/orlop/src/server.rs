@@ -1,12 +1,12 @@
-//! `orlop server` and `orlop apiserver`: components started in order and stopped together.
+//! `orlop server`: components started in order and stopped together.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
-use orlop_apiserver::pki::{self, CertificateAuthority, Leaf, Subject};
-use orlop_apiserver::{ApiServer, AuthorizationMode, Options, UserInfo};
+use anyhow::Context;
+use orlop_apiserver::pki::{self, CertificateAuthority, Subject};
+use orlop_apiserver::{ApiServer, Options, UserInfo};
 use orlop_client::SharedInformerFactory;
 use orlop_store::Store;
 use orlop_store::embedded::EmbeddedStore;
@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use crate::cli::{ApiserverArguments, ServerArguments};
+use crate::cli::ServerArguments;
 use crate::layout::Layout;
 use crate::node::{self, Identities, NodeName};
 
@@ -80,66 +80,15 @@ pub async fn run(arguments: ServerArguments) -> anyhow::Result<()> {
     until_told(tasks, shutdown).await
 }
 
-/// The API server alone.
-pub async fn run_apiserver(arguments: ApiserverArguments) -> anyhow::Result<()> {
-    let store = open_store(&arguments.data_dir.join("store")).await?;
-    let read = |path: &Path| std::fs::read_to_string(path).with_context(|| path.display().to_string());
-    let signing = match (&arguments.service_account_signing_key_file, &arguments.service_account_key_file) {
-        (Some(private), public) => {
-            let public = public.as_deref().map(read).transpose()?.unwrap_or_default();
-            Some(Leaf { cert_pem: public, key_pem: read(private)? })
-        }
-        (None, Some(_)) => {
-            bail!("--service-account-key-file needs --service-account-signing-key-file beside it")
-        }
-        (None, None) => None,
-    };
-    let audiences = match arguments.api_audiences.as_slice() {
-        [] => vec![arguments.service_account_issuer.clone()],
-        named => named.to_vec(),
-    };
-    let modes = arguments.authorization_mode.iter().map(|mode| match mode.as_str() {
-        "Node" => Ok(AuthorizationMode::Node),
-        "RBAC" => Ok(AuthorizationMode::Rbac),
-        "AlwaysAllow" => Ok(AuthorizationMode::AlwaysAllow),
-        other => bail!("--authorization-mode {other}: Node, RBAC and AlwaysAllow are built"),
-    });
-    let range = arguments.service_cluster_ip_range;
-    let options = Options {
-        bind_address: (arguments.bind_address, arguments.secure_port).into(),
-        advertise_address: arguments.advertise_address,
-        serving_cert: arguments.tls_cert_file.clone().zip(arguments.tls_private_key_file.clone()),
-        cert_dir: Some(arguments.data_dir.join("pki")),
-        client_ca_pem: arguments.client_ca_file.as_deref().map(read).transpose()?,
-        token_auth_file: arguments.token_auth_file.clone(),
-        authorization_modes: modes.collect::<anyhow::Result<_>>()?,
-        service_account_issuer: arguments.service_account_issuer.clone(),
-        api_audiences: audiences,
-        service_account_signing_key: signing,
-        service_cidr: (range.network(), range.prefix_len()),
-        ..Options::default()
-    };
-    if !arguments.allow_privileged {
-        bail!("--allow-privileged=false is not built: pods may be privileged");
-    }
-    let shutdown = CancellationToken::new();
-    let mut tasks = JoinSet::new();
-    let server = ApiServer::new(options, store).await?;
-    listen(&server, &shutdown, &mut tasks).await?;
-    if let Some(path) = &arguments.write_kubeconfig {
-        write_kubeconfig(&server, path, arguments.secure_port)?;
-    }
-    info!(port = arguments.secure_port, "API server is ready");
-    until_told(tasks, shutdown).await
-}
-
-async fn open_store(path: &Path) -> anyhow::Result<Arc<dyn Store>> {
+/// Opens the state in a directory.
+pub(crate) async fn open_store(path: &Path) -> anyhow::Result<Arc<dyn Store>> {
     let owned = path.to_owned();
     let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(owned, Default::default())).await?;
     Ok(Arc::new(opened.with_context(|| format!("state in {}", path.display()))?))
 }
 
-async fn listen(
+/// Binds, publishes and serves.
+pub(crate) async fn listen(
     server: &Arc<ApiServer>,
     shutdown: &CancellationToken,
     tasks: &mut JoinSet<anyhow::Result<()>>,
@@ -206,14 +155,14 @@ fn start_scheduler(
 }
 
 /// The administrator's way in: a client certificate of the cluster's own CA, renewed at every start.
-fn write_kubeconfig(server: &ApiServer, path: &Path, port: u16) -> anyhow::Result<()> {
+pub(crate) fn write_kubeconfig(server: &ApiServer, path: &Path, port: u16) -> anyhow::Result<()> {
     let leaf = server.ca().issue(&Subject::client("kubernetes-admin", &["system:masters"]), 365)?;
     let text = pki::kubeconfig("orlop", &format!("https://127.0.0.1:{port}"), server.ca().cert_pem(), &leaf);
     Ok(pki::write_file(path, &text, true)?)
 }
 
 /// Runs until a signal, or until a component ends that should not.
-async fn until_told(
+pub(crate) async fn until_told(
     mut tasks: JoinSet<anyhow::Result<()>>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {

@@ -64,7 +64,7 @@ impl Authorizer {
             let decision = match mode {
                 AuthorizationMode::AlwaysAllow => Decision::Allow(String::new()),
                 AuthorizationMode::AlwaysDeny => Decision::NoOpinion("Everything is forbidden.".into()),
-                AuthorizationMode::Webhook => Decision::NoOpinion(String::new()),
+                AuthorizationMode::Abac | AuthorizationMode::Webhook => Decision::NoOpinion(String::new()),
                 AuthorizationMode::Node => self.node.decide(attributes),
                 AuthorizationMode::Rbac => self.rbac.decide(attributes),
             };

@@ -1,0 +1,532 @@
+//! kube-apiserver's flags as facts: name, group of the help, kind, default, and what Orlop makes of it.
+//!
+//! A flag is never ignored in silence: it is used, or it is taken with a note because nothing here depends on it, or it
+//! is refused with what it would do.
+
+/// How a flag's value is written, as upstream's flag library reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `--flag`, `--flag=false`.
+    Bool,
+    /// A text.
+    Text,
+    /// Texts with commas between them; may be repeated.
+    List,
+    /// A text; may be repeated.
+    Repeat,
+    /// An integer.
+    Int,
+    /// A number.
+    Float,
+    /// `1h2m3s`.
+    Duration,
+    /// `key=value` with commas between; may be repeated.
+    Map,
+}
+
+/// What Orlop makes of a flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// It does what it does upstream.
+    Honoured,
+    /// It is accepted and changes nothing, for this reason.
+    NoEffect(&'static str),
+    /// Another value than the default is refused: it would do this, and Orlop does not have it.
+    Missing(&'static str),
+}
+
+/// One flag.
+pub struct Flag {
+    /// Without the dashes.
+    pub name: &'static str,
+    /// Kind of its value.
+    pub kind: Kind,
+    /// Default value; empty for none.
+    pub default: &'static str,
+    /// What comes of it.
+    pub means: Use,
+    /// A line for the help.
+    pub help: &'static str,
+}
+
+const fn used(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Flag {
+    Flag { name, kind, default, means: Use::Honoured, help }
+}
+
+const fn idle(
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    why: &'static str,
+    help: &'static str,
+) -> Flag {
+    Flag { name, kind, default, means: Use::NoEffect(why), help }
+}
+
+const fn lacks(name: &'static str, kind: Kind, default: &'static str, would: &'static str) -> Flag {
+    Flag { name, kind, default, means: Use::Missing(would), help: would }
+}
+
+use Kind::{Bool, Duration, Float, Int, List, Map, Repeat, Text};
+
+const ONE_ENGINE: &str = "the state is in the data directory, which has no such setting";
+const OWN_LOGS: &str = "Orlop's logs are set with --log-level and --log-format";
+
+/// The flags by the headings of upstream's `--help`.
+pub const GROUPS: &[(&str, &[Flag])] = &[
+    ("Orlop flags", ORLOP),
+    ("Generic flags", GENERIC),
+    ("Etcd flags", ETCD),
+    ("Secure serving flags", SECURE_SERVING),
+    ("Auditing flags", AUDITING),
+    ("Features flags", FEATURES),
+    ("Authentication flags", AUTHENTICATION),
+    ("Authorization flags", AUTHORIZATION),
+    ("API enablement flags", API_ENABLEMENT),
+    ("Egress selector flags", EGRESS),
+    ("Admission flags", ADMISSION),
+    ("Metrics flags", METRICS),
+    ("Logs flags", LOGS),
+    ("Traces flags", TRACES),
+    ("Misc flags", MISC),
+];
+
+/// Every flag.
+pub fn all() -> impl Iterator<Item = &'static Flag> {
+    GROUPS.iter().flat_map(|(_, flags)| flags.iter())
+}
+
+const ORLOP: &[Flag] = &[
+    used("data-dir", Text, "/var/lib/orlop", "Where the state and the server's own certificates live"),
+    used("write-kubeconfig", Text, "", "Where to write an administrator's kubeconfig"),
+];
+
+const GENERIC: &[Flag] = &[
+    used("advertise-address", Text, "", "Address published in the kubernetes Service"),
+    lacks(
+        "cloud-provider-gce-l7lb-src-cidrs",
+        List,
+        "130.211.0.0/22,35.191.0.0/16",
+        "open a firewall of a cloud for its load balancers",
+    ),
+    used("cors-allowed-origins", List, "", "Regular expressions of origins that browsers may call from"),
+    used(
+        "default-not-ready-toleration-seconds",
+        Int,
+        "300",
+        "Seconds a pod tolerates a node that is not ready",
+    ),
+    used(
+        "default-unreachable-toleration-seconds",
+        Int,
+        "300",
+        "Seconds a pod tolerates a node that cannot be reached",
+    ),
+    lacks("emulated-version", List, "", "answer as an older Kubernetes version would"),
+    lacks(
+        "emulation-forward-compatible",
+        Bool,
+        "false",
+        "serve newer API versions while an older release is emulated",
+    ),
+    used("enable-priority-and-fairness", Bool, "true", "Queue requests by flow instead of two plain limits"),
+    used("external-hostname", Text, "", "Host name in addresses given to others, such as OpenID discovery"),
+    used("feature-gates", Map, "", "Feature gates: Name=true or Name=false"),
+    used("goaway-chance", Float, "0", "Share of HTTP/2 requests (at most 0.02) that close their connection"),
+    used("livez-grace-period", Duration, "0s", "How long /livez says yes while the server is still starting"),
+    used("max-mutating-requests-inflight", Int, "200", "Changing requests served at once"),
+    used("max-requests-inflight", Int, "400", "Reading requests served at once"),
+    lacks("min-compatibility-version", List, "", "keep what an older release would need to read"),
+    used("min-request-timeout", Int, "1800", "Seconds a watch is kept open at least"),
+    used("request-timeout", Duration, "1m0s", "How long a request may take that is no watch"),
+    used("shutdown-delay-duration", Duration, "0s", "How long to go on serving after the signal to stop"),
+    used(
+        "shutdown-send-retry-after",
+        Bool,
+        "false",
+        "Answer 429 with Retry-After to new requests while stopping",
+    ),
+    used(
+        "shutdown-watch-termination-grace-period",
+        Duration,
+        "0s",
+        "How long watches may go on while stopping",
+    ),
+    used(
+        "strict-transport-security-directives",
+        List,
+        "",
+        "Directives of the Strict-Transport-Security header",
+    ),
+];
+
+const ETCD: &[Flag] = &[
+    idle(
+        "delete-collection-workers",
+        Int,
+        "1",
+        "the store commits many writers together",
+        "Objects deleted at once by a deletecollection",
+    ),
+    idle(
+        "enable-garbage-collector",
+        Bool,
+        "true",
+        "who collects is the controllers' own setting",
+        "Generic garbage collection",
+    ),
+    used("encryption-provider-config", Text, "", "File with the providers that encrypt at rest"),
+    used(
+        "encryption-provider-config-automatic-reload",
+        Bool,
+        "false",
+        "Take in changes of that file while running",
+    ),
+    used("etcd-cafile", Text, "", "CA of the etcd servers"),
+    used("etcd-certfile", Text, "", "Client certificate for etcd"),
+    used("etcd-compaction-interval", Duration, "5m0s", "How often history is compacted; 0 turns it off"),
+    idle(
+        "etcd-count-metric-poll-period",
+        Duration,
+        "1m0s",
+        "objects are counted in memory when asked",
+        "How often objects are counted",
+    ),
+    idle(
+        "etcd-db-metric-poll-interval",
+        Duration,
+        "30s",
+        "the size is read when asked",
+        "How often the size of the database is read",
+    ),
+    idle("etcd-healthcheck-timeout", Duration, "2s", ONE_ENGINE, "Time-out of the check of etcd's health"),
+    used("etcd-keyfile", Text, "", "Key of the client certificate for etcd"),
+    used("etcd-prefix", Text, "/registry", "What all keys begin with"),
+    idle("etcd-readycheck-timeout", Duration, "2s", ONE_ENGINE, "Time-out of the check of etcd's readiness"),
+    used(
+        "etcd-servers",
+        List,
+        "",
+        "etcd servers (scheme://host:port) to keep the state in; the data directory when absent",
+    ),
+    lacks("etcd-servers-overrides", List, "", "keep some resources in other etcd servers"),
+    used("event-ttl", Duration, "1h0m0s", "How long events are kept"),
+    idle(
+        "lease-reuse-duration-seconds",
+        Int,
+        "60",
+        "events expire by their age, not by leases",
+        "How long an etcd lease is used for further events",
+    ),
+    idle(
+        "storage-backend",
+        Text,
+        "etcd3",
+        "the state is in the data directory or in --etcd-servers",
+        "Kind of storage: etcd3",
+    ),
+    idle(
+        "storage-initialization-timeout",
+        Duration,
+        "1m0s",
+        "the store is open before the server listens",
+        "How long the storage may take to be ready",
+    ),
+    idle(
+        "storage-media-type",
+        Text,
+        "application/vnd.kubernetes.protobuf",
+        "objects are stored as JSON",
+        "Encoding of stored objects",
+    ),
+    lacks("watch-cache", Bool, "true", "read from etcd instead of memory when false"),
+    idle(
+        "watch-cache-sizes",
+        List,
+        "",
+        "as upstream, the sizes follow the objects",
+        "Recent changes kept by resource, resource[.group]#size",
+    ),
+    idle(
+        "default-watch-cache-size",
+        Int,
+        "100",
+        "as upstream, the sizes follow the objects",
+        "Recent changes kept of each kind",
+    ),
+];
+
+const SECURE_SERVING: &[Flag] = &[
+    used("bind-address", Text, "0.0.0.0", "Address to listen on"),
+    used(
+        "cert-dir",
+        Text,
+        "/var/run/kubernetes",
+        "Where the server's own certificates are kept; in the data directory when absent",
+    ),
+    used("http2-max-streams-per-connection", Int, "0", "HTTP/2 streams a connection may have at once"),
+    lacks("disable-http2-serving", Bool, "false", "serve HTTP/1.1 only"),
+    lacks(
+        "permit-address-sharing",
+        Bool,
+        "false",
+        "listen with SO_REUSEADDR while another process may hold the address",
+    ),
+    lacks("permit-port-sharing", Bool, "false", "listen with SO_REUSEPORT beside another process"),
+    used("secure-port", Int, "6443", "Port to listen on"),
+    used("tls-cert-file", Text, "", "Serving certificate; issued by the server's own CA when absent"),
+    used("tls-cipher-suites", List, "", "Cipher suites by their Go names"),
+    lacks("tls-curve-preferences", List, "", "choose the key exchanges"),
+    used("tls-min-version", Text, "", "VersionTLS12 or VersionTLS13"),
+    used("tls-private-key-file", Text, "", "Key of the serving certificate"),
+    used("tls-sni-cert-key", Repeat, "", "A further certificate,key[:names] by server name"),
+];
+
+const AUDITING: &[Flag] = &[
+    used("audit-log-batch-buffer-size", Int, "10000", "Events kept for batches"),
+    used("audit-log-batch-max-size", Int, "1", "Events in a batch"),
+    used("audit-log-batch-max-wait", Duration, "0s", "How long an incomplete batch waits"),
+    used("audit-log-batch-throttle-burst", Int, "0", "Batches written at once"),
+    used("audit-log-batch-throttle-enable", Bool, "false", "Whether batches are throttled"),
+    used("audit-log-batch-throttle-qps", Float, "0", "Batches a second"),
+    used("audit-log-compress", Bool, "false", "Compress old files"),
+    used("audit-log-format", Text, "json", "json or legacy"),
+    used("audit-log-maxage", Int, "366", "Days an old file is kept"),
+    used("audit-log-maxbackup", Int, "100", "Old files kept"),
+    used("audit-log-maxsize", Int, "100", "Size in MiB at which a file is put aside"),
+    used("audit-log-mode", Text, "blocking", "batch, blocking or blocking-strict"),
+    used("audit-log-path", Text, "", "File that requests are recorded in; - is the standard output"),
+    used("audit-log-truncate-enabled", Bool, "false", "Whether large events lose request and response"),
+    idle(
+        "audit-log-truncate-max-batch-size",
+        Int,
+        "10485760",
+        "a file has no batches to split",
+        "Bytes of a batch",
+    ),
+    used("audit-log-truncate-max-event-size", Int, "102400", "Bytes of an event"),
+    used("audit-log-version", Text, "audit.k8s.io/v1", "Version of the events: audit.k8s.io/v1"),
+    used("audit-policy-file", Text, "", "The audit policy"),
+    used("audit-webhook-batch-buffer-size", Int, "10000", "Events kept for batches"),
+    used("audit-webhook-batch-max-size", Int, "400", "Events in a batch"),
+    used("audit-webhook-batch-max-wait", Duration, "30s", "How long an incomplete batch waits"),
+    used("audit-webhook-batch-throttle-burst", Int, "15", "Batches sent at once"),
+    used("audit-webhook-batch-throttle-enable", Bool, "true", "Whether batches are throttled"),
+    used("audit-webhook-batch-throttle-qps", Float, "10", "Batches a second"),
+    used("audit-webhook-config-file", Text, "", "kubeconfig file of the receiver of events"),
+    used("audit-webhook-initial-backoff", Duration, "10s", "First pause after a failure"),
+    used("audit-webhook-mode", Text, "batch", "batch, blocking or blocking-strict"),
+    used("audit-webhook-truncate-enabled", Bool, "false", "Whether large events lose request and response"),
+    idle(
+        "audit-webhook-truncate-max-batch-size",
+        Int,
+        "10485760",
+        "batches are bounded by their number of events",
+        "Bytes of a batch",
+    ),
+    used("audit-webhook-truncate-max-event-size", Int, "102400", "Bytes of an event"),
+    used("audit-webhook-version", Text, "audit.k8s.io/v1", "Version of the events: audit.k8s.io/v1"),
+];
+
+const FEATURES: &[Flag] = &[
+    lacks("contention-profiling", Bool, "false", "profile waiting for locks"),
+    lacks("debug-socket-path", Text, "", "serve profiles on a Unix socket"),
+    idle("profiling", Bool, "true", "there is no /debug/pprof to turn off", "Serve profiles at /debug/pprof"),
+    lacks("coordinated-leadership-lease-duration", Duration, "15s", "time coordinated leader election"),
+    lacks("coordinated-leadership-renew-deadline", Duration, "10s", "time coordinated leader election"),
+    lacks("coordinated-leadership-retry-period", Duration, "2s", "time coordinated leader election"),
+];
+
+const AUTHENTICATION: &[Flag] = &[
+    used(
+        "anonymous-auth",
+        Bool,
+        "true",
+        "Whether requests without credentials are anonymous instead of refused",
+    ),
+    used("api-audiences", List, "", "Audiences of the API; the issuer when absent"),
+    used("authentication-config", Text, "", "File with JWT issuers and the anonymous authenticator"),
+    used("authentication-token-webhook-cache-ttl", Duration, "2m0s", "How long its answers are remembered"),
+    used(
+        "authentication-token-webhook-config-file",
+        Text,
+        "",
+        "kubeconfig file of a service that knows tokens",
+    ),
+    used(
+        "authentication-token-webhook-version",
+        Text,
+        "v1beta1",
+        "Version of the TokenReview: v1 or v1beta1",
+    ),
+    used(
+        "client-ca-file",
+        Text,
+        "",
+        "CA whose client certificates are believed; the server's own when absent",
+    ),
+    used(
+        "enable-bootstrap-token-auth",
+        Bool,
+        "false",
+        "Believe tokens in Secrets of type bootstrap.kubernetes.io/token",
+    ),
+    used("oidc-ca-file", Text, "", "CA of the OpenID issuer"),
+    used("oidc-client-id", Text, "", "Client that tokens must be issued for"),
+    used("oidc-groups-claim", Text, "", "Claim with the groups"),
+    used("oidc-groups-prefix", Text, "", "Put before groups"),
+    used("oidc-issuer-url", Text, "", "OpenID issuer"),
+    used("oidc-required-claim", Map, "", "key=value pairs that tokens must have"),
+    used("oidc-signing-algs", List, "RS256", "Signature algorithms"),
+    used("oidc-username-claim", Text, "sub", "Claim with the user name"),
+    used("oidc-username-prefix", Text, "", "Put before user names; - for nothing"),
+    used("requestheader-allowed-names", List, "", "Common names of authenticating proxies"),
+    used("requestheader-client-ca-file", Text, "", "CA of authenticating proxies"),
+    used("requestheader-extra-headers-prefix", List, "", "Beginnings of headers with further facts"),
+    used("requestheader-group-headers", List, "", "Headers with groups"),
+    used("requestheader-uid-headers", List, "", "Headers with the uid"),
+    used("requestheader-username-headers", List, "", "Headers with the user name"),
+    used("service-account-extend-token-expiration", Bool, "true", "Let mounted tokens live a year"),
+    used("service-account-issuer", Repeat, "", "Issuer of service account tokens; the first one signs"),
+    used("service-account-jwks-uri", Text, "", "Address of the key set in OpenID discovery"),
+    used("service-account-key-file", Repeat, "", "Keys that service account tokens are checked with"),
+    used("service-account-lookup", Bool, "true", "Whether what a token is bound to must exist"),
+    used("service-account-max-token-expiration", Duration, "0s", "Longest life of a token"),
+    used("token-auth-file", Text, "", "Users by static token"),
+];
+
+const AUTHORIZATION: &[Flag] = &[
+    used("authorization-config", Text, "", "File that names the authorizers"),
+    used(
+        "authorization-mode",
+        List,
+        "Node,RBAC",
+        "Who decides, asked in this order: AlwaysAllow, AlwaysDeny, ABAC, Webhook, RBAC, Node",
+    ),
+    used("authorization-policy-file", Text, "", "Policies of the ABAC mode, one JSON object a line"),
+    used("authorization-webhook-cache-authorized-ttl", Duration, "5m0s", "How long a yes is remembered"),
+    used("authorization-webhook-cache-unauthorized-ttl", Duration, "30s", "How long a no is remembered"),
+    used("authorization-webhook-config-file", Text, "", "kubeconfig file of a service that decides"),
+    used(
+        "authorization-webhook-version",
+        Text,
+        "v1beta1",
+        "Version of the SubjectAccessReview: v1 or v1beta1",
+    ),
+];
+
+const API_ENABLEMENT: &[Flag] = &[
+    used("runtime-config", Map, "", "API groups and versions that are served: group/version=true|false"),
+    lacks(
+        "runtime-config-emulation-forward-compatible",
+        Bool,
+        "false",
+        "serve named APIs under an emulated version",
+    ),
+];
+
+const EGRESS: &[Flag] =
+    &[lacks("egress-selector-config-file", Text, "", "reach nodes, etcd and webhooks through proxies")];
+
+const ADMISSION: &[Flag] = &[
+    lacks(
+        "admission-control",
+        List,
+        "",
+        "name all plugins in order, as releases before 1.10 did: use --enable-admission-plugins",
+    ),
+    used("admission-control-config-file", Text, "", "Settings of admission plugins"),
+    used("disable-admission-plugins", List, "", "Default plugins to turn off"),
+    used("enable-admission-plugins", List, "", "Plugins to turn on besides the default ones"),
+];
+
+const METRICS: &[Flag] = &[
+    lacks("allow-metric-labels", Map, "", "restrict the values of metric labels"),
+    lacks("allow-metric-labels-manifest", Text, "", "restrict the values of metric labels by a file"),
+    lacks("disabled-metrics", List, "", "leave metrics out"),
+    idle(
+        "show-hidden-metrics-for-version",
+        Text,
+        "",
+        "there are no hidden metrics",
+        "Show metrics hidden in a release",
+    ),
+];
+
+const LOGS: &[Flag] = &[
+    idle("log-flush-frequency", Duration, "5s", OWN_LOGS, "How often logs are flushed"),
+    idle("log-json-info-buffer-size", Text, "0", OWN_LOGS, "Buffer of info lines"),
+    idle("log-json-split-stream", Bool, "false", OWN_LOGS, "Errors and infos in two streams"),
+    idle("log-text-info-buffer-size", Text, "0", OWN_LOGS, "Buffer of info lines"),
+    idle("log-text-split-stream", Bool, "false", OWN_LOGS, "Errors and infos in two streams"),
+    idle("logging-format", Text, "text", OWN_LOGS, "text or json"),
+    idle("v", Int, "0", OWN_LOGS, "How much is logged"),
+    idle("vmodule", Text, "", OWN_LOGS, "How much is logged, by file"),
+];
+
+const TRACES: &[Flag] = &[lacks("tracing-config-file", Text, "", "send traces of requests")];
+
+const MISC: &[Flag] = &[
+    lacks(
+        "aggregator-reject-forwarding-redirect",
+        Bool,
+        "true",
+        "pass on redirects of aggregated servers when false",
+    ),
+    used("allow-privileged", Bool, "true", "Whether pods may be privileged"),
+    idle("apiserver-count", Int, "1", "each server keeps its own endpoint by a lease", "Number of servers"),
+    lacks(
+        "enable-aggregator-routing",
+        Bool,
+        "false",
+        "reach aggregated servers by endpoint instead of cluster address",
+    ),
+    idle(
+        "enable-logs-handler",
+        Bool,
+        "false",
+        "deprecated upstream, where it has no effect any more",
+        "Serve /logs",
+    ),
+    idle(
+        "endpoint-reconciler-type",
+        Text,
+        "lease",
+        "each server publishes its own endpoint",
+        "How endpoints are kept: lease, master-count or none",
+    ),
+    used("kubelet-certificate-authority", Text, "", "CA of the kubelets' serving certificates"),
+    used("kubelet-client-certificate", Text, "", "Certificate shown to kubelets"),
+    used("kubelet-client-key", Text, "", "Key of that certificate"),
+    lacks("kubelet-port", Int, "10250", "reach kubelets at another port than the one in the node's status"),
+    used(
+        "kubelet-preferred-address-types",
+        List,
+        "Hostname,InternalDNS,InternalIP,ExternalDNS,ExternalIP",
+        "Which address of a node is used, in order",
+    ),
+    idle(
+        "kubelet-read-only-port",
+        Int,
+        "10255",
+        "deprecated upstream, where it has no effect any more",
+        "Read-only port of kubelets",
+    ),
+    lacks("kubelet-timeout", Duration, "5s", "bound connecting to a kubelet"),
+    lacks("kubernetes-service-node-port", Int, "0", "make the kubernetes Service a NodePort"),
+    lacks(
+        "max-connection-bytes-per-sec",
+        Int,
+        "0",
+        "slow connections that take long down to so many bytes a second",
+    ),
+    lacks("peer-advertise-ip", Text, "", "let servers of different versions pass requests to each other"),
+    lacks("peer-advertise-port", Text, "", "let servers of different versions pass requests to each other"),
+    lacks("peer-ca-file", Text, "", "let servers of different versions pass requests to each other"),
+    used("proxy-client-cert-file", Text, "", "Certificate shown to aggregated servers and webhooks"),
+    used("proxy-client-key-file", Text, "", "Key of that certificate"),
+    used("service-account-signing-key-file", Text, "", "Key that service account tokens are signed with"),
+    lacks("service-account-signing-endpoint", Text, "", "have tokens signed by a service outside"),
+    used("service-cluster-ip-range", List, "10.96.0.0/16", "Addresses of Services"),
+    used("service-node-port-range", Text, "30000-32767", "Node ports of Services"),
+];
