@@ -18,6 +18,7 @@ pub mod http;
 pub mod managed;
 pub mod metrics;
 pub mod options;
+pub mod outbound;
 pub mod pki;
 pub mod registry;
 pub mod request_info;

@@ -39,37 +39,68 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
 }
 
 /// Where the state is kept.
-#[derive(Debug, Clone)]
-pub struct Storage {
+struct Storage {
     data_dir: PathBuf,
-    /// etcd servers; the data directory when there are none.
+    /// etcd's address and credentials instead of the data directory.
+    etcd: Option<Etcd>,
+}
+
+/// `--etcd-*`
+#[cfg_attr(not(feature = "etcd"), allow(dead_code))]
+struct Etcd {
     servers: Vec<String>,
+    prefix: String,
+    ca_pem: Option<String>,
+    identity: Option<(String, String)>,
 }
 
 impl Storage {
     fn of(flags: &Flags) -> anyhow::Result<Storage> {
         let servers = flags.list("etcd-servers");
         let prefix = flags.text("etcd-prefix");
-        let tls = ["etcd-cafile", "etcd-certfile", "etcd-keyfile"].map(|name| (name, flags.optional(name)));
-        if servers.is_empty() {
-            if let Some((name, _)) = tls.iter().find(|(_, value)| value.is_some()) {
-                bail!("--{name} needs --etcd-servers");
-            }
+        let ca_pem = flags.file("etcd-cafile")?;
+        let identity = match (flags.file("etcd-certfile")?, flags.file("etcd-keyfile")?) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            _ => bail!("--etcd-certfile and --etcd-keyfile go together"),
+        };
+        if servers.is_empty() && (ca_pem.is_some() || identity.is_some() || flags.has("etcd-prefix")) {
+            bail!("--etcd-prefix, --etcd-cafile, --etcd-certfile and --etcd-keyfile need --etcd-servers");
         }
-        if prefix.trim_matches('/') != "registry" {
-            bail!("--etcd-prefix {prefix}: keys begin with /registry; another prefix is not built");
-        }
-        let data_dir = PathBuf::from(flags.text("data-dir"));
-        Ok(Storage { data_dir, servers })
+        let etcd = (!servers.is_empty()).then_some(Etcd { servers, prefix, ca_pem, identity });
+        Ok(Storage { data_dir: PathBuf::from(flags.text("data-dir")), etcd })
     }
 
-    async fn open(&self) -> anyhow::Result<Arc<dyn Store>> {
-        if !self.servers.is_empty() {
-            bail!(
-                "--etcd-servers {}: keeping the state in etcd is not built; leave it out and the state is kept in --data-dir",
-                self.servers.join(",")
-            );
+    async fn open(self) -> anyhow::Result<Arc<dyn Store>> {
+        match self.etcd {
+            None => open_store(&self.data_dir.join("store")).await,
+            Some(etcd) => etcd.open().await,
         }
-        open_store(&self.data_dir.join("store")).await
+    }
+}
+
+impl Etcd {
+    #[cfg(feature = "etcd")]
+    async fn open(self) -> anyhow::Result<Arc<dyn Store>> {
+        use anyhow::Context as _;
+        let servers = self.servers.join(",");
+        let store = orlop_store::etcd::EtcdStore::connect(orlop_store::etcd::Options {
+            endpoints: self.servers,
+            prefix: self.prefix,
+            ca_pem: self.ca_pem,
+            identity: self.identity,
+            ..Default::default()
+        })
+        .await
+        .with_context(|| format!("--etcd-servers {servers}"))?;
+        Ok(Arc::new(store))
+    }
+
+    #[cfg(not(feature = "etcd"))]
+    async fn open(self) -> anyhow::Result<Arc<dyn Store>> {
+        bail!(
+            "--etcd-servers {}: this binary was built without the feature `etcd`; leave the flag out and the state is kept in --data-dir",
+            self.servers.join(",")
+        )
     }
 }
