@@ -1,18 +1,34 @@
-//! Who is asking: client certificates, bearer tokens (static file, service accounts), anonymous.
+//! Who is asking: authenticating proxies, client certificates, bearer tokens (static file, service accounts, bootstrap
+//! tokens, OpenID issuers, a webhook), anonymous.
 //!
 //! It decides identities only; what an identity may do is `authz`'s business.
 
+pub mod bootstrap_token;
+pub mod config;
+mod expressions;
+pub mod jwt;
+pub mod keys;
+pub mod peer;
+pub mod request_header;
 pub mod service_account;
+mod token_file;
+pub mod webhook;
 mod x509;
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use http::HeaderMap;
 use serde_json::{Value, json};
 
+use crate::options::RequestHeaderOptions;
+use config::{AnonymousConfig, AuthenticationConfiguration};
+use jwt::JwtIssuer;
 use orlop_api::status::ApiError;
+pub use peer::Peer;
 pub use service_account::{BoundObject, ServiceAccountTokens, TokenError};
+pub use token_file::TokenFile;
 pub use x509::user_of_certificate;
 
 /// Group of everybody who proved an identity.
@@ -112,66 +128,38 @@ impl UserInfo {
     }
 }
 
-/// Bearer tokens of a `--token-auth-file`: lines of `token,user,uid,"group,group"`.
+/// The part of the authenticators that a file may change while the server runs.
 #[derive(Default)]
-pub struct TokenFile(HashMap<String, UserInfo>);
-
-impl TokenFile {
-    /// Reads the file.
-    pub fn load(path: &Path) -> std::io::Result<TokenFile> {
-        Ok(TokenFile::parse(&std::fs::read_to_string(path)?))
-    }
-
-    /// Reads the text of such a file; lines without three columns are left out.
-    pub fn parse(text: &str) -> TokenFile {
-        TokenFile(
-            text.lines()
-                .filter_map(|line| {
-                    let columns = csv_columns(line);
-                    let [token, name, uid, rest @ ..] = columns.as_slice() else { return None };
-                    let groups = rest.first().map(String::as_str).unwrap_or("");
-                    let user = UserInfo {
-                        name: name.clone(),
-                        uid: uid.clone(),
-                        groups: groups
-                            .split(',')
-                            .map(str::trim)
-                            .filter(|g| !g.is_empty())
-                            .map(String::from)
-                            .collect(),
-                        extra: BTreeMap::new(),
-                    };
-                    (!token.is_empty()).then(|| (token.clone(), user))
-                })
-                .collect(),
-        )
-    }
+pub struct Configured {
+    /// Other issuers.
+    pub issuers: Vec<JwtIssuer>,
+    /// Requests without credentials; `None`: as the flag says.
+    pub anonymous: Option<AnonymousConfig>,
 }
 
-/// Splits one line of comma-separated values; double quotes protect commas.
-fn csv_columns(line: &str) -> Vec<String> {
-    let mut columns = vec![String::new()];
-    let mut quoted = false;
-    for c in line.trim().chars() {
-        match c {
-            '"' => quoted = !quoted,
-            ',' if !quoted => columns.push(String::new()),
-            c => {
-                if let Some(column) = columns.last_mut() {
-                    column.push(c);
-                }
-            }
-        }
+impl Configured {
+    /// From a file.
+    pub fn of(config: AuthenticationConfiguration) -> Result<Configured, String> {
+        let issuers =
+            config.jwt.into_iter().map(|jwt| JwtIssuer::new(jwt, &[])).collect::<Result<_, String>>()?;
+        Ok(Configured { issuers, anonymous: config.anonymous })
     }
-    columns.into_iter().map(|c| c.trim().to_string()).collect()
 }
 
 /// Finds the identity of a request.
 pub struct Authenticator {
+    /// Authenticating proxies.
+    pub request_header: Option<RequestHeaderOptions>,
     /// Static tokens.
     pub token_file: TokenFile,
     /// Service account tokens.
     pub service_accounts: ServiceAccountTokens,
+    /// Tokens of nodes that join.
+    pub bootstrap: Option<bootstrap_token::BootstrapTokens>,
+    /// Other issuers, and the file's word about anonymous requests.
+    pub configured: ArcSwap<Configured>,
+    /// A service that knows tokens.
+    pub webhook: Option<webhook::TokenWebhook>,
     /// `--anonymous-auth`.
     pub anonymous: bool,
     /// Audiences a token must be meant for.
@@ -179,32 +167,94 @@ pub struct Authenticator {
 }
 
 impl Authenticator {
-    /// The identity behind a verified client certificate and the request's headers.
-    pub fn authenticate(
+    /// The identity behind a connection and a request's headers.
+    pub async fn authenticate(
         &self,
         headers: &HeaderMap,
-        certificate: Option<&UserInfo>,
+        peer: &Peer,
+        path: &str,
     ) -> Result<UserInfo, ApiError> {
-        if let Some(user) = certificate {
+        if let (Some(options), Some(proxy)) = (&self.request_header, &peer.proxy)
+            && let Some(user) = request_header::user(options, proxy, headers)
+        {
+            return Ok(user.authenticated());
+        }
+        if let Some(user) = &peer.user {
             return Ok(user.clone().authenticated());
         }
         if let Some(token) = bearer_token(headers) {
-            return self.token(token, &self.api_audiences).map(|(user, _)| user).map_err(|error| {
-                tracing::debug!(%error, "bearer token refused");
-                ApiError::unauthorized("Unauthorized")
-            });
+            return match self.token(token, &self.api_audiences).await {
+                Ok((user, _)) => Ok(user),
+                Err(error) => {
+                    tracing::debug!(%error, "bearer token refused");
+                    Err(ApiError::unauthorized("Unauthorized"))
+                }
+            };
         }
-        if self.anonymous { Ok(UserInfo::anonymous()) } else { Err(ApiError::unauthorized("Unauthorized")) }
+        // A certificate that nobody known has signed is no missing credential.
+        if !peer.refused && self.may_be_anonymous(path) {
+            return Ok(UserInfo::anonymous());
+        }
+        Err(ApiError::unauthorized("Unauthorized"))
+    }
+
+    fn may_be_anonymous(&self, path: &str) -> bool {
+        match &self.configured.load().anonymous {
+            None => self.anonymous,
+            Some(config) => {
+                config.enabled
+                    && (config.conditions.is_empty() || config.conditions.iter().any(|c| c.path == path))
+            }
+        }
     }
 
     /// The identity behind a bearer token meant for one of `audiences`, and those of them it is meant for.
-    pub fn token(&self, token: &str, audiences: &[String]) -> Result<(UserInfo, Vec<String>), TokenError> {
-        if let Some(user) = self.token_file.0.get(token) {
+    pub async fn token(&self, token: &str, audiences: &[String]) -> Result<(UserInfo, Vec<String>), TokenError> {
+        if let Some(user) = self.token_file.find(token) {
             return Ok((user.clone().authenticated(), audiences.to_vec()));
         }
-        let (user, audiences) = self.service_accounts.authenticate(token, audiences)?;
-        Ok((user.authenticated(), audiences))
+        let mut refusal = TokenError::Invalid;
+        match self.service_accounts.authenticate(token, audiences) {
+            Ok((user, meant)) => return Ok((user.authenticated(), meant)),
+            Err(TokenError::Invalid) => {}
+            Err(error) => refusal = error,
+        }
+        if let Some(user) = self.bootstrap.as_ref().and_then(|tokens| tokens.authenticate(token)) {
+            return Ok((user.authenticated(), audiences.to_vec()));
+        }
+        let configured: Arc<Configured> = self.configured.load_full();
+        if !configured.issuers.is_empty()
+            && let Some((_, claims)) = service_account::peek(token)
+        {
+            for issuer in configured.issuers.iter().filter(|issuer| issuer.issued(&claims)) {
+                match issuer.authenticate(token).await {
+                    // Tokens of other issuers are meant for the API as it calls itself.
+                    Ok(user) => {
+                        let own = |a: &&String| self.api_audiences.contains(a);
+                        let meant: Vec<String> = audiences.iter().filter(own).cloned().collect();
+                        if meant.is_empty() && !audiences.is_empty() {
+                            return Err(TokenError::Invalid);
+                        }
+                        return Ok((user.authenticated(), meant));
+                    }
+                    Err(error) => refusal = error,
+                }
+            }
+        }
+        if let Some(webhook) = &self.webhook {
+            match webhook.authenticate(token, audiences).await {
+                Ok((user, meant)) => return Ok((user.authenticated(), meant)),
+                Err(TokenError::Invalid) => {}
+                Err(error) => refusal = error,
+            }
+        }
+        Err(refusal)
     }
+}
+
+/// The bearer token of a request's headers.
+pub fn credentials(headers: &HeaderMap) -> Option<&str> {
+    bearer_token(headers)
 }
 
 fn bearer_token(headers: &HeaderMap) -> Option<&str> {
@@ -218,14 +268,6 @@ fn bearer_token(headers: &HeaderMap) -> Option<&str> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn token_file_lines() {
-        let file = TokenFile::parse("t1,alice,u1,\"a,b\"\nt2,bob,u2\nbroken\n");
-        assert_eq!(file.0["t1"].groups, ["a", "b"]);
-        assert!(file.0["t2"].groups.is_empty());
-        assert_eq!(file.0.len(), 2);
-    }
 
     #[test]
     fn bearer() {

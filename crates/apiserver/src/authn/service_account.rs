@@ -1,31 +1,38 @@
 //! Service account tokens: JWTs bound to an account and optionally to a pod, secret or node (KEP-1205), which are
-//! worth something only as long as what they are bound to exists.
+//! worth something only as long as what they are bound to exists; and the older ones that live in Secrets.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use base64::Engine as _;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use jsonwebtoken::{Algorithm, Header, Validation};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::UserInfo;
+use super::keys::{SigningKey, VerifyingKey};
 use crate::cache::Cache;
 use crate::pki::{Leaf, PkiError};
 
 /// Why a token is refused. The client is told only `Unauthorized`; `TokenReview` shows the text.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum TokenError {
-    /// Not a token of this issuer, or its signature or times are wrong.
+    /// Not a token of this authenticator.
     #[error("invalid bearer token")]
     Invalid,
     /// It is meant for others.
     #[error("token audiences {0} is invalid for the target audiences {1}")]
     Audience(String, String),
-    /// What it is bound to is gone.
+    /// Its times, its claims, or what it is bound to.
     #[error("{0}")]
-    Gone(String),
+    Refused(String),
+}
+
+impl TokenError {
+    fn refused(text: impl Into<String>) -> TokenError {
+        TokenError::Refused(text.into())
+    }
 }
 
 /// A named object with the uid it had when the token was issued.
@@ -57,6 +64,7 @@ struct Claims {
     exp: i64,
     iat: i64,
     iss: String,
+    #[serde(default)]
     jti: String,
     #[serde(rename = "kubernetes.io")]
     kubernetes: Private,
@@ -97,18 +105,59 @@ pub struct Bindings {
     pub nodes: Option<Arc<Cache>>,
 }
 
+/// How tokens are issued and checked.
+pub struct Settings<'a> {
+    /// Who issues.
+    pub issuer: &'a str,
+    /// Others whose tokens are accepted.
+    pub further_issuers: &'a [String],
+    /// Private key in `key_pem`; `cert_pem` may hold further public keys.
+    pub signing: &'a Leaf,
+    /// PEM texts of further keys.
+    pub keys: &'a [String],
+    /// Audiences of tokens that name none.
+    pub api_audiences: &'a [String],
+    /// Whether what a token is bound to must exist.
+    pub lookup: bool,
+}
+
 /// Issues and checks service account tokens.
 pub struct ServiceAccountTokens {
-    issuer: String,
-    algorithm: Algorithm,
-    key_id: String,
-    signing: EncodingKey,
-    verifying: DecodingKey,
-    public_jwk: Value,
+    issuers: Vec<String>,
+    signing: SigningKey,
+    keys: Vec<VerifyingKey>,
+    api_audiences: Vec<String>,
+    lookup: bool,
     bindings: Bindings,
     /// Signatures already checked, by token: checking one costs more than the rest of a small request.
-    verified: Mutex<HashMap<String, Arc<Claims>>>,
+    verified: Mutex<HashMap<String, Arc<Checked>>>,
 }
+
+/// A token whose signature is good.
+enum Checked {
+    Bound(Claims),
+    Legacy(LegacyClaims),
+}
+
+/// Claims of a token that lives in a Secret.
+#[derive(Clone, Debug, Deserialize)]
+struct LegacyClaims {
+    #[serde(rename = "kubernetes.io/serviceaccount/namespace", default)]
+    namespace: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/secret.name", default)]
+    secret: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.name", default)]
+    account: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.uid", default)]
+    uid: String,
+    #[serde(default)]
+    sub: String,
+}
+
+/// Issuer of the tokens in Secrets.
+const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
+/// Seconds a token outlives what it is bound to, and clocks may differ.
+const LEEWAY: i64 = 60;
 
 /// Signatures remembered before the memory is emptied.
 const VERIFIED: usize = 8192;
@@ -117,46 +166,38 @@ fn now() -> i64 {
     jiff::Timestamp::now().as_second()
 }
 
-/// URL-safe base64 without padding.
-fn b64url(bytes: &[u8]) -> String {
-    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)
+/// A part of a token, before anything about it is known to be true.
+fn unverified(part: &str) -> Option<Value> {
+    let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(part).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+/// Header and claims of a token, unverified.
+pub(super) fn peek(token: &str) -> Option<(Value, Value)> {
+    let mut parts = token.split('.');
+    let (header, claims) = (unverified(parts.next()?)?, unverified(parts.next()?)?);
+    (parts.next().is_some() && parts.next().is_none()).then_some((header, claims))
 }
 
 impl ServiceAccountTokens {
-    /// `key` holds the public key's PEM as `cert_pem` and the private key's (RSA, or EC P-256 in PKCS#8) as `key_pem`.
-    pub fn new(issuer: &str, key: &Leaf, bindings: Bindings) -> Result<ServiceAccountTokens, PkiError> {
-        let bad = |error: jsonwebtoken::errors::Error| PkiError::Pem(format!("service account key: {error}"));
-        let private = key.key_pem.as_bytes();
-        let (algorithm, signing) = match EncodingKey::from_ec_pem(private) {
-            Ok(signing) => (Algorithm::ES256, signing),
-            Err(_) => (Algorithm::RS256, EncodingKey::from_rsa_pem(private).map_err(bad)?),
-        };
-        let public = key.cert_pem.as_bytes();
-        let verifying = match algorithm {
-            Algorithm::ES256 => DecodingKey::from_ec_pem(public),
-            _ => DecodingKey::from_rsa_pem(public),
+    /// Reads the keys.
+    pub fn new(settings: &Settings<'_>, bindings: Bindings) -> Result<ServiceAccountTokens, PkiError> {
+        let signing = SigningKey::of_pem(&settings.signing.key_pem)?;
+        let mut keys = VerifyingKey::of_pem(&settings.signing.key_pem)?;
+        let extra = Some(&settings.signing.cert_pem).filter(|pem| !pem.is_empty());
+        for pem in extra.into_iter().chain(settings.keys) {
+            keys.extend(VerifyingKey::of_pem(pem)?);
         }
-        .map_err(bad)?;
-        let der = {
-            use rustls_pki_types::pem::PemObject as _;
-            rustls_pki_types::SubjectPublicKeyInfoDer::from_pem_slice(public)
-                .map_err(|error| PkiError::Pem(format!("service account public key: {error}")))?
-        };
-        use sha2::Digest as _;
-        let key_id = b64url(&sha2::Sha256::digest(der.as_ref()));
-        let mut jwk = jsonwebtoken::jwk::Jwk::from_encoding_key(&signing, algorithm)
-            .ok()
-            .and_then(|jwk| serde_json::to_value(jwk).ok())
-            .unwrap_or_else(|| json!({}));
-        jwk["use"] = json!("sig");
-        jwk["kid"] = json!(key_id);
+        let mut seen = std::collections::HashSet::new();
+        keys.retain(|key| seen.insert(key.id.clone()));
+        let mut issuers = vec![settings.issuer.to_string()];
+        issuers.extend(settings.further_issuers.iter().cloned());
         Ok(ServiceAccountTokens {
-            issuer: issuer.to_string(),
-            algorithm,
-            key_id,
+            issuers,
             signing,
-            verifying,
-            public_jwk: jwk,
+            keys,
+            api_audiences: settings.api_audiences.to_vec(),
+            lookup: settings.lookup,
             bindings,
             verified: Mutex::default(),
         })
@@ -164,28 +205,31 @@ impl ServiceAccountTokens {
 
     /// The JSON Web Key Set by which others can check tokens (`/openid/v1/jwks`).
     pub fn jwks(&self) -> Value {
-        json!({ "keys": [self.public_jwk] })
+        json!({ "keys": self.keys.iter().map(|key| &key.jwk).collect::<Vec<_>>() })
     }
 
     /// `/.well-known/openid-configuration`.
     pub fn discovery(&self, jwks_uri: &str) -> Value {
+        let mut algorithms: Vec<String> = self.keys.iter().map(|key| format!("{:?}", key.algorithm)).collect();
+        algorithms.sort();
+        algorithms.dedup();
         json!({
-            "issuer": self.issuer,
+            "issuer": self.issuers[0],
             "jwks_uri": jwks_uri,
             "response_types_supported": ["id_token"],
             "subject_types_supported": ["public"],
-            "id_token_signing_alg_values_supported": [format!("{:?}", self.algorithm)],
+            "id_token_signing_alg_values_supported": algorithms,
         })
     }
 
-    /// Signs a token; also the second at which it expires.
-    pub fn issue(&self, spec: &TokenSpec) -> Result<(String, i64), TokenError> {
+    /// Signs a token; also the second at which it expires, and its id.
+    pub fn issue(&self, spec: &TokenSpec) -> Result<(String, i64, String), TokenError> {
         let iat = now();
         let claims = Claims {
             aud: spec.audiences.clone(),
             exp: iat + spec.seconds,
             iat,
-            iss: self.issuer.clone(),
+            iss: self.issuers[0].clone(),
             jti: uuid::Uuid::new_v4().to_string(),
             sub: format!("system:serviceaccount:{}:{}", spec.namespace, spec.account.name),
             nbf: iat,
@@ -198,32 +242,50 @@ impl ServiceAccountTokens {
                 warnafter: spec.warn_after.map(|after| iat + after),
             },
         };
-        let mut header = Header::new(self.algorithm);
-        header.kid = Some(self.key_id.clone());
+        let mut header = Header::new(self.signing.public.algorithm);
+        header.kid = Some(self.signing.public.id.clone());
         header.typ = None;
-        let token = jsonwebtoken::encode(&header, &claims, &self.signing).map_err(|_| TokenError::Invalid)?;
-        Ok((token, claims.exp))
+        let token =
+            jsonwebtoken::encode(&header, &claims, &self.signing.key).map_err(|_| TokenError::Invalid)?;
+        Ok((token, claims.exp, claims.jti))
     }
 
-    fn verify(&self, token: &str) -> Result<Arc<Claims>, TokenError> {
-        if let Some(claims) = self.verified.lock().get(token) {
-            return Ok(claims.clone());
+    /// Whether a token claims to be of a service account; nothing is checked.
+    pub fn is_ours(&self, token: &str) -> bool {
+        peek(token).is_some_and(|(_, claims)| {
+            claims["iss"].as_str().is_some_and(|iss| iss == LEGACY_ISSUER || self.issuers.iter().any(|i| i == iss))
+        })
+    }
+
+    fn verify(&self, token: &str) -> Result<Arc<Checked>, TokenError> {
+        if let Some(checked) = self.verified.lock().get(token) {
+            return Ok(checked.clone());
         }
-        let mut validation = Validation::new(self.algorithm);
-        // Times and audiences are checked on each use, by the caller.
-        validation.validate_exp = false;
-        validation.validate_aud = false;
-        validation.required_spec_claims.clear();
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.verifying, &validation)
-            .map_err(|_| TokenError::Invalid)?
-            .claims;
-        let claims = Arc::new(claims);
-        let mut verified = self.verified.lock();
-        if verified.len() >= VERIFIED {
-            verified.clear();
+        let (header, claims) = peek(token).ok_or(TokenError::Invalid)?;
+        let issuer = claims["iss"].as_str().unwrap_or("");
+        let legacy = issuer == LEGACY_ISSUER;
+        if !legacy && !self.issuers.iter().any(|known| known == issuer) {
+            return Err(TokenError::Invalid);
         }
-        verified.insert(token.to_string(), claims.clone());
-        Ok(claims)
+        let kid = header["kid"].as_str().unwrap_or("");
+        // A key id that is known names the key; without one every key is tried.
+        let named = self.keys.iter().any(|key| key.id == kid);
+        let mut error = TokenError::Invalid;
+        for key in self.keys.iter().filter(|key| !named || key.id == kid) {
+            match decode(token, key, legacy) {
+                Ok(checked) => {
+                    let checked = Arc::new(checked);
+                    let mut verified = self.verified.lock();
+                    if verified.len() >= VERIFIED {
+                        verified.clear();
+                    }
+                    verified.insert(token.to_string(), checked.clone());
+                    return Ok(checked);
+                }
+                Err(other) => error = other,
+            }
+        }
+        Err(error)
     }
 
     /// Checks a token; the user, and those of `audiences` the token is meant for.
@@ -232,47 +294,66 @@ impl ServiceAccountTokens {
         token: &str,
         audiences: &[String],
     ) -> Result<(UserInfo, Vec<String>), TokenError> {
-        let claims = self.verify(token)?;
-        let now = now();
-        // Upstream allows a minute of clock difference.
-        if claims.iss != self.issuer || claims.exp + 60 < now || claims.nbf - 60 > now {
-            return Err(TokenError::Invalid);
+        let checked = self.verify(token)?;
+        let meant = |own: &[String]| -> Result<Vec<String>, TokenError> {
+            let meant: Vec<String> = audiences.iter().filter(|a| own.contains(a)).cloned().collect();
+            if meant.is_empty() {
+                return Err(TokenError::Audience(go_list(own), go_list(audiences)));
+            }
+            Ok(meant)
+        };
+        match checked.as_ref() {
+            Checked::Bound(claims) => {
+                let meant = meant(&claims.aud)?;
+                Ok((self.bound_user(claims)?, meant))
+            }
+            Checked::Legacy(claims) => {
+                let meant = meant(&self.api_audiences)?;
+                Ok((self.legacy_user(token, claims)?, meant))
+            }
         }
-        let meant: Vec<String> = audiences.iter().filter(|a| claims.aud.contains(a)).cloned().collect();
-        if meant.is_empty() {
-            return Err(TokenError::Audience(format!("{:?}", claims.aud), format!("{audiences:?}")));
+    }
+
+    fn bound_user(&self, claims: &Claims) -> Result<UserInfo, TokenError> {
+        let now = now();
+        if claims.exp + LEEWAY < now {
+            return Err(TokenError::refused("service account token has expired"));
+        }
+        if claims.nbf - LEEWAY > now {
+            return Err(TokenError::refused("service account token is not valid yet"));
         }
         let bound = &claims.kubernetes;
         let namespace = bound.namespace.as_str();
-        let gone = |what: &str, object: &BoundObject| {
-            TokenError::Gone(format!("{what} {}/{} has been deleted", namespace, object.name))
-        };
-        let account_ok = alive(&self.bindings.accounts, Some(namespace), &bound.serviceaccount, now);
-        if !account_ok {
-            return Err(gone("service account", &bound.serviceaccount));
-        }
-        for (what, cache, scope, object) in [
-            ("pod", &self.bindings.pods, Some(namespace), &bound.pod),
-            ("secret", &self.bindings.secrets, Some(namespace), &bound.secret),
-        ] {
-            if let Some(object) = object
-                && !alive(cache, scope, object, now)
-            {
-                return Err(gone(what, object));
+        if self.lookup {
+            self.account(namespace, &bound.serviceaccount.name, &bound.serviceaccount.uid)?;
+            // A node is checked only when the token is bound to it alone; a pod's token ends with the pod.
+            let node = bound.node.as_ref().filter(|_| bound.pod.is_none());
+            for (what, cache, scope, object) in [
+                ("secret", &self.bindings.secrets, Some(namespace), bound.secret.as_ref()),
+                ("pod", &self.bindings.pods, Some(namespace), bound.pod.as_ref()),
+                ("node", &self.bindings.nodes, None, node),
+            ] {
+                let Some(object) = object else { continue };
+                let Some(found) = live(cache, scope, &object.name, now) else {
+                    return Err(TokenError::refused("service account token has been invalidated"));
+                };
+                let uid = uid(&found);
+                if uid != object.uid {
+                    return Err(TokenError::refused(format!(
+                        "{what} UID ({uid}) does not match service account {what} ref claim ({})",
+                        object.uid
+                    )));
+                }
             }
-        }
-        // A node is checked only when the token is bound to it alone; a pod's token ends with the pod.
-        if let (Some(node), None) = (&bound.node, &bound.pod)
-            && !alive(&self.bindings.nodes, None, node, now)
-        {
-            return Err(gone("node", node));
         }
         let mut user = UserInfo::service_account(namespace, &bound.serviceaccount.name);
         user.uid = bound.serviceaccount.uid.clone();
         let mut put = |key: &str, value: String| {
             user.extra.insert(format!("authentication.kubernetes.io/{key}"), vec![value]);
         };
-        put("credential-id", format!("JTI={}", claims.jti));
+        if !claims.jti.is_empty() {
+            put("credential-id", format!("JTI={}", claims.jti));
+        }
         if let Some(pod) = &bound.pod {
             put("pod-name", pod.name.clone());
             put("pod-uid", pod.uid.clone());
@@ -281,26 +362,108 @@ impl ServiceAccountTokens {
             put("node-name", node.name.clone());
             put("node-uid", node.uid.clone());
         }
-        Ok((user, meant))
+        Ok(user)
+    }
+
+    /// The account a token speaks for, if it is the one that got it.
+    fn account(&self, namespace: &str, name: &str, claimed: &str) -> Result<(), TokenError> {
+        let Some(account) = live(&self.bindings.accounts, Some(namespace), name, now()) else {
+            return Err(TokenError::refused(format!("serviceaccounts \"{name}\" not found")));
+        };
+        let uid = uid(&account);
+        if uid != claimed {
+            return Err(TokenError::refused(format!(
+                "service account UID ({uid}) does not match claim ({claimed})"
+            )));
+        }
+        Ok(())
+    }
+
+    /// A token in a Secret is good as long as the Secret holds it.
+    fn legacy_user(&self, token: &str, claims: &LegacyClaims) -> Result<UserInfo, TokenError> {
+        for (value, what) in [
+            (&claims.sub, "sub claim is missing"),
+            (&claims.namespace, "namespace is missing"),
+            (&claims.secret, "secretName is missing"),
+            (&claims.account, "serviceAccountName is missing"),
+            (&claims.uid, "serviceAccountUID is missing"),
+        ] {
+            if value.is_empty() {
+                return Err(TokenError::refused(what));
+            }
+        }
+        if claims.sub != format!("system:serviceaccount:{}:{}", claims.namespace, claims.account) {
+            return Err(TokenError::refused("token subject does not match expected username"));
+        }
+        if self.lookup {
+            let secret = live(&self.bindings.secrets, Some(&claims.namespace), &claims.secret, now());
+            let held = secret.as_ref().and_then(|secret| secret.pointer("/data/token")).and_then(Value::as_str);
+            let held = held.and_then(|text| base64::engine::general_purpose::STANDARD.decode(text).ok());
+            match (secret.is_some(), held) {
+                (false, _) => return Err(TokenError::refused("service account token has been invalidated")),
+                (true, held) if held.as_deref() != Some(token.as_bytes()) => {
+                    return Err(TokenError::refused("token does not match server's copy"));
+                }
+                _ => {}
+            }
+            self.account(&claims.namespace, &claims.account, &claims.uid)?;
+        }
+        let mut user = UserInfo::service_account(&claims.namespace, &claims.account);
+        user.uid = claims.uid.clone();
+        Ok(user)
+    }
+
+    /// Whether a bound token is used after the time its account was told to ask for a new one.
+    pub fn is_stale(&self, token: &str) -> bool {
+        match self.verified.lock().get(token).map(Arc::as_ref) {
+            Some(Checked::Bound(claims)) => claims.kubernetes.warnafter.is_some_and(|after| after < now()),
+            _ => false,
+        }
     }
 }
 
-/// Whether the object still exists with this uid and is not long past its deletion time.
-fn alive(cache: &Option<Arc<Cache>>, namespace: Option<&str>, object: &BoundObject, now: i64) -> bool {
-    let Some(cache) = cache else { return false };
-    let key = match namespace {
-        Some(namespace) => format!("{namespace}/{}", object.name),
-        None => object.name.clone(),
-    };
-    let Some(entry) = cache.get(&key) else { return false };
-    let value = entry.value();
-    if value.pointer("/metadata/uid").and_then(Value::as_str) != Some(object.uid.as_str()) {
-        return false;
+fn decode(token: &str, key: &VerifyingKey, legacy: bool) -> Result<Checked, TokenError> {
+    let mut validation = Validation::new(key.algorithm);
+    if key.algorithm == Algorithm::RS256 {
+        validation.algorithms = vec![Algorithm::RS256, Algorithm::RS384, Algorithm::RS512];
     }
+    // Times and audiences are checked on each use.
+    validation.validate_exp = false;
+    validation.validate_nbf = false;
+    validation.validate_aud = false;
+    validation.required_spec_claims.clear();
+    let refused = |_| TokenError::Invalid;
+    if legacy {
+        let data = jsonwebtoken::decode::<LegacyClaims>(token, &key.key, &validation).map_err(refused)?;
+        Ok(Checked::Legacy(data.claims))
+    } else {
+        let data = jsonwebtoken::decode::<Claims>(token, &key.key, &validation).map_err(refused)?;
+        Ok(Checked::Bound(data.claims))
+    }
+}
+
+/// A list as Go prints it with `%q`.
+fn go_list(list: &[String]) -> String {
+    let quoted: Vec<String> = list.iter().map(|item| orlop_api::field::go_quote(item)).collect();
+    format!("[{}]", quoted.join(" "))
+}
+
+fn uid(object: &Value) -> String {
+    object.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or("").to_string()
+}
+
+/// The object, unless it is gone or long past its deletion time.
+fn live(cache: &Option<Arc<Cache>>, namespace: Option<&str>, name: &str, now: i64) -> Option<Value> {
+    let key = match namespace {
+        Some(namespace) => format!("{namespace}/{name}"),
+        None => name.to_string(),
+    };
+    let value = cache.as_ref()?.get(&key)?.value();
     // Upstream lets a token live a minute into its object's deletion.
-    value
+    let alive = value
         .pointer("/metadata/deletionTimestamp")
         .and_then(Value::as_str)
         .and_then(|t| t.parse::<jiff::Timestamp>().ok())
-        .is_none_or(|deleted| now < deleted.as_second() + 60)
+        .is_none_or(|deleted| now < deleted.as_second() + LEEWAY);
+    alive.then_some(value)
 }

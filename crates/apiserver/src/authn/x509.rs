@@ -5,6 +5,8 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::UserInfo;
 
+const UID_ATTRIBUTE: &str = "1.3.6.1.4.1.57683.2";
+
 /// Reads the identity of a DER certificate; `None` when it has no common name or cannot be parsed.
 pub fn user_of_certificate(der: &[u8]) -> Option<UserInfo> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
@@ -14,6 +16,13 @@ pub fn user_of_certificate(der: &[u8]) -> Option<UserInfo> {
         return None;
     }
     let groups = subject.iter_organization().filter_map(|o| o.as_str().ok().map(String::from)).collect();
+    // Upstream's own attribute for the uid (KEP-5163).
+    let uid = subject
+        .iter_attributes()
+        .find(|attribute| attribute.attr_type().to_id_string() == UID_ATTRIBUTE)
+        .and_then(|attribute| attribute.as_str().ok())
+        .unwrap_or("")
+        .to_string();
     let digest = sha2::Sha256::digest(der).iter().fold(String::new(), |mut hex, byte| {
         use std::fmt::Write as _;
         let _ = write!(hex, "{byte:02x}");
@@ -22,7 +31,7 @@ pub fn user_of_certificate(der: &[u8]) -> Option<UserInfo> {
     let extra =
         [("authentication.kubernetes.io/credential-id".to_string(), vec![format!("X509SHA256={digest}")])]
             .into();
-    Some(UserInfo { name, uid: String::new(), groups, extra })
+    Some(UserInfo { name, uid, groups, extra })
 }
 
 #[cfg(test)]
