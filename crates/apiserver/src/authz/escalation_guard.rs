@@ -67,16 +67,9 @@ pub fn check(registry: &Registry, call: &Call<'_>, new: &Value, old: Option<&Val
 
 fn may(registry: &Registry, call: &Call<'_>, verb: &str, resource: &str, name: &str) -> bool {
     let attributes = Attributes {
-        user: call.user,
-        verb,
-        is_resource: true,
-        group: GROUP,
-        resource,
-        subresource: "",
         namespace: call.namespace,
         name,
-        path: "",
-        selected_node: None,
+        ..Attributes::resource(call.user, verb, GROUP, resource)
     };
     matches!(registry.authorizer.decide(&attributes), Decision::Allow(_))
 }

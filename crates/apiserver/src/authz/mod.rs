@@ -1,12 +1,17 @@
 //! Whether an identity may do a thing: `system:masters`, then the configured authorizers in order.
 
+pub mod abac;
+pub mod config;
 pub mod escalation;
 pub mod escalation_guard;
+pub mod impersonation;
 pub mod node;
 pub mod rbac;
+pub mod webhook;
+
+use arc_swap::ArcSwap;
 
 use crate::authn::{MASTERS, UserInfo};
-use crate::options::AuthorizationMode;
 use orlop_api::status::ApiError;
 
 /// What somebody wants to do, as upstream's `authorizer.Attributes`.
@@ -30,8 +35,37 @@ pub struct Attributes<'a> {
     pub name: &'a str,
     /// Path of a non-resource request.
     pub path: &'a str,
-    /// The node that a `spec.nodeName=` selector of a list names.
-    pub selected_node: Option<&'a str>,
+    /// API version; may be empty.
+    pub version: &'a str,
+    /// The field selector of a list, watch or deletecollection, as it was written.
+    pub field_selector: &'a str,
+    /// The label selector of such a request.
+    pub label_selector: &'a str,
+}
+
+impl<'a> Attributes<'a> {
+    /// A verb on a resource; the rest is filled in by struct update.
+    pub fn resource(user: &'a UserInfo, verb: &'a str, group: &'a str, resource: &'a str) -> Attributes<'a> {
+        Attributes {
+            user,
+            verb,
+            is_resource: true,
+            group,
+            resource,
+            subresource: "",
+            namespace: "",
+            name: "",
+            path: "",
+            version: "",
+            field_selector: "",
+            label_selector: "",
+        }
+    }
+
+    /// A verb on a path that is no resource.
+    pub fn path(user: &'a UserInfo, verb: &'a str, path: &'a str) -> Attributes<'a> {
+        Attributes { is_resource: false, path, ..Attributes::resource(user, verb, "", "") }
+    }
 }
 
 /// An authorizer's answer.
@@ -41,12 +75,30 @@ pub enum Decision {
     Allow(String),
     /// Not by this authorizer, and why (may be empty).
     NoOpinion(String),
+    /// No, whatever others say, and why (may be empty).
+    Deny(String),
+}
+
+/// One authorizer of the chain.
+pub enum Step {
+    /// Everything is allowed.
+    AlwaysAllow,
+    /// Nothing is allowed.
+    AlwaysDeny,
+    /// Kubelets.
+    Node,
+    /// Roles and bindings.
+    Rbac,
+    /// Policies of a file.
+    Abac(abac::Abac),
+    /// A service outside.
+    Webhook(Box<webhook::WebhookAuthorizer>),
 }
 
 /// The authorizers of a server.
 pub struct Authorizer {
-    /// In the order they are asked.
-    pub modes: Vec<AuthorizationMode>,
+    /// In the order they are asked; a configuration file may change them while the server runs.
+    pub chain: ArcSwap<Vec<Step>>,
     /// Roles and bindings.
     pub rbac: rbac::Rbac,
     /// Kubelets.
@@ -54,34 +106,59 @@ pub struct Authorizer {
 }
 
 impl Authorizer {
-    /// Asks everyone; the first yes counts.
-    pub fn decide(&self, attributes: &Attributes<'_>) -> Decision {
+    /// Asks everyone; the first yes or no counts.
+    pub async fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
         if attributes.user.in_group(MASTERS) {
             return Decision::Allow(String::new());
         }
+        let chain = self.chain.load_full();
         let mut reasons = Vec::new();
-        for mode in &self.modes {
-            let decision = match mode {
-                AuthorizationMode::AlwaysAllow => Decision::Allow(String::new()),
-                AuthorizationMode::AlwaysDeny => Decision::NoOpinion("Everything is forbidden.".into()),
-                AuthorizationMode::Abac | AuthorizationMode::Webhook => Decision::NoOpinion(String::new()),
-                AuthorizationMode::Node => self.node.decide(attributes),
-                AuthorizationMode::Rbac => self.rbac.decide(attributes),
+        for step in chain.iter() {
+            let decision = match step {
+                Step::Webhook(webhook) => webhook.decide(attributes).await,
+                step => self.here(step, attributes),
             };
             match decision {
-                Decision::Allow(_) => return decision,
                 Decision::NoOpinion(reason) if reason.is_empty() => {}
                 Decision::NoOpinion(reason) => reasons.push(reason),
+                decided => return decided,
             }
         }
         Decision::NoOpinion(reasons.join("\n"))
     }
 
+    /// What an authorizer that needs nobody else says.
+    fn here(&self, step: &Step, attributes: &Attributes<'_>) -> Decision {
+        match step {
+            Step::AlwaysAllow => Decision::Allow(String::new()),
+            Step::AlwaysDeny => Decision::NoOpinion("Everything is forbidden.".to_string()),
+            Step::Node => self.node.decide(attributes),
+            Step::Rbac => self.rbac.decide(attributes),
+            Step::Abac(abac) => abac.decide(attributes),
+            Step::Webhook(_) => Decision::NoOpinion(String::new()),
+        }
+    }
+
+    /// The same for callers that cannot wait, such as CEL expressions. Where a webhook is configured the thread waits
+    /// for it.
+    pub fn decide(&self, attributes: &Attributes<'_>) -> Decision {
+        use futures::FutureExt as _;
+        if let Some(decision) = Box::pin(self.authorize(attributes)).now_or_never() {
+            return decision;
+        }
+        match tokio::runtime::Handle::try_current() {
+            Ok(handle) if handle.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread => {
+                tokio::task::block_in_place(|| handle.block_on(self.authorize(attributes)))
+            }
+            _ => Decision::NoOpinion("the authorization webhook cannot be asked here".to_string()),
+        }
+    }
+
     /// Refuses what is not allowed, with upstream's message.
-    pub fn check(&self, attributes: &Attributes<'_>) -> Result<(), ApiError> {
-        match self.decide(attributes) {
+    pub async fn check(&self, attributes: &Attributes<'_>) -> Result<(), ApiError> {
+        match self.authorize(attributes).await {
             Decision::Allow(_) => Ok(()),
-            Decision::NoOpinion(reason) => Err(forbidden(attributes, &reason)),
+            Decision::NoOpinion(reason) | Decision::Deny(reason) => Err(forbidden(attributes, &reason)),
         }
     }
 }

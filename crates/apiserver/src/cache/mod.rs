@@ -166,6 +166,17 @@ impl Cache {
         self.state.read().last
     }
 
+    /// The changes after `revision`, oldest first, and the revision of the last one; `None` when they are not all
+    /// remembered.
+    pub fn changes_since(&self, revision: u64) -> Option<(Vec<Arc<Change>>, u64)> {
+        let state = self.state.read();
+        if revision < state.floor {
+            return None;
+        }
+        let start = state.ring.partition_point(|change| change.revision <= revision);
+        Some((state.ring.range(start..).cloned().collect(), state.last))
+    }
+
     /// The state as it was at `revision`, by undoing the ring's later events.
     pub fn snapshot_at(&self, revision: u64) -> Result<Snapshot, TooOld> {
         let state = self.state.read();
