@@ -14,6 +14,7 @@ pub mod bootstrap;
 pub mod cache;
 pub mod endpoints;
 pub mod flowcontrol;
+mod expressions;
 pub mod http;
 pub mod managed;
 pub mod metrics;
@@ -25,12 +26,14 @@ pub mod request_info;
 pub mod resources;
 pub mod services;
 
+mod configuration;
 mod housekeeping;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use arc_swap::ArcSwap;
 use orlop_store::Store;
 use tokio_util::sync::CancellationToken;
 
@@ -38,8 +41,8 @@ pub use authn::UserInfo;
 pub use http::in_memory::InMemory;
 pub use options::{AuthorizationMode, Options};
 
-use authn::service_account::{Bindings, ServiceAccountTokens};
-use authn::{Authenticator, TokenFile};
+use authn::service_account::Bindings;
+use authn::{Authenticator, ServiceAccountTokens, TokenFile};
 use authz::Authorizer;
 use cache::Caches;
 use flowcontrol::FlowControl;
@@ -71,6 +74,9 @@ pub enum Error {
     /// The admission plugins' options contradict each other or name what is not there.
     #[error(transparent)]
     Admission(#[from] admission::PluginError),
+    /// A configuration file, or options that contradict each other.
+    #[error("{0}")]
+    Configuration(String),
     /// The address could not be bound.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -102,6 +108,7 @@ pub struct ApiServer {
     pub(crate) openapi: http::openapi::Documents,
     pub(crate) discovery: http::discovery::Documents,
     pub(crate) client_ca_pem: String,
+    pub(crate) authorities: authn::peer::Authorities,
     ca: CertificateAuthority,
     stop: CancellationToken,
     watches_end: CancellationToken,
@@ -145,24 +152,54 @@ impl ApiServer {
             read("/registry/rolebindings/"),
             read("/registry/clusterrolebindings/"),
         );
-        let node = authz::node::NodeAuthorizer::new(read("/registry/pods/"), bootstrap::node_rules());
+        let sources = authz::node::Sources {
+            pods: read("/registry/pods/"),
+            claims: read("/registry/persistentvolumeclaims/"),
+            volumes: read("/registry/persistentvolumes/"),
+            attachments: read("/registry/volumeattachments/"),
+            slices: read("/registry/resourceslices/"),
+        };
+        let node = authz::node::NodeAuthorizer::new(sources, bootstrap::node_rules());
         let caches = Arc::new(caches);
         let stop = CancellationToken::new();
         caches.start(store.clone(), stop.clone()).await?;
 
-        let authorizer = Arc::new(Authorizer { modes: options.authorization_modes.clone(), rbac, node });
+        let chain = authz::config::chain(&options).map_err(Error::Configuration)?;
+        let authorizer = Arc::new(Authorizer { chain: ArcSwap::from_pointee(chain), rbac, node });
         let bindings = Bindings {
             accounts: resources.cache("", "ServiceAccount"),
             pods: resources.cache("", "Pod"),
             secrets: resources.cache("", "Secret"),
             nodes: resources.cache("", "Node"),
         };
+        let bootstrap = options.bootstrap_token_auth.then(|| resources.cache("", "Secret")).flatten();
+        let settings = authn::service_account::Settings {
+            issuer: &options.service_account_issuer,
+            further_issuers: &options.further_service_account_issuers,
+            signing: &signing,
+            keys: &options.service_account_keys,
+            api_audiences: &options.api_audiences,
+            lookup: options.service_account_lookup,
+        };
         let authenticator = Authenticator {
+            request_header: options.request_header.clone(),
             token_file,
-            service_accounts: ServiceAccountTokens::new(&options.service_account_issuer, &signing, bindings)?,
+            service_accounts: ServiceAccountTokens::new(&settings, bindings)?,
+            bootstrap: bootstrap.map(authn::bootstrap_token::BootstrapTokens::new),
+            configured: ArcSwap::from_pointee(
+                configuration::authentication(&options).map_err(Error::Configuration)?,
+            ),
+            webhook: options
+                .token_webhook
+                .as_ref()
+                .map(authn::webhook::TokenWebhook::new)
+                .transpose()
+                .map_err(|error| Error::Configuration(error.to_string()))?,
             anonymous: options.anonymous_auth,
             api_audiences: options.api_audiences.clone(),
         };
+        let proxies = options.request_header.as_ref().map(|header| header.client_ca_pem.as_str());
+        let authorities = authn::peer::Authorities::new(Some(&client_ca_pem), proxies)?;
         let allocators = services::Allocators::new(options.service_cidr, options.service_node_port_range);
         if let Some(services) = resources.cache("", "Service") {
             let objects: Vec<serde_json::Value> = services.snapshot().0.values().map(|e| e.value()).collect();
@@ -203,6 +240,7 @@ impl ApiServer {
             openapi: http::openapi::Documents::default(),
             discovery: http::discovery::Documents::default(),
             client_ca_pem,
+            authorities,
             ca,
             watches_end: stop.child_token(),
             stop,
@@ -215,6 +253,7 @@ impl ApiServer {
         }
         server.ready.store(true, Ordering::Release);
         housekeeping::start(&server);
+        configuration::follow(&server);
         Ok(server)
     }
 
@@ -283,7 +322,20 @@ impl ApiServer {
                 self.ca.issue(&Subject::server("kube-apiserver", names), 365)?
             }
         };
-        Ok(Arc::new(pki::server_config(&leaf, Some(&self.client_ca_pem))?))
+        let mut named = Vec::new();
+        for sni in &self.options.sni_certificates {
+            let read = |path: &std::path::PathBuf| {
+                std::fs::read_to_string(path).map_err(|source| Error::File { path: path.clone(), source })
+            };
+            let leaf = Leaf { cert_pem: read(&sni.certificate)?, key_pem: read(&sni.key)? };
+            named.push((sni.names.clone(), leaf));
+        }
+        let tls = pki::ServerTls {
+            named,
+            tls13_only: self.options.tls13_only,
+            cipher_suites: &self.options.tls_cipher_suites,
+        };
+        Ok(Arc::new(pki::server_config(&leaf, &tls)?))
     }
 
     /// The address under which others reach this server.

@@ -79,9 +79,9 @@ impl HttpClient {
             .with_safe_default_protocol_versions()
             .map_err(PkiError::from)?;
         let builder = match trust {
-            Trust::Anybody => builder
-                .dangerous()
-                .with_custom_certificate_verifier(std::sync::Arc::new(Anybody(provider))),
+            Trust::Anybody => {
+                builder.dangerous().with_custom_certificate_verifier(std::sync::Arc::new(Anybody(provider)))
+            }
             Trust::Ca(pem) => builder.with_root_certificates(roots(pki::certificates(pem)?)?),
             Trust::System => {
                 builder.with_root_certificates(roots(rustls_native_certs::load_native_certs().certs)?)
@@ -116,7 +116,8 @@ impl HttpClient {
 
     /// Sends this header with every request.
     pub fn with_header(mut self, name: header::HeaderName, value: &str) -> Result<HttpClient, OutboundError> {
-        let mut value = HeaderValue::from_str(value).map_err(|error| OutboundError::Config(error.to_string()))?;
+        let mut value =
+            HeaderValue::from_str(value).map_err(|error| OutboundError::Config(error.to_string()))?;
         value.set_sensitive(true);
         self.headers.insert(name, value);
         Ok(self)
@@ -145,8 +146,11 @@ impl HttpClient {
             .body(Full::new(body.unwrap_or_default()))
             .map_err(|error| OutboundError::Address(format!("{url}: {error}")))?;
         let exchange = async {
-            let answer =
-                self.client.request(request).await.map_err(|error| OutboundError::Connection(chain(&error)))?;
+            let answer = self
+                .client
+                .request(request)
+                .await
+                .map_err(|error| OutboundError::Connection(chain(&error)))?;
             let (parts, body) = answer.into_parts();
             let bytes = Limited::new(body, MAX_ANSWER)
                 .collect()
@@ -246,7 +250,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 impl Webhook {
     /// Reads the current context of a kubeconfig file.
     pub fn load(path: &Path) -> Result<Webhook, OutboundError> {
-        let fail = |error: &dyn std::fmt::Display| OutboundError::Config(format!("{}: {error}", path.display()));
+        let fail =
+            |error: &dyn std::fmt::Display| OutboundError::Config(format!("{}: {error}", path.display()));
         let text = std::fs::read_to_string(path).map_err(|error| fail(&error))?;
         let config: Value = serde_saphyr::from_str(&text).map_err(|error| fail(&error))?;
         Webhook::of(&config, path.parent().unwrap_or(Path::new("."))).map_err(|error| fail(&error))

@@ -209,29 +209,109 @@ pub fn private_key(pem: &str) -> Result<rustls_pki_types::PrivateKeyDer<'static>
         .map_err(|error| PkiError::Pem(format!("private key: {error}")))
 }
 
-/// TLS settings of a server that asks for, but does not insist on, client certificates of `client_ca_pem`.
-pub fn server_config(leaf: &Leaf, client_ca_pem: Option<&str>) -> Result<rustls::ServerConfig, PkiError> {
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+/// How a server speaks TLS.
+#[derive(Default)]
+pub struct ServerTls<'a> {
+    /// Certificates for some server names, before the default one.
+    pub named: Vec<(Vec<String>, Leaf)>,
+    /// Whether TLS 1.2 is refused.
+    pub tls13_only: bool,
+    /// Cipher suites by their Go names; the default ones when empty.
+    pub cipher_suites: &'a [String],
+}
+
+/// TLS settings of a server that asks for, but does not insist on, client certificates.
+pub fn server_config(leaf: &Leaf, tls: &ServerTls<'_>) -> Result<rustls::ServerConfig, PkiError> {
+    let mut provider = rustls::crypto::ring::default_provider();
+    if !tls.cipher_suites.is_empty() {
+        provider.cipher_suites = cipher_suites(&provider, tls.cipher_suites)?;
+    }
+    let provider = std::sync::Arc::new(provider);
+    let versions: &[&rustls::SupportedProtocolVersion] =
+        if tls.tls13_only { &[&rustls::version::TLS13] } else { rustls::DEFAULT_VERSIONS };
     let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()?;
-    let builder = match client_ca_pem {
-        None => builder.with_no_client_auth(),
-        Some(pem) => {
-            let mut roots = rustls::RootCertStore::empty();
-            for cert in certificates(pem)? {
-                roots.add(cert)?;
-            }
-            let verifier =
-                rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
-                    .allow_unauthenticated()
-                    .build()
-                    .map_err(|error| PkiError::Pem(format!("client CA: {error}")))?;
-            builder.with_client_cert_verifier(verifier)
+        .with_protocol_versions(versions)?
+        .with_client_cert_verifier(std::sync::Arc::new(crate::authn::peer::HasKey(provider.clone())));
+    let key_of = |leaf: &Leaf| -> Result<std::sync::Arc<rustls::sign::CertifiedKey>, PkiError> {
+        let key = provider.key_provider.load_private_key(private_key(&leaf.key_pem)?)?;
+        let certified = rustls::sign::CertifiedKey::new(certificates(&leaf.cert_pem)?, key);
+        match certified.keys_match() {
+            // Some kinds of keys cannot be compared.
+            Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
+            Err(error) => return Err(error.into()),
         }
+        Ok(std::sync::Arc::new(certified))
     };
-    let mut config = builder.with_single_cert(certificates(&leaf.cert_pem)?, private_key(&leaf.key_pem)?)?;
+    let mut named = Vec::new();
+    for (names, leaf) in &tls.named {
+        let names = if names.is_empty() { names_of(&leaf.cert_pem)? } else { names.clone() };
+        named.push((names, key_of(leaf)?));
+    }
+    let resolver = ByName { named, default: key_of(leaf)? };
+    let mut config = builder.with_cert_resolver(std::sync::Arc::new(resolver));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// Chooses the certificate by the name the client asks for.
+#[derive(Debug)]
+struct ByName {
+    named: Vec<(Vec<String>, std::sync::Arc<rustls::sign::CertifiedKey>)>,
+    default: std::sync::Arc<rustls::sign::CertifiedKey>,
+}
+
+impl rustls::server::ResolvesServerCert for ByName {
+    fn resolve(
+        &self,
+        hello: rustls::server::ClientHello<'_>,
+    ) -> Option<std::sync::Arc<rustls::sign::CertifiedKey>> {
+        let asked = hello.server_name().unwrap_or("").to_ascii_lowercase();
+        let fits = |name: &String| match name.strip_prefix("*.") {
+            Some(domain) => asked.split_once('.').is_some_and(|(_, rest)| rest == domain),
+            None => *name == asked,
+        };
+        let found = self.named.iter().find(|(names, _)| names.iter().any(fits));
+        Some(found.map_or(&self.default, |(_, key)| key).clone())
+    }
+}
+
+/// DNS names of the first certificate of a PEM text.
+fn names_of(pem: &str) -> Result<Vec<String>, PkiError> {
+    use x509_parser::prelude::FromDer as _;
+    let all = certificates(pem)?;
+    let first = all.first().ok_or_else(|| PkiError::Pem("no certificate".to_string()))?;
+    let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(first)
+        .map_err(|error| PkiError::Pem(format!("certificate: {error}")))?;
+    let names = certificate.subject_alternative_name().ok().flatten();
+    let dns = |name: &x509_parser::extensions::GeneralName<'_>| match name {
+        x509_parser::extensions::GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+        _ => None,
+    };
+    Ok(names.map(|names| names.value.general_names.iter().filter_map(dns).collect()).unwrap_or_default())
+}
+
+/// The named suites, and those of TLS 1.3, which cannot be chosen in Go either.
+fn cipher_suites(
+    provider: &rustls::crypto::CryptoProvider,
+    names: &[String],
+) -> Result<Vec<rustls::SupportedCipherSuite>, PkiError> {
+    // rustls says TLS13_AES_128_GCM_SHA256 where the registry (and Go) says TLS_AES_128_GCM_SHA256.
+    let name_of =
+        |suite: &rustls::SupportedCipherSuite| format!("{:?}", suite.suite()).replacen("TLS13_", "TLS_", 1);
+    let go = |name: &str| name.trim().replace("_POLY1305_SHA256", "_POLY1305");
+    for name in names {
+        if !provider.cipher_suites.iter().any(|suite| go(&name_of(suite)) == go(name)) {
+            let known: Vec<String> = provider.cipher_suites.iter().map(name_of).collect();
+            return Err(PkiError::Pem(format!(
+                "cipher suite {name} is not supported or doesn't exist; supported are {}",
+                known.join(", ")
+            )));
+        }
+    }
+    let chosen = |suite: &&rustls::SupportedCipherSuite| {
+        suite.tls13().is_some() || names.iter().any(|name| go(&name_of(suite)) == go(name))
+    };
+    Ok(provider.cipher_suites.iter().filter(chosen).copied().collect())
 }
 
 /// TLS settings of a client that trusts `ca_pem` and shows `leaf`.
@@ -299,7 +379,7 @@ mod tests {
         let server = second
             .issue(&Subject::server("kube-apiserver", vec!["127.0.0.1".into(), "localhost".into()]), 365)
             .unwrap();
-        server_config(&server, Some(second.cert_pem())).unwrap();
+        server_config(&server, &ServerTls::default()).unwrap();
         let admin = second.issue(&Subject::client("kubernetes-admin", &["system:masters"]), 365).unwrap();
         client_config(second.cert_pem(), Some(&admin)).unwrap();
         assert!(

@@ -23,7 +23,8 @@ const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
 fn may(registry: &Registry, request: &Request<'_>, verb: &str, signer: &str) -> bool {
     let domain = format!("{}/*", signer.split('/').next().unwrap_or(""));
     [signer, domain.as_str()].into_iter().any(|name| {
-        let attributes = Attributes { name, ..Attributes::resource(request.call.user, verb, GROUP, "signers") };
+        let attributes =
+            Attributes { name, ..Attributes::resource(request.call.user, verb, GROUP, "signers") };
         matches!(registry.authorizer.decide(&attributes), Decision::Allow(_))
     })
 }

@@ -131,7 +131,9 @@ mod tests {
     #[test]
     fn forms() {
         assert_eq!(split("abcdef.0123456789abcdef"), Some(("abcdef", "0123456789abcdef")));
-        for wrong in ["abcdef0123456789abcdef", "abcde.0123456789abcdef", "ABCDEF.0123456789abcdef", "abcdef.short"] {
+        for wrong in
+            ["abcdef0123456789abcdef", "abcde.0123456789abcdef", "ABCDEF.0123456789abcdef", "abcdef.short"]
+        {
             assert_eq!(split(wrong), None, "{wrong}");
         }
     }

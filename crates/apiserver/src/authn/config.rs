@@ -208,7 +208,8 @@ impl JwtConfig {
         let issuer = &self.issuer;
         let mut url = |field: &str, url: &str| {
             if !url.starts_with("https://") {
-                errors.push(format!("{path}.issuer.{field}: Invalid value: {url:?}: URL scheme must be https"));
+                errors
+                    .push(format!("{path}.issuer.{field}: Invalid value: {url:?}: URL scheme must be https"));
             } else if url.contains(['?', '#', '@']) {
                 errors.push(format!(
                     "{path}.issuer.{field}: Invalid value: {url:?}: URL must not contain a username, query or fragment"
@@ -261,7 +262,9 @@ impl JwtConfig {
         for (at, rule) in self.claim_validation_rules.iter().enumerate() {
             let rule_path = format!("{path}.claimValidationRules[{at}]");
             match (rule.claim.is_empty(), rule.expression.is_empty()) {
-                (true, true) => errors.push(format!("{rule_path}: Required value: claim or expression is required")),
+                (true, true) => {
+                    errors.push(format!("{rule_path}: Required value: claim or expression is required"))
+                }
                 (false, false) => errors.push(format!(
                     "{rule_path}: Invalid value: {:?}: claim and expression can't both be set",
                     rule.claim
@@ -270,9 +273,11 @@ impl JwtConfig {
             }
         }
         let names = &self.claim_mappings;
-        for (field, mapping, required) in
-            [("username", &names.username, true), ("groups", &names.groups, false), ("uid", &names.uid, false)]
-        {
+        for (field, mapping, required) in [
+            ("username", &names.username, true),
+            ("groups", &names.groups, false),
+            ("uid", &names.uid, false),
+        ] {
             let field = format!("{path}.claimMappings.{field}");
             match (mapping.claim.is_empty(), mapping.expression.is_empty()) {
                 (true, true) if required => {
@@ -404,7 +409,10 @@ mod tests {
         check(&GOOD.replace("claim: sub, prefix: 'x:'", "prefix: a"), "username: Required value");
         check(&GOOD.replace("issuer:\n", "issuers:\n"), "issuer");
         check(&GOOD.replace("/v1\n", "/v9\n"), "is registered for version");
-        check(&format!("{GOOD}anonymous: {{enabled: false, conditions: [{{path: /livez}}]}}\n"), "enabled should be set");
+        check(
+            &format!("{GOOD}anonymous: {{enabled: false, conditions: [{{path: /livez}}]}}\n"),
+            "enabled should be set",
+        );
     }
 
     #[test]

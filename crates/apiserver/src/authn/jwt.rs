@@ -97,7 +97,9 @@ impl JwtIssuer {
         let (header, _) = peek(token).ok_or(TokenError::Invalid)?;
         let algorithm = header["alg"].as_str().unwrap_or("");
         let Some(algorithm) = self.algorithms.iter().find(|known| format!("{known:?}") == algorithm) else {
-            return Err(refused(format!("oidc: verify token: oidc: malformed jwt: unexpected signature algorithm {algorithm:?}")));
+            return Err(refused(format!(
+                "oidc: verify token: oidc: malformed jwt: unexpected signature algorithm {algorithm:?}"
+            )));
         };
         let claims = self.verify(token, *algorithm, header["kid"].as_str().unwrap_or("")).await?;
         self.times(&claims)?;
@@ -105,7 +107,12 @@ impl JwtIssuer {
         self.user(&claims)
     }
 
-    async fn verify(&self, token: &str, algorithm: Algorithm, kid: &str) -> Result<Map<String, Value>, TokenError> {
+    async fn verify(
+        &self,
+        token: &str,
+        algorithm: Algorithm,
+        kid: &str,
+    ) -> Result<Map<String, Value>, TokenError> {
         let mut validation = Validation::new(algorithm);
         validation.validate_exp = false;
         validation.validate_aud = false;
@@ -114,7 +121,9 @@ impl JwtIssuer {
             // A token without a key id is tried with every key.
             let candidates = keys.by_id.iter().filter(|(id, _)| kid.is_empty() || id.as_str() == kid);
             candidates.into_iter().find_map(|(_, key)| {
-                jsonwebtoken::decode::<Map<String, Value>>(token, key, &validation).ok().map(|data| data.claims)
+                jsonwebtoken::decode::<Map<String, Value>>(token, key, &validation)
+                    .ok()
+                    .map(|data| data.claims)
             })
         };
         let keys = self.keys.lock().clone();
@@ -122,12 +131,21 @@ impl JwtIssuer {
             return Ok(claims);
         }
         if !keys.by_id.is_empty() && keys.by_id.contains_key(kid) {
-            return Err(refused("oidc: verify token: failed to verify signature: failed to verify id token signature"));
+            return Err(refused(
+                "oidc: verify token: failed to verify signature: failed to verify id token signature",
+            ));
         }
         let keys = self.fetch(keys.tried).await;
         if keys.by_id.is_empty() {
-            tracing::warn!(issuer = self.config.issuer.url, error = keys.error, "the issuer's keys could not be read");
-            return Err(refused(format!("oidc: authenticator for issuer {:?} is not initialized", self.config.issuer.url)));
+            tracing::warn!(
+                issuer = self.config.issuer.url,
+                error = keys.error,
+                "the issuer's keys could not be read"
+            );
+            return Err(refused(format!(
+                "oidc: authenticator for issuer {:?} is not initialized",
+                self.config.issuer.url
+            )));
         }
         attempt(&keys).ok_or_else(|| {
             refused("oidc: verify token: failed to verify signature: failed to verify id token signature")
@@ -189,7 +207,9 @@ impl JwtIssuer {
             }
         }
         if seconds("nbf").is_some_and(|from| from > now + NOT_BEFORE_LEEWAY) {
-            return Err(refused("oidc: verify token: oidc: current time is before the nbf (not before) time"));
+            return Err(refused(
+                "oidc: verify token: oidc: current time is before the nbf (not before) time",
+            ));
         }
         Ok(())
     }
@@ -221,7 +241,12 @@ impl JwtIssuer {
                 continue;
             }
             match claims.get(&rule.claim) {
-                None => return Err(refused(format!("oidc: required claim {} not present in ID token", rule.claim))),
+                None => {
+                    return Err(refused(format!(
+                        "oidc: required claim {} not present in ID token",
+                        rule.claim
+                    )));
+                }
                 Some(Value::String(value)) if *value == rule.required_value => {}
                 Some(Value::String(value)) => {
                     return Err(refused(format!(
@@ -287,7 +312,10 @@ impl JwtIssuer {
         }
         let Some(value) = claims.get(&mapping.claim) else { return Ok(Vec::new()) };
         let groups = list(value).ok_or_else(|| {
-            refused(format!("oidc: parse groups claim {:?}: neither a string nor a list of strings", mapping.claim))
+            refused(format!(
+                "oidc: parse groups claim {:?}: neither a string nor a list of strings",
+                mapping.claim
+            ))
         })?;
         let prefix = mapping.prefix.as_deref().unwrap_or("");
         Ok(groups.into_iter().map(|group| format!("{prefix}{group}")).collect())

@@ -50,7 +50,9 @@ impl VerifyingKey {
                 let (curve, algorithm) = match point.key_size() {
                     256 => ("P-256", Algorithm::ES256),
                     384 => ("P-384", Algorithm::ES384),
-                    size => return Err(bad(format!("a curve of {size} bits is not built, use P-256 or P-384"))),
+                    size => {
+                        return Err(bad(format!("a curve of {size} bits is not built, use P-256 or P-384")));
+                    }
                 };
                 let coordinates = point.data().get(1..).unwrap_or_default();
                 let (x, y) = coordinates.split_at(coordinates.len() / 2);
@@ -190,7 +192,9 @@ fn rsa_spki(pkcs1: &[u8]) -> Vec<u8> {
 /// The SubjectPublicKeyInfo of a JSON Web Key.
 pub fn spki_of_jwk(jwk: &Value) -> Option<Vec<u8>> {
     let part = |name: &str| -> Option<Vec<u8>> {
-        base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(jwk[name].as_str()?.trim_end_matches('=')).ok()
+        base64::engine::general_purpose::URL_SAFE_NO_PAD
+            .decode(jwk[name].as_str()?.trim_end_matches('='))
+            .ok()
     };
     match jwk["kty"].as_str()? {
         "RSA" => {

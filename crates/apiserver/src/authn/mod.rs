@@ -209,7 +209,11 @@ impl Authenticator {
     }
 
     /// The identity behind a bearer token meant for one of `audiences`, and those of them it is meant for.
-    pub async fn token(&self, token: &str, audiences: &[String]) -> Result<(UserInfo, Vec<String>), TokenError> {
+    pub async fn token(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<(UserInfo, Vec<String>), TokenError> {
         if let Some(user) = self.token_file.find(token) {
             return Ok((user.clone().authenticated(), audiences.to_vec()));
         }

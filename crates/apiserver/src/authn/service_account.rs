@@ -210,7 +210,8 @@ impl ServiceAccountTokens {
 
     /// `/.well-known/openid-configuration`.
     pub fn discovery(&self, jwks_uri: &str) -> Value {
-        let mut algorithms: Vec<String> = self.keys.iter().map(|key| format!("{:?}", key.algorithm)).collect();
+        let mut algorithms: Vec<String> =
+            self.keys.iter().map(|key| format!("{:?}", key.algorithm)).collect();
         algorithms.sort();
         algorithms.dedup();
         json!({
@@ -253,7 +254,9 @@ impl ServiceAccountTokens {
     /// Whether a token claims to be of a service account; nothing is checked.
     pub fn is_ours(&self, token: &str) -> bool {
         peek(token).is_some_and(|(_, claims)| {
-            claims["iss"].as_str().is_some_and(|iss| iss == LEGACY_ISSUER || self.issuers.iter().any(|i| i == iss))
+            claims["iss"]
+                .as_str()
+                .is_some_and(|iss| iss == LEGACY_ISSUER || self.issuers.iter().any(|i| i == iss))
         })
     }
 
@@ -397,7 +400,8 @@ impl ServiceAccountTokens {
         }
         if self.lookup {
             let secret = live(&self.bindings.secrets, Some(&claims.namespace), &claims.secret, now());
-            let held = secret.as_ref().and_then(|secret| secret.pointer("/data/token")).and_then(Value::as_str);
+            let held =
+                secret.as_ref().and_then(|secret| secret.pointer("/data/token")).and_then(Value::as_str);
             let held = held.and_then(|text| base64::engine::general_purpose::STANDARD.decode(text).ok());
             match (secret.is_some(), held) {
                 (false, _) => return Err(TokenError::refused("service account token has been invalidated")),

@@ -78,7 +78,11 @@ fn strings(value: &Value) -> Vec<String> {
 fn read(status: &Value, audiences: &[String]) -> Answer {
     if status["authenticated"] != true {
         let text = status["error"].as_str().unwrap_or("");
-        return Err(if text.is_empty() { TokenError::Invalid } else { TokenError::Refused(text.to_string()) });
+        return Err(if text.is_empty() {
+            TokenError::Invalid
+        } else {
+            TokenError::Refused(text.to_string())
+        });
     }
     let user = &status["user"];
     let mut identity = UserInfo {
@@ -114,7 +118,10 @@ mod tests {
             assert_eq!(name.as_deref(), expected, "{status}");
         };
         check(json!({"authenticated": true, "user": {"username": "jane"}}), Some("jane"));
-        check(json!({"authenticated": true, "user": {"username": "jane"}, "audiences": ["api"]}), Some("jane"));
+        check(
+            json!({"authenticated": true, "user": {"username": "jane"}, "audiences": ["api"]}),
+            Some("jane"),
+        );
         check(json!({"authenticated": true, "user": {"username": "jane"}, "audiences": ["other"]}), None);
         check(json!({"authenticated": false}), None);
         check(json!({"error": "no"}), None);

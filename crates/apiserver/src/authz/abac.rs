@@ -47,7 +47,8 @@ impl Abac {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let parsed: Line = serde_json::from_str(line).map_err(|error| format!("line {}: {error}", at + 1))?;
+            let parsed: Line =
+                serde_json::from_str(line).map_err(|error| format!("line {}: {error}", at + 1))?;
             if parsed.kind != "Policy" || parsed.api_version != "abac.authorization.kubernetes.io/v1beta1" {
                 return Err(format!(
                     "line {}: must be a Policy of abac.authorization.kubernetes.io/v1beta1",
@@ -126,7 +127,9 @@ mod tests {
     #[test]
     fn policies() {
         let line = |spec: &str| {
-            format!("{{\"apiVersion\":\"abac.authorization.kubernetes.io/v1beta1\",\"kind\":\"Policy\",\"spec\":{spec}}}\n")
+            format!(
+                "{{\"apiVersion\":\"abac.authorization.kubernetes.io/v1beta1\",\"kind\":\"Policy\",\"spec\":{spec}}}\n"
+            )
         };
         let text = line(r#"{"user":"jane","namespace":"*","resource":"pods","readonly":true}"#)
             + "# a comment\n"

@@ -78,13 +78,17 @@ pub fn chain(options: &Options) -> Result<Vec<Step>, String> {
                 AuthorizationMode::Node => Step::Node,
                 AuthorizationMode::Rbac => Step::Rbac,
                 AuthorizationMode::Abac => {
-                    let path =
-                        options.authorization_policy_file.as_deref().ok_or("the ABAC mode needs a policy file")?;
+                    let path = options
+                        .authorization_policy_file
+                        .as_deref()
+                        .ok_or("the ABAC mode needs a policy file")?;
                     Step::Abac(Abac::load(path)?)
                 }
                 AuthorizationMode::Webhook => {
-                    let webhook =
-                        options.authorization_webhook.as_ref().ok_or("the Webhook mode needs a kubeconfig file")?;
+                    let webhook = options
+                        .authorization_webhook
+                        .as_ref()
+                        .ok_or("the Webhook mode needs a kubeconfig file")?;
                     let service = Webhook::load(&webhook.config_file).map_err(|error| error.to_string())?;
                     let settings = Settings {
                         name: "default".to_string(),
@@ -118,7 +122,9 @@ fn parse(text: &str) -> Result<Vec<Step>, String> {
         ));
     }
     if config.authorizers.is_empty() {
-        return Err("authorizers: Required value: at least one authorization mode must be defined".to_string());
+        return Err(
+            "authorizers: Required value: at least one authorization mode must be defined".to_string()
+        );
     }
     let mut errors = Vec::new();
     let (mut steps, mut seen, mut names) = (Vec::new(), Vec::new(), Vec::new());
@@ -190,7 +196,8 @@ fn webhook(name: &str, config: &WebhookConfig) -> Result<WebhookAuthorizer, Stri
     if timeout > LONGEST_TIMEOUT {
         return Err(format!("timeout: Invalid value: {:?}: must be <= 30s", config.timeout));
     }
-    let remembered = |flag: Option<bool>, ttl: Duration| if flag == Some(false) { Duration::ZERO } else { ttl };
+    let remembered =
+        |flag: Option<bool>, ttl: Duration| if flag == Some(false) { Duration::ZERO } else { ttl };
     let authorized = duration("authorizedTTL", &config.authorized_ttl, Some(Duration::from_secs(300)))?;
     let unauthorized = duration("unauthorizedTTL", &config.unauthorized_ttl, Some(Duration::from_secs(30)))?;
     one_of("subjectAccessReviewVersion", &config.subject_access_review_version, &["v1", "v1beta1"])?;
@@ -211,10 +218,12 @@ fn webhook(name: &str, config: &WebhookConfig) -> Result<WebhookAuthorizer, Stri
         }
     };
     if !path.is_absolute() {
-        return Err(format!("connectionInfo.kubeConfigFile: Invalid value: {path:?}: must be an absolute path"));
+        return Err(format!(
+            "connectionInfo.kubeConfigFile: Invalid value: {path:?}: must be an absolute path"
+        ));
     }
-    let service =
-        Webhook::load(path).map_err(|error| format!("connectionInfo.kubeConfigFile: Invalid value: {error}"))?;
+    let service = Webhook::load(path)
+        .map_err(|error| format!("connectionInfo.kubeConfigFile: Invalid value: {error}"))?;
     let expressions: Vec<String> = config.match_conditions.iter().map(|c| c.expression.clone()).collect();
     let conditions = Conditions::compile("request", &expressions)?;
     let settings = Settings {
@@ -234,7 +243,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    const HEAD: &str = "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthorizationConfiguration\nauthorizers:\n";
+    const HEAD: &str =
+        "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthorizationConfiguration\nauthorizers:\n";
 
     #[test]
     fn files() {
@@ -242,7 +252,10 @@ mod tests {
             let error = parse(&format!("{HEAD}{rest}")).err().unwrap();
             assert!(error.contains(expected), "{error}");
         };
-        assert_eq!(parse(&format!("{HEAD}- {{type: Node, name: n}}\n- {{type: RBAC, name: r}}\n")).unwrap().len(), 2);
+        assert_eq!(
+            parse(&format!("{HEAD}- {{type: Node, name: n}}\n- {{type: RBAC, name: r}}\n")).unwrap().len(),
+            2
+        );
         check("[]", "at least one authorization mode");
         check("- {type: Foo, name: n}", "Unsupported value: \"Foo\"");
         check("- {type: RBAC, name: n}\n- {type: RBAC, name: m}", "[1].type: Duplicate value: \"RBAC\"");

@@ -214,7 +214,7 @@ impl Authorizer {
             if !user.in_group(UNAUTHENTICATED) {
                 user.groups.push(UNAUTHENTICATED.into());
             }
-        } else if !user.in_group(AUTHENTICATED) && !(user.in_group(UNAUTHENTICATED) && !constrained) {
+        } else if !user.in_group(AUTHENTICATED) {
             user.groups.push(AUTHENTICATED.into());
         }
         Ok(Impersonated { user, constraint: if constrained { verb } else { String::new() } })

@@ -139,7 +139,20 @@ impl Authorizer {
         }
     }
 
-    /// The same for callers that cannot wait, such as CEL expressions. Where a webhook is configured the thread waits
+    /// What authorizers that cannot list a user's rules say about that.
+    pub fn cannot_list(&self, user: &UserInfo) -> Vec<String> {
+        let chain = self.chain.load();
+        let text = |step: &Step| match step {
+            Step::Node if user.in_group("system:nodes") => {
+                Some("node authorizer does not support user rule resolution")
+            }
+            Step::Webhook(_) => Some("webhook authorizer does not support user rule resolution"),
+            _ => None,
+        };
+        chain.iter().filter_map(text).map(String::from).collect()
+    }
+
+    /// `authorize` for callers that cannot wait, such as CEL expressions. Where a webhook is configured the thread waits
     /// for it.
     pub fn decide(&self, attributes: &Attributes<'_>) -> Decision {
         use futures::FutureExt as _;

@@ -259,7 +259,8 @@ impl NodeAuthorizer {
             let volume = claim
                 .and_then(|claim| Some(claim.value().pointer("/spec/volumeName")?.as_str()?.to_string()))
                 .and_then(|name| self.sources.volumes.get(&name));
-            volume.is_some_and(|volume| volume_names_secret(&volume.value(), &claim_namespace, namespace, name))
+            volume
+                .is_some_and(|volume| volume_names_secret(&volume.value(), &claim_namespace, namespace, name))
         })
     }
 
@@ -393,7 +394,8 @@ const FIELDS: [(&str, Kind); 12] = [
 fn references(pod: &Value) -> Vec<Reference> {
     let mut found = Vec::new();
     // Mirror pods are written by kubelets, which must not give themselves rights by them.
-    let mirror = pod.pointer("/metadata/annotations").and_then(|a| a.get("kubernetes.io/config.mirror")).is_some();
+    let mirror =
+        pod.pointer("/metadata/annotations").and_then(|a| a.get("kubernetes.io/config.mirror")).is_some();
     if mirror {
         return found;
     }
@@ -402,7 +404,9 @@ fn references(pod: &Value) -> Vec<Reference> {
         collect(spec, &mut found);
         // A generic ephemeral volume has a claim named after pod and volume.
         for volume in spec.get("volumes").and_then(Value::as_array).into_iter().flatten() {
-            if let (Some(_), Some(volume)) = (volume.get("ephemeral"), volume.get("name").and_then(Value::as_str)) {
+            if let (Some(_), Some(volume)) =
+                (volume.get("ephemeral"), volume.get("name").and_then(Value::as_str))
+            {
                 found.push((Kind::Claim, format!("{name}-{volume}").into()));
             }
         }
@@ -500,7 +504,8 @@ mod tests {
         check(Kind::Claim, "data", true);
         check(Kind::ResourceClaim, "my-gpu", true);
         check(Kind::ResourceClaim, "made", true);
-        let mirror = json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "x"}}, "spec": pod["spec"]});
+        let mirror =
+            json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "x"}}, "spec": pod["spec"]});
         assert!(references(&mirror).is_empty());
     }
 
@@ -509,7 +514,11 @@ mod tests {
         let volume = json!({"spec": {"csi": {"nodeStageSecretRef": {"name": "s", "namespace": "a"}},
             "cephfs": {"secretRef": {"name": "t"}}}});
         let check = |namespace: &str, name: &str, expected: bool| {
-            assert_eq!(volume_names_secret(&volume, "claims", namespace, name), expected, "{namespace}/{name}");
+            assert_eq!(
+                volume_names_secret(&volume, "claims", namespace, name),
+                expected,
+                "{namespace}/{name}"
+            );
         };
         check("a", "s", true);
         check("b", "s", false);

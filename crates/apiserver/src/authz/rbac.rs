@@ -471,7 +471,8 @@ impl Rbac {
         let index = &guard.1;
         let scope = (!namespace.is_empty()).then(|| index.namespaces.get(namespace)).flatten();
         let (mut rules, mut errors) = (Vec::new(), Vec::new());
-        for (grant, _) in [Some(&index.cluster), scope].into_iter().flatten().flat_map(|scope| scope.of(user)) {
+        for (grant, _) in [Some(&index.cluster), scope].into_iter().flatten().flat_map(|scope| scope.of(user))
+        {
             match &grant.rules {
                 Some(granted) => rules.extend(granted.iter().cloned()),
                 None => errors.push(missing(&grant.binding.role)),

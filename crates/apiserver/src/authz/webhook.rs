@@ -95,7 +95,11 @@ impl WebhookAuthorizer {
     }
 
     fn failed(&self) -> Decision {
-        if self.settings.fails_closed { Decision::Deny(String::new()) } else { Decision::NoOpinion(String::new()) }
+        if self.settings.fails_closed {
+            Decision::Deny(String::new())
+        } else {
+            Decision::NoOpinion(String::new())
+        }
     }
 
     /// In `v1beta1` the groups are called `group`.
@@ -113,7 +117,9 @@ impl WebhookAuthorizer {
 fn read(status: &Value) -> Decision {
     let reason = status["reason"].as_str().unwrap_or("").to_string();
     match (status["denied"] == true, status["allowed"] == true) {
-        (true, true) => Decision::Deny("webhook subject access review returned both allow and deny response".into()),
+        (true, true) => {
+            Decision::Deny("webhook subject access review returned both allow and deny response".into())
+        }
         (true, false) => Decision::Deny(reason),
         (false, true) => Decision::Allow(reason),
         (false, false) => Decision::NoOpinion(reason),

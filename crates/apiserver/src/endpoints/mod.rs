@@ -346,7 +346,7 @@ impl<'a> Endpoint<'a> {
                     call.name
                 )));
             }
-            self.may_create()?;
+            self.may_create().await?;
             let written = self.server.registry.create(&call, object).await?;
             return Ok(self.written(201, &written));
         }
@@ -355,11 +355,11 @@ impl<'a> Endpoint<'a> {
     }
 
     /// Whether the user may create what a PUT or apply would create.
-    fn may_create(&self) -> Result<(), ApiError> {
+    async fn may_create(&self) -> Result<(), ApiError> {
         let mut info = self.request.info.clone();
         info.verb = "create".to_string();
         let attributes = crate::http::pipeline::attributes(&self.request.user, &info, &self.request.query);
-        self.server.authorizer.check(&attributes)
+        self.server.authorizer.check(&attributes).await
     }
 
     async fn patch(&self, body: Bytes) -> Result<Response, ApiError> {
@@ -370,7 +370,7 @@ impl<'a> Endpoint<'a> {
         let patch = Patch::new(&call, kind, &body, options.field_validation, options.force)?;
         let exists = self.server.registry.get(&call).is_ok();
         if !exists && kind == PatchKind::Apply && call.subresource.is_empty() {
-            self.may_create()?;
+            self.may_create().await?;
             let written = self.server.registry.create_applied(&call, &patch).await?;
             return Ok(self.written(201, &written));
         }

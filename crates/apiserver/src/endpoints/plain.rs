@@ -97,8 +97,7 @@ pub fn plain(server: &ApiServer, request: &Request) -> Result<Response, ApiError
         "/flagz" => body::text(200, flagz(server)),
         "/statusz" => body::text(200, statusz(server)),
         "/.well-known/openid-configuration" => {
-            let port = server.options.advertise_port.unwrap_or(server.options.bind_address.port());
-            let uri = format!("https://{}:{port}/openid/v1/jwks", server.advertise_address());
+            let uri = jwks_uri(server);
             let document = server.authenticator.service_accounts.discovery(&uri);
             body::json(200, &document)
         }
@@ -158,6 +157,20 @@ fn statusz(server: &ApiServer) -> String {
         GIT_VERSION.trim_start_matches('v'),
         "/configz /flagz /healthz /livez /metrics /readyz /statusz /version",
     )
+}
+
+/// Where others find the key set.
+fn jwks_uri(server: &ApiServer) -> String {
+    let options = &server.options;
+    if let Some(uri) = &options.service_account_jwks_uri {
+        return uri.clone();
+    }
+    let port = options.advertise_port.unwrap_or(options.bind_address.port());
+    match &options.external_hostname {
+        Some(host) if host.contains(':') => format!("https://{host}/openid/v1/jwks"),
+        Some(host) => format!("https://{host}:{port}/openid/v1/jwks"),
+        None => format!("https://{}:{port}/openid/v1/jwks", server.advertise_address()),
+    }
 }
 
 /// The form key sets come in.

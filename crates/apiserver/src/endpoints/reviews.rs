@@ -10,6 +10,7 @@ use super::Endpoint;
 use crate::admission::{Operation, Request};
 use crate::authn::UserInfo;
 use crate::authz::rbac::PolicyRule;
+use crate::authz::webhook::raw_selector;
 use crate::authz::{Attributes, Decision};
 use crate::http::body::{self, Response};
 use crate::registry::options::WriteOptions;
@@ -50,9 +51,9 @@ pub(super) async fn create(endpoint: &Endpoint<'_>, body: Bytes) -> Result<Respo
     }
     crate::managed::update_as(&gvk, "", &manager, None, &mut review);
     let status = match resource.kind.as_str() {
-        "TokenReview" => token_review(endpoint, &review)?,
+        "TokenReview" => token_review(endpoint, &review).await?,
         "SelfSubjectRulesReview" => rules_review(endpoint, &review)?,
-        _ => access_review(endpoint, &review, namespace)?,
+        _ => access_review(endpoint, &review, namespace).await?,
     };
     review["status"] = status;
     object::order(&mut review);
@@ -77,7 +78,7 @@ fn print_non_resource(attributes: &Value) -> Value {
     json!({"Path": text(attributes, "path"), "Verb": text(attributes, "verb")})
 }
 
-fn access_review(endpoint: &Endpoint<'_>, review: &Value, namespace: &str) -> Result<Value, ApiError> {
+async fn access_review(endpoint: &Endpoint<'_>, review: &Value, namespace: &str) -> Result<Value, ApiError> {
     let kind = endpoint.resource.kind.as_str();
     let spec = &review["spec"];
     let path = Path::new("spec");
@@ -153,45 +154,45 @@ fn access_review(endpoint: &Endpoint<'_>, review: &Value, namespace: &str) -> Re
         named = user;
         &named
     };
+    let (fields, labels) =
+        (raw_selector(&resource["fieldSelector"]), raw_selector(&resource["labelSelector"]));
     let attributes = if resource.is_null() {
-        Attributes {
-            user,
-            verb: text(other, "verb"),
-            is_resource: false,
-            group: "",
-            resource: "",
-            subresource: "",
-            namespace: "",
-            name: "",
-            path: text(other, "path"),
-            selected_node: None,
-        }
+        Attributes::path(user, text(other, "verb"), text(other, "path"))
     } else {
         Attributes {
-            user,
-            verb: text(resource, "verb"),
-            is_resource: true,
-            group: text(resource, "group"),
-            resource: text(resource, "resource"),
+            version: text(resource, "version"),
             subresource: text(resource, "subresource"),
             namespace: text(resource, "namespace"),
             name: text(resource, "name"),
-            path: "",
-            selected_node: None,
+            field_selector: &fields,
+            label_selector: &labels,
+            ..Attributes::resource(
+                user,
+                text(resource, "verb"),
+                text(resource, "group"),
+                text(resource, "resource"),
+            )
         }
     };
-    let (allowed, reason) = match endpoint.server.authorizer.decide(&attributes) {
-        Decision::Allow(reason) => (true, reason),
-        Decision::NoOpinion(reason) => (false, reason),
+    let mut status = json!({"allowed": false});
+    let reason = match endpoint.server.authorizer.authorize(&attributes).await {
+        Decision::Allow(reason) => {
+            status["allowed"] = json!(true);
+            reason
+        }
+        Decision::NoOpinion(reason) => reason,
+        Decision::Deny(reason) => {
+            status["denied"] = json!(true);
+            reason
+        }
     };
-    let mut status = json!({"allowed": allowed});
     if !reason.is_empty() {
         status["reason"] = json!(reason);
     }
     Ok(status)
 }
 
-fn token_review(endpoint: &Endpoint<'_>, review: &Value) -> Result<Value, ApiError> {
+async fn token_review(endpoint: &Endpoint<'_>, review: &Value) -> Result<Value, ApiError> {
     let token = text(&review["spec"], "token");
     if token.is_empty() {
         return Err(ApiError::bad_request("token is required for TokenReview in authentication"));
@@ -201,7 +202,7 @@ fn token_review(endpoint: &Endpoint<'_>, review: &Value) -> Result<Value, ApiErr
     if audiences.is_empty() {
         audiences = authenticator.api_audiences.clone();
     }
-    Ok(match authenticator.token(token, &audiences) {
+    Ok(match authenticator.token(token, &audiences).await {
         Ok((user, audiences)) => {
             json!({"authenticated": true, "user": user.to_value(), "audiences": audiences})
         }
@@ -221,7 +222,7 @@ fn rules_review(endpoint: &Endpoint<'_>, review: &Value) -> Result<Value, ApiErr
         return Err(ApiError::bad_request("no namespace on request"));
     }
     let user = &endpoint.request.user;
-    let mut rules = endpoint.server.authorizer.rbac.rules_for(user, namespace);
+    let (mut rules, mut errors) = endpoint.server.authorizer.rbac.rules_and_errors(user, namespace);
     if user.in_group(crate::authn::MASTERS) {
         let star = || vec!["*".to_string()];
         rules.push(PolicyRule {
@@ -245,5 +246,14 @@ fn rules_review(endpoint: &Endpoint<'_>, review: &Value) -> Result<Value, ApiErr
             others.push(json!({"verbs": rule.verbs, "nonResourceURLs": rule.non_resource_urls}));
         }
     }
-    Ok(json!({"resourceRules": resources, "nonResourceRules": others, "incomplete": false}))
+    // Authorizers that cannot list what they would allow make the list incomplete.
+    let unknown = endpoint.server.authorizer.cannot_list(user);
+    let incomplete = !unknown.is_empty();
+    errors.extend(unknown);
+    let mut status =
+        json!({"resourceRules": resources, "nonResourceRules": others, "incomplete": incomplete});
+    if !errors.is_empty() {
+        status["evaluationError"] = json!(orlop_api::status::aggregate(errors));
+    }
+    Ok(status)
 }

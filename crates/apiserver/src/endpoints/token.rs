@@ -79,15 +79,24 @@ pub(super) async fn create(endpoint: &Endpoint<'_>, body: Bytes) -> Result<Respo
         spec.seconds = limit;
     }
     let mut shown = spec.seconds;
-    if asked == EXTENDABLE_SECONDS && spec.pod.is_some() && audiences.iter().all(|a| own.contains(a)) {
+    let extends = endpoint.server.options.service_account_extend_token_expiration;
+    if extends
+        && asked == EXTENDABLE_SECONDS
+        && spec.pod.is_some()
+        && audiences.iter().all(|a| own.contains(a))
+    {
         spec.warn_after = Some(spec.seconds);
         spec.seconds = EXTENDED_SECONDS;
         shown = asked;
     }
     let tokens = &endpoint.server.authenticator.service_accounts;
-    let (token, expires) = tokens
+    let (token, expires, id) = tokens
         .issue(&spec)
         .map_err(|error| ApiError::internal(format!("failed to generate token: {error}")))?;
+    endpoint
+        .request
+        .annotations
+        .add("authentication.kubernetes.io/issued-credential-id", format!("JTI={id}"));
     let expires = if spec.warn_after.is_some() { expires - spec.seconds + shown } else { expires };
     let at = jiff::Timestamp::from_second(expires).unwrap_or_default();
     request["spec"]["audiences"] = json!(audiences);

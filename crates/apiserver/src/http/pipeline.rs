@@ -16,8 +16,8 @@ use super::negotiate::{Accept, Format};
 use super::seat::Seat;
 use super::{discovery, gzip, openapi};
 use crate::ApiServer;
-use crate::authn::{AUTHENTICATED, UNAUTHENTICATED, UserInfo};
-use crate::authz::Attributes;
+use crate::authn::{Peer, UserInfo};
+use crate::authz::{Attributes, impersonation};
 use crate::metrics::Verdict;
 use crate::registry::{Annotations, Warnings, render};
 use crate::request_info::{Query, RequestInfo};
@@ -28,8 +28,8 @@ pub const MAX_BODY: usize = 3 * 1024 * 1024;
 /// Where an identity comes from.
 #[derive(Clone)]
 pub enum Identity {
-    /// A connection: its verified client certificate, if it showed one; else the headers decide.
-    Connection(Option<Arc<UserInfo>>),
+    /// A connection: what its client certificate proves, if it showed one; else the headers decide.
+    Connection(Arc<Peer>),
     /// A client in this process.
     InProcess(Arc<UserInfo>),
 }
@@ -113,16 +113,10 @@ pub async fn read_body(mut body: RequestBody) -> Result<Bytes, ApiError> {
     Ok(Bytes::from(whole))
 }
 
-/// The node that a `spec.nodeName=` term of a field selector names.
-fn selected_node(query: &Query) -> Option<&str> {
-    query.get("fieldSelector")?.split(',').find_map(|term| {
-        let value = term.strip_prefix("spec.nodeName=")?;
-        Some(value.strip_prefix('=').unwrap_or(value))
-    })
-}
-
 /// Attributes of a request for the authorizers.
 pub fn attributes<'a>(user: &'a UserInfo, info: &'a RequestInfo, query: &'a Query) -> Attributes<'a> {
+    let selects = matches!(info.verb.as_str(), "list" | "watch" | "deletecollection");
+    let selector = |name: &str| if selects { query.value(name) } else { "" };
     Attributes {
         user,
         verb: &info.verb,
@@ -133,7 +127,9 @@ pub fn attributes<'a>(user: &'a UserInfo, info: &'a RequestInfo, query: &'a Quer
         namespace: &info.namespace,
         name: &info.name,
         path: &info.path,
-        selected_node: selected_node(query),
+        version: &info.version,
+        field_selector: selector("fieldSelector"),
+        label_selector: selector("labelSelector"),
     }
 }
 
@@ -230,7 +226,7 @@ impl ApiServer {
         seat: &mut Seat,
     ) -> Result<Admitted, ApiError> {
         let begun = Instant::now();
-        let identified = self.identify(parts, identity);
+        let identified = self.identify(parts, info, query, identity).await;
         let verdict = if identified.is_ok() { Verdict::Yes } else { Verdict::No };
         self.metrics.authentication.observe(verdict, begun.elapsed());
         let user = identified?;
@@ -242,88 +238,33 @@ impl ApiServer {
             return Ok(Admitted::User(user));
         }
         let begun = Instant::now();
-        let decision = self.authorizer.check(&attributes(&user, info, query));
+        let decision = self.authorizer.check(&attributes(&user, info, query)).await;
         let verdict = if decision.is_ok() { Verdict::Yes } else { Verdict::No };
         self.metrics.authorization.observe(verdict, begun.elapsed());
         decision.map(|()| Admitted::User(user))
     }
 
     /// Authentication and impersonation.
-    fn identify(&self, parts: &Parts, identity: &Identity) -> Result<UserInfo, ApiError> {
+    async fn identify(
+        &self,
+        parts: &Parts,
+        info: &RequestInfo,
+        query: &Query,
+        identity: &Identity,
+    ) -> Result<UserInfo, ApiError> {
         let user = match identity {
             Identity::InProcess(user) => user.as_ref().clone(),
-            Identity::Connection(certificate) => {
-                self.authenticator.authenticate(&parts.headers, certificate.as_deref())?
+            Identity::Connection(peer) => {
+                self.authenticator.authenticate(&parts.headers, peer, &info.path).await?
             }
         };
-        self.impersonate(user, &parts.headers)
-    }
-
-    /// `Impersonate-*` headers: acting as somebody else, if one may.
-    fn impersonate(&self, user: UserInfo, headers: &HeaderMap) -> Result<UserInfo, ApiError> {
-        let text = |value: &HeaderValue| value.to_str().unwrap_or("").to_string();
-        let name = headers.get("impersonate-user").map(text).unwrap_or_default();
-        let groups: Vec<String> = headers.get_all("impersonate-group").iter().map(text).collect();
-        let uid = headers.get("impersonate-uid").map(text).unwrap_or_default();
-        let extra: Vec<(String, String)> = headers
-            .iter()
-            .filter_map(|(key, value)| {
-                let key = key.as_str().strip_prefix("impersonate-extra-")?;
-                Some((crate::request_info::percent_decode(key, false), text(value)))
-            })
-            .collect();
-        if name.is_empty() {
-            if groups.is_empty() && uid.is_empty() && extra.is_empty() {
-                return Ok(user);
+        match impersonation::wanted(&parts.headers)? {
+            None => Ok(user),
+            Some(wanted) => {
+                let request = attributes(&user, info, query);
+                Ok(self.authorizer.impersonate(wanted, &request).await?.user)
             }
-            return Err(ApiError::internal("requested impersonation without impersonating a user"));
         }
-        let account = name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
-        let check = |group: &str, resource: &str, subresource: &str, namespace: &str, name: &str| {
-            self.authorizer.check(&Attributes {
-                user: &user,
-                verb: "impersonate",
-                is_resource: true,
-                group,
-                resource,
-                subresource,
-                namespace,
-                name,
-                path: "",
-                selected_node: None,
-            })
-        };
-        match account {
-            Some((namespace, name)) => check("", "serviceaccounts", "", namespace, name)?,
-            None => check("", "users", "", "", &name)?,
-        }
-        for group in &groups {
-            check("", "groups", "", "", group)?;
-        }
-        if !uid.is_empty() {
-            check("authentication.k8s.io", "uids", "", "", &uid)?;
-        }
-        for (key, value) in &extra {
-            check("authentication.k8s.io", "userextras", key, "", value)?;
-        }
-        let mut impersonated = UserInfo { name: name.clone(), uid, groups, ..UserInfo::default() };
-        for (key, value) in extra {
-            impersonated.extra.entry(key).or_default().push(value);
-        }
-        if let Some((namespace, _)) = account
-            && impersonated.groups.is_empty()
-        {
-            impersonated.groups =
-                vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")];
-        }
-        if name == crate::authn::ANONYMOUS {
-            if !impersonated.in_group(UNAUTHENTICATED) {
-                impersonated.groups.push(UNAUTHENTICATED.into());
-            }
-        } else if !impersonated.in_group(AUTHENTICATED) && !impersonated.in_group(UNAUTHENTICATED) {
-            impersonated.groups.push(AUTHENTICATED.into());
-        }
-        Ok(impersonated)
     }
 
     async fn route(self: Arc<Self>, request: &Request, body: Bytes) -> Result<Response, ApiError> {

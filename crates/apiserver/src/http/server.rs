@@ -14,7 +14,6 @@ use tokio_util::task::TaskTracker;
 use super::body::BoxError;
 use super::pipeline::Identity;
 use crate::ApiServer;
-use crate::authn::user_of_certificate;
 
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -81,14 +80,8 @@ impl ApiServer {
                 return;
             }
         };
-        let certificate = stream
-            .get_ref()
-            .1
-            .peer_certificates()
-            .and_then(|chain| chain.first())
-            .and_then(|certificate| user_of_certificate(certificate))
-            .map(Arc::new);
-        let identity = Identity::Connection(certificate);
+        let peer = self.authorities.peer(stream.get_ref().1.peer_certificates());
+        let identity = Identity::Connection(Arc::new(peer));
         // Ended with the server, or by chance, so that clients spread over the servers behind one address.
         let closing = self.drain.closing.child_token();
         let goaway = closing.clone();
