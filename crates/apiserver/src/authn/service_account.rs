@@ -135,7 +135,7 @@ pub struct ServiceAccountTokens {
 
 /// A token whose signature is good.
 enum Checked {
-    Bound(Claims),
+    Bound(Box<Claims>),
     Legacy(LegacyClaims),
 }
 
@@ -442,7 +442,7 @@ fn decode(token: &str, key: &VerifyingKey, legacy: bool) -> Result<Checked, Toke
         Ok(Checked::Legacy(data.claims))
     } else {
         let data = jsonwebtoken::decode::<Claims>(token, &key.key, &validation).map_err(refused)?;
-        Ok(Checked::Bound(data.claims))
+        Ok(Checked::Bound(Box::new(data.claims)))
     }
 }
 

@@ -256,7 +256,7 @@ mod tests {
             parse(&format!("{HEAD}- {{type: Node, name: n}}\n- {{type: RBAC, name: r}}\n")).unwrap().len(),
             2
         );
-        check("[]", "at least one authorization mode");
+        check("  []\n", "at least one authorization mode");
         check("- {type: Foo, name: n}", "Unsupported value: \"Foo\"");
         check("- {type: RBAC, name: n}\n- {type: RBAC, name: m}", "[1].type: Duplicate value: \"RBAC\"");
         check("- {type: RBAC, name: n, webhook: {timeout: 1s}}", "may only be specified when type=Webhook");

@@ -49,13 +49,16 @@ enum Kind {
 /// A reference of a pod, within the pod's namespace.
 type Reference = (Kind, Box<str>);
 
+/// References by namespace, each with the number of pods that have it.
+type Held = HashMap<(Box<str>, Reference), u32>;
+
 /// What pods refer to, by node.
 #[derive(Default)]
 struct Graph {
     at: Option<u64>,
     pods: HashMap<Arc<str>, (Box<str>, Vec<Reference>)>,
     /// By node, then by namespace and reference: how many pods refer to it.
-    nodes: HashMap<Box<str>, HashMap<(Box<str>, Reference), u32>>,
+    nodes: HashMap<Box<str>, Held>,
 }
 
 impl Graph {
