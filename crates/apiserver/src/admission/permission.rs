@@ -17,19 +17,13 @@ pub(super) struct Action<'a> {
 /// Whether the user may; else why not (may be empty).
 pub(super) fn may(registry: &Registry, request: &Request<'_>, action: &Action<'_>) -> Result<(), String> {
     let attributes = Attributes {
-        user: request.call.user,
-        verb: action.verb,
-        is_resource: true,
-        group: action.group,
-        resource: action.resource,
         subresource: action.subresource,
         namespace: action.namespace,
         name: action.name,
-        path: "",
-        selected_node: None,
+        ..Attributes::resource(request.call.user, action.verb, action.group, action.resource)
     };
     match registry.authorizer.decide(&attributes) {
         Decision::Allow(_) => Ok(()),
-        Decision::NoOpinion(reason) => Err(reason),
+        Decision::NoOpinion(reason) | Decision::Deny(reason) => Err(reason),
     }
 }
