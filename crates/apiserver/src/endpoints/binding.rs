@@ -103,7 +103,7 @@ pub(super) async fn create(endpoint: &Endpoint<'_>, body: Bytes, name: &str) -> 
     endpoint.admit_action(&asked, &mut binding, ObjectKind::new("", "v1", "Binding")).await?;
     let text = |path: &str| binding.pointer(path).and_then(Value::as_str).unwrap_or("").to_string();
     let bound_name = text("/metadata/name");
-    if !name.is_empty() && !bound_name.is_empty() && name != bound_name {
+    if !name.is_empty() && name != bound_name {
         return Err(ApiError::bad_request("name in URL does not match name in Binding object"));
     }
     let name = if name.is_empty() { bound_name } else { name.to_string() };

@@ -143,3 +143,93 @@ async fn pod_security_of_namespaces() {
     let labels = json!({"metadata": {"labels": {"a": "b"}}});
     client.patch("merge", "/api/v1/namespaces/n/pods/a", labels).await.ok();
 }
+
+/// A pod that runs and is ready, or not.
+async fn running(client: &Client, name: &str, ready: &str) {
+    let mut object = pod(name, json!({}));
+    object["metadata"]["labels"] = json!({"app": "x"});
+    client.post("/api/v1/namespaces/n/pods", object).await.ok();
+    let status = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]}});
+    client.patch("strategic-merge", &format!("/api/v1/namespaces/n/pods/{name}/status"), status).await.ok();
+}
+
+async fn budget(client: &Client, name: &str, status: Value) {
+    let path = "/apis/policy/v1/namespaces/n/poddisruptionbudgets";
+    let object = json!({"metadata": {"name": name}, "spec": {"selector": {"matchLabels": {"app": "x"}}, "minAvailable": 1}});
+    client.post(path, object).await.ok();
+    client.patch("merge", &format!("{path}/{name}/status"), json!({"status": status})).await.ok();
+}
+
+async fn evict(client: &Client, pod: &str) -> crate::support::Answer {
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}});
+    client.post(&format!("/api/v1/namespaces/n/pods/{pod}/eviction"), eviction).await
+}
+
+#[tokio::test]
+async fn evictions_ask_the_budget() {
+    let server = server().await;
+    let client = admin(&server);
+    namespace(&client, "n", json!({})).await;
+    for name in ["a", "b"] {
+        running(&client, name, "True").await;
+    }
+    running(&client, "sick", "False").await;
+    let counts = |allowed: i64| json!({"observedGeneration": 1, "disruptionsAllowed": allowed, "desiredHealthy": 1, "currentHealthy": 2});
+    budget(&client, "one", counts(1)).await;
+    evict(&client, "a").await.ok();
+    let denied = evict(&client, "b").await;
+    assert_eq!((denied.code, &denied.body["reason"]), (429, &json!("TooManyRequests")));
+    assert_eq!(
+        denied.body["details"]["causes"][0]["message"],
+        "The disruption budget one needs 1 healthy pods and has 2 currently"
+    );
+    // Who is not healthy is no loss while enough others are.
+    evict(&client, "sick").await.ok();
+    client.get("/api/v1/namespaces/n/pods/sick").await.refused(404, "NotFound", "pods \"sick\" not found");
+    // Two budgets over one pod: the answer says so, under a success's code.
+    budget(&client, "two", counts(1)).await;
+    let several = evict(&client, "b").await;
+    assert_eq!(
+        (several.code, &several.body["status"], &several.body["code"]),
+        (201, &json!("Failure"), &json!(500))
+    );
+    let unnamed = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {}});
+    client.post("/api/v1/namespaces/n/pods/b/eviction", unnamed).await.refused(
+        400,
+        "BadRequest",
+        "name in URL does not match name in Eviction object",
+    );
+}
+
+#[tokio::test]
+async fn nodes_keep_to_themselves() {
+    let server = server().await;
+    let client = admin(&server);
+    let kubelet = Client::new(&server, orlop_apiserver::UserInfo::node("n1"));
+    let labelled =
+        json!({"metadata": {"name": "n1", "labels": {"node-role.kubernetes.io/control-plane": ""}}});
+    kubelet.post("/api/v1/nodes", labelled).await.refused(
+        403,
+        "Forbidden",
+        "nodes \"n1\" is forbidden: node \"n1\" is not allowed to set the following labels: node-role.kubernetes.io/control-plane",
+    );
+    let plain = json!({"metadata": {"name": "n1", "labels": {"kubernetes.io/hostname": "n1"}}});
+    kubelet.post("/api/v1/nodes", plain).await.ok();
+    kubelet.post("/api/v1/nodes", json!({"metadata": {"name": "n2"}})).await.refused(
+        403,
+        "Forbidden",
+        "nodes \"n2\" is forbidden: node \"n1\" is not allowed to modify node \"n2\"",
+    );
+    let taint = json!({"spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}});
+    kubelet.patch("merge", "/api/v1/nodes/n1", taint).await.refused(
+        403,
+        "Forbidden",
+        "nodes \"n1\" is forbidden: node \"n1\" is not allowed to modify taints",
+    );
+    namespace(&client, "n", json!({})).await;
+    kubelet.post("/api/v1/namespaces/n/pods", pod("p", json!({}))).await.refused(
+        403,
+        "Forbidden",
+        "pods \"p\" is forbidden: pod does not have \"kubernetes.io/config.mirror\" annotation, node \"n1\" can only create mirror pods",
+    );
+}
