@@ -160,6 +160,58 @@ pub(crate) fn interface_address(errs: &mut ErrorList, path: &Path, value: &str) 
     }
 }
 
+/// What upstream warns of in an address that it accepts: spellings that mean different things to different programs, and
+/// IPv6 addresses that are not in RFC 5952's form.
+pub(crate) fn ip_warning(path: &Path, text: &str) -> Option<String> {
+    let address = parse_ip_sloppy(text)?;
+    let plain = match address {
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(address, IpAddr::V4),
+        v4 => v4,
+    };
+    if text.parse::<IpAddr>().is_err() || is_mapped(address) {
+        return Some(format!(
+            "{path}: non-standard IP address {} will be considered invalid in a future Kubernetes release: use {}",
+            field::go_quote(text),
+            field::go_quote(&plain.to_string())
+        ));
+    }
+    let canonical = address.to_string();
+    (address.is_ipv6() && canonical != text).then(|| {
+        format!(
+            "{path}: IPv6 address {} should be in RFC 5952 canonical format ({})",
+            field::go_quote(text),
+            field::go_quote(&canonical)
+        )
+    })
+}
+
+/// [`ip_warning`] for a range.
+pub(crate) fn cidr_warning(path: &Path, text: &str) -> Option<String> {
+    let (address, bits) = parse_cidr_sloppy(text)?;
+    let network = format!("{}/{bits}", masked(address, bits));
+    let quoted = field::go_quote(text);
+    let (ip, length) = text.split_once('/')?;
+    if ip.parse::<IpAddr>().is_err() || (length.len() > 1 && length.starts_with('0')) || is_mapped(address) {
+        return Some(format!(
+            "{path}: non-standard CIDR value {quoted} will be considered invalid in a future Kubernetes release: use {}",
+            field::go_quote(&network)
+        ));
+    }
+    if masked(address, bits) != address {
+        let all = if address.is_ipv4() { 32 } else { 128 };
+        return Some(format!(
+            "{path}: CIDR value {quoted} is ambiguous in this context (should be {} or \"{address}/{all}\"?)",
+            field::go_quote(&network)
+        ));
+    }
+    (address.is_ipv6() && network != text).then(|| {
+        format!(
+            "{path}: IPv6 CIDR value {quoted} should be in RFC 5952 canonical format ({})",
+            field::go_quote(&network)
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,6 +248,47 @@ mod tests {
             ("::ffff:10.0.0.0/104", Some("must not have an IPv4-mapped IPv6 address")),
         ] {
             assert_eq!(cidr_problem(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn warnings() {
+        let path = Path::new("f");
+        for (text, expected) in [
+            ("10.0.0.1", None),
+            ("2001:db8::1", None),
+            ("foo", None),
+            (
+                "010.0.0.1",
+                Some(
+                    "f: non-standard IP address \"010.0.0.1\" will be considered invalid in a future Kubernetes release: use \"10.0.0.1\"",
+                ),
+            ),
+            (
+                "2001:DB8::1",
+                Some(
+                    "f: IPv6 address \"2001:DB8::1\" should be in RFC 5952 canonical format (\"2001:db8::1\")",
+                ),
+            ),
+        ] {
+            assert_eq!(ip_warning(&path, text).as_deref(), expected, "{text}");
+        }
+        for (text, expected) in [
+            ("10.0.0.0/8", None),
+            (
+                "10.0.0.1/8",
+                Some(
+                    "f: CIDR value \"10.0.0.1/8\" is ambiguous in this context (should be \"10.0.0.0/8\" or \"10.0.0.1/32\"?)",
+                ),
+            ),
+            (
+                "2001:DB8::/64",
+                Some(
+                    "f: IPv6 CIDR value \"2001:DB8::/64\" should be in RFC 5952 canonical format (\"2001:db8::/64\")",
+                ),
+            ),
+        ] {
+            assert_eq!(cidr_warning(&path, text).as_deref(), expected, "{text}");
         }
     }
 }

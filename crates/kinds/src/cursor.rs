@@ -116,6 +116,18 @@ pub(crate) fn keep_field(obj: &mut Value, old: &Value, key: &str) {
     }
 }
 
+/// Makes `metadata` what it is in `old`, but for the managed fields and the version: for subresources that write only
+/// their own part of an object.
+pub(crate) fn keep_metadata(obj: &mut Value, old: &Value) {
+    let mut metadata = old["metadata"].clone();
+    for key in ["managedFields", "resourceVersion"] {
+        if obj["metadata"].has(key) {
+            metadata[key] = obj["metadata"][key].clone();
+        }
+    }
+    *child(obj, "metadata") = metadata;
+}
+
 /// Makes everything in `metadata` but the managed fields what it is in `old`: upstream's `ResetObjectMetaForStatus`.
 pub(crate) fn keep_metadata_for_status(obj: &mut Value, old: &Value) {
     const KEPT: [&str; 7] = [

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
 use serde_json::Value;
 
+use crate::addresses::ip_warning;
 use crate::cursor::{Cursor, default_empty_to, items_mut};
 use crate::validate::{
     dns_label, ip, non_special_ip, object_name, port_number, qualified_name, require_one_of,
@@ -91,6 +92,19 @@ impl Strategy for Endpoints {
         let mut errs = metadata::validate_object_meta_update(obj, old);
         errs.extend(validate(obj));
         errs
+    }
+
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        let mut out = Vec::new();
+        for (i, subset) in obj["subsets"].items().iter().enumerate() {
+            for list in ["addresses", "notReadyAddresses"] {
+                let path = Path::new("subsets").index(i).child(list);
+                for (a, address) in subset[list].items().iter().enumerate() {
+                    out.extend(ip_warning(&path.index(a).child("ip"), address["ip"].text()));
+                }
+            }
+        }
+        out
     }
 
     fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {

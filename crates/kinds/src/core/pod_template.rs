@@ -30,21 +30,21 @@ pub(crate) fn warnings(obj: &Value) -> Vec<String> {
 
 /// `metadata` of a template whose objects get only labels and annotations from it.
 pub(crate) fn validate_template_metadata(errs: &mut ErrorList, path: &Path, meta: &Value) {
-    /// Fields in the order and with the names of Go's struct, by which upstream names them here.
+    /// Fields in the order of Go's struct, with the names it gives them but for the first letter.
     const NOT_ALLOWED: [(&str, &str); 13] = [
-        ("name", "Name"),
-        ("generateName", "GenerateName"),
-        ("namespace", "Namespace"),
-        ("selfLink", "SelfLink"),
-        ("uid", "UID"),
-        ("resourceVersion", "ResourceVersion"),
-        ("generation", "Generation"),
-        ("creationTimestamp", "CreationTimestamp"),
-        ("deletionTimestamp", "DeletionTimestamp"),
-        ("deletionGracePeriodSeconds", "DeletionGracePeriodSeconds"),
-        ("ownerReferences", "OwnerReferences"),
-        ("finalizers", "Finalizers"),
-        ("managedFields", "ManagedFields"),
+        ("name", "name"),
+        ("generateName", "generateName"),
+        ("namespace", "namespace"),
+        ("selfLink", "selfLink"),
+        ("uid", "uID"),
+        ("resourceVersion", "resourceVersion"),
+        ("generation", "generation"),
+        ("creationTimestamp", "creationTimestamp"),
+        ("deletionTimestamp", "deletionTimestamp"),
+        ("deletionGracePeriodSeconds", "deletionGracePeriodSeconds"),
+        ("ownerReferences", "ownerReferences"),
+        ("finalizers", "finalizers"),
+        ("managedFields", "managedFields"),
     ];
     errs.extend(validate_annotations(&meta["annotations"], &path.child("annotations")));
     errs.extend(validate_labels(&meta["labels"], &path.child("labels")));

@@ -5,6 +5,7 @@ use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
 use serde_json::{Value, json};
 
+use crate::addresses::ip_warning;
 use crate::core::endpoints::first_three;
 use crate::cursor::{Cursor, default_to, items_mut, same, set_generation};
 use crate::metadata::validate_labels;
@@ -168,7 +169,14 @@ impl Strategy for EndpointSlice {
         if obj["addressType"].text() == "FQDN" {
             return vec!["spec.addressType: FQDN endpoints are deprecated".to_owned()];
         }
-        Vec::new()
+        let mut out = Vec::new();
+        for (i, endpoint) in obj["endpoints"].items().iter().enumerate() {
+            let path = Path::new("endpoints").index(i).child("addresses");
+            for (a, address) in endpoint["addresses"].texts().into_iter().enumerate() {
+                out.extend(ip_warning(&path.index(a), address));
+            }
+        }
+        out
     }
 
     fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {

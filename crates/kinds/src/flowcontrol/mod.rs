@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use orlop_api::field::{self, ErrorList, Path};
 use serde_json::Value;
 
-use crate::cursor::{Cursor, child, keep};
+use crate::cursor::{Cursor, keep, keep_metadata};
 
 /// What a fresh server has, in `flowSchemas` and `priorityLevelConfigurations`: rows of name, annotations, spec and
 /// (for the first) conditions.
@@ -56,13 +56,7 @@ fn validate_status(errs: &mut ErrorList, obj: &Value) {
 /// A write of status changes nothing else but who owns which field.
 fn keep_all_but_status(obj: &mut Value, old: &Value) {
     keep(obj, old, &["spec"]);
-    let mut metadata = old["metadata"].clone();
-    for key in ["managedFields", "resourceVersion"] {
-        if obj["metadata"].has(key) {
-            metadata[key] = obj["metadata"][key].clone();
-        }
-    }
-    *child(obj, "metadata") = metadata;
+    keep_metadata(obj, old);
 }
 
 #[cfg(test)]

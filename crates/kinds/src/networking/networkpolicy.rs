@@ -5,7 +5,7 @@ use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
 use serde_json::{Value, json};
 
-use crate::addresses::{cidr_unless_stored, contains, parse_cidr_sloppy};
+use crate::addresses::{cidr_unless_stored, cidr_warning, contains, parse_cidr_sloppy};
 use crate::cursor::{Cursor, bump_generation, child, default_empty_to, items_mut, set_generation};
 use crate::validate::{label_selector, port_num_or_name};
 use crate::{NameRule, Strategy, metadata, printer};
@@ -167,6 +167,23 @@ impl Strategy for NetworkPolicy {
         let mut errs = metadata::validate_object_meta_update(obj, old);
         validate_spec(&mut errs, &obj["spec"], &ranges(old));
         errs
+    }
+
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        let mut out = Vec::new();
+        for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
+            for (i, rule) in obj["spec"][direction].items().iter().enumerate() {
+                for (p, peer) in rule[peers].items().iter().enumerate() {
+                    let path =
+                        Path::new("spec").child(direction).index(i).child(peers).index(p).child("ipBlock");
+                    out.extend(cidr_warning(&path.child("cidr"), peer["ipBlock"]["cidr"].text()));
+                    for (e, except) in peer["ipBlock"]["except"].texts().into_iter().enumerate() {
+                        out.extend(cidr_warning(&path.child("except").index(e), except));
+                    }
+                }
+            }
+        }
+        out
     }
 
     fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::core::pod::defaults::round_quantities;
 use crate::core::pod::resources::validate_requirements;
 use crate::core::pod::validate_tolerations;
+use crate::core::pod::warnings::deprecated_node_label;
 use crate::cursor::Cursor;
 use crate::metadata::validate_labels;
 use crate::validate::dns_label;
@@ -44,6 +45,12 @@ impl Strategy for RuntimeClass {
         let mut errs = metadata::validate_object_meta_update(obj, old);
         errs.extend(metadata::validate_immutable(&obj["handler"], &old["handler"], &Path::new("handler")));
         errs
+    }
+
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        let labels =
+            obj["scheduling"]["nodeSelector"].entries().filter_map(|(k, _)| deprecated_node_label(k));
+        labels.map(|msg| format!("scheduling.nodeSelector: {msg}")).collect()
     }
 
     fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {

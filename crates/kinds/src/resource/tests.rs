@@ -89,7 +89,7 @@ fn templates() {
         GROUP,
         "ResourceClaimTemplate",
         json!({"spec": spec}),
-        &["spec.metadata.Name: Forbidden: cannot be set"],
+        &["spec.metadata.name: Forbidden: cannot be set"],
     );
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::pod::resources::validate_resource_quantity;
 use super::pod::validate_taint_effect;
+use crate::addresses::cidr_warning;
 use crate::cursor::{Cursor, child, keep};
 use crate::metadata::{self, validate_label_name};
 use crate::validate::cidr;
@@ -185,6 +186,9 @@ impl Strategy for Node {
         }
         if !obj["spec"]["externalID"].text().is_empty() {
             out.push("spec.externalID: this field is deprecated, and is unused by Kubernetes".to_owned());
+        }
+        for (i, range) in obj["spec"]["podCIDRs"].texts().into_iter().enumerate() {
+            out.extend(cidr_warning(&Path::new("spec").child("podCIDRs").index(i), range));
         }
         out
     }

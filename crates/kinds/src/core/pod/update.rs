@@ -2,7 +2,7 @@
 
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::validation::validate_metadata_and_spec;
 use super::{affinity, qos};
@@ -346,10 +346,12 @@ pub fn validate_ephemeral_containers_update(pod: &Value, old: &Value) -> ErrorLi
     errs
 }
 
-/// Prepares a write of `/resize`: nothing but the containers' resources and resize policies may differ.
+/// Prepares a write of `/resize`: nothing but the resources of the pod and of its containers and their resize policies
+/// may differ.
 pub fn prepare_resize_update(pod: &mut Value, old: &Value) {
     let wanted = pod["spec"].clone();
     pod["spec"] = old["spec"].clone();
+    keep_field(&mut pod["spec"], &wanted, "resources");
     for list in ["containers", "initContainers"] {
         for container in items_mut(&mut pod["spec"], list) {
             let name = container["name"].clone();
@@ -361,8 +363,40 @@ pub fn prepare_resize_update(pod: &mut Value, old: &Value) {
             }
         }
     }
+    crate::cursor::keep_metadata(pod, old);
     keep_field(pod, old, "status");
     crate::cursor::bump_generation(pod, old, &["spec"]);
+}
+
+/// Whether the node of a running pod can change resources in place: it then reports those of running containers.
+fn node_can_resize(pod: &Value) -> bool {
+    let running = pod["status"]["containerStatuses"].items().iter().find(|s| s["state"]["running"].is_set());
+    running.is_none_or(|status| status["resources"].is_set())
+}
+
+/// Requirements may change, but not go away.
+fn validate_requirements_change(errs: &mut ErrorList, path: &Path, now: &Value, was: &Value) {
+    for kind in ["requests", "limits"] {
+        if was[kind].entries().any(|(name, _)| !now[kind].has(name)) {
+            errs.push(field::forbidden(&path.child(kind), format!("resource {kind} cannot be removed")));
+        }
+    }
+}
+
+/// Whether nothing but requests and limits of cpu and memory changed.
+fn only_cpu_and_memory_differ(now: &Value, was: &Value) -> bool {
+    let others = |holder: &Value| {
+        let mut holder = holder.clone();
+        for kind in ["requests", "limits"] {
+            for name in ["cpu", "memory"] {
+                if let Some(list) = holder.pointer_mut(&format!("/resources/{kind}")) {
+                    remove(list, name);
+                }
+            }
+        }
+        holder
+    };
+    same(&others(now), &others(was))
 }
 
 /// What is wrong with a write of `/resize`: only cpu and memory may change, and the QoS class may not.
@@ -381,39 +415,27 @@ pub fn validate_resize_update(pod: &Value, old: &Value) -> ErrorList {
     if old["status"]["qosClass"].text() != class {
         errs.push(field::invalid(&path, class, "Pod QOS Class may not change as a result of resizing"));
     }
-    for list in ["initContainers", "containers"] {
+    if !node_can_resize(old) {
+        errs.push(field::forbidden(&path, "Pod running on node without support for resize"));
+    }
+    validate_requirements_change(
+        &mut errs,
+        &path.child("resources"),
+        &pod["spec"]["resources"],
+        &old["spec"]["resources"],
+    );
+    let is_sidecar = |container: &Value| container["restartPolicy"].text() == "Always";
+    let pairs = |list: &str| -> Vec<(usize, &Value, &Value)> {
         let pairs = pod["spec"][list].items().iter().zip(old["spec"][list].items());
-        for (i, (now, was)) in pairs.enumerate() {
-            let sidecar = was["restartPolicy"].text() == "Always";
-            if list == "initContainers" && !sidecar {
-                if !same(now, was) {
-                    errs.push(field::forbidden(
-                        &path,
-                        "resources for non-sidecar init containers are immutable",
-                    ));
-                }
+        pairs.enumerate().map(|(i, (now, was))| (i, now, was)).collect()
+    };
+    for list in ["initContainers", "containers"] {
+        for (i, now, was) in pairs(list) {
+            if list == "initContainers" && !is_sidecar(was) {
                 continue;
             }
             let at = path.child(list).index(i).child("resources");
-            for kind in ["requests", "limits"] {
-                let (new, old) = (&now["resources"][kind], &was["resources"][kind]);
-                if old.entries().any(|(name, _)| !new.has(name)) {
-                    errs.push(field::forbidden(
-                        &at.child(kind),
-                        format!("resource {kind} cannot be removed"),
-                    ));
-                }
-                let others = |list: &Value| {
-                    let mut list = list.clone();
-                    for name in ["cpu", "memory"] {
-                        remove(&mut list, name);
-                    }
-                    list
-                };
-                if !same(&others(new), &others(old)) {
-                    errs.push(field::forbidden(&path, "only cpu and memory resources are mutable"));
-                }
-            }
+            validate_requirements_change(&mut errs, &at, &now["resources"], &was["resources"]);
             let (new, old) = (&now["resources"]["limits"]["memory"], &was["resources"]["limits"]["memory"]);
             let restarts = now["resizePolicy"].items().iter().any(|p| {
                 p["resourceName"].text() == "memory" && p["restartPolicy"].text() == "RestartContainer"
@@ -426,6 +448,29 @@ pub fn validate_resize_update(pod: &Value, old: &Value) -> ErrorList {
             }
         }
     }
+    let mut only = |same: bool, why: &str| {
+        if !same {
+            errs.push(field::forbidden(&path, why));
+        }
+    };
+    for (_, now, was) in pairs("containers") {
+        only(only_cpu_and_memory_differ(now, was), "only cpu and memory resources are mutable");
+    }
+    for (_, now, was) in pairs("initContainers") {
+        if is_sidecar(was) {
+            only(
+                only_cpu_and_memory_differ(now, was),
+                "only cpu and memory resources for sidecar containers are mutable",
+            );
+        } else {
+            only(same(now, was), "resources for non-sidecar init containers are immutable");
+        }
+    }
+    let pod_level = |pod: &Value| json!({"resources": pod["spec"]["resources"]});
+    only(
+        only_cpu_and_memory_differ(&pod_level(pod), &pod_level(old)),
+        "only cpu and memory resources are mutable",
+    );
     errs
 }
 

@@ -11,7 +11,7 @@ use crate::core::volume_source::{self, Owner};
 use crate::cursor::Cursor;
 use crate::validate::{
     csi_driver_name, dns_label, label_selector, local_descending_path, local_non_reserved_path,
-    require_one_of, require_text,
+    require_one_of, require_text, signer_name,
 };
 
 const MODE_MESSAGE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
@@ -102,12 +102,13 @@ fn validate_source(errs: &mut ErrorList, path: &Path, volume: &Value, pod_name: 
         if !source.is_set() {
             continue;
         }
-        let path_of = path.child(kind);
         if found {
-            errs.push(field::forbidden(&path_of, "may not specify more than 1 volume type"));
+            let path = path.child(name_when_repeated(kind));
+            errs.push(field::forbidden(&path, "may not specify more than 1 volume type"));
             continue;
         }
         found = true;
+        let path_of = path.child(if *kind == "gcePersistentDisk" { "persistentDisk" } else { kind });
         let before = errs.len();
         for key in *required {
             if source[*key].is_empty() {
@@ -126,6 +127,15 @@ fn validate_source(errs: &mut ErrorList, path: &Path, volume: &Value, pod_name: 
     }
     if !found {
         errs.push(field::required(path, "must specify a volume type"));
+    }
+}
+
+/// Upstream's spelling of some sources where there is more than one.
+fn name_when_repeated(kind: &str) -> &str {
+    match kind {
+        "cephfs" => "cephFS",
+        "downwardAPI" => "downwarAPI",
+        other => other,
     }
 }
 
@@ -288,7 +298,7 @@ fn validate_projections(errs: &mut ErrorList, path: &Path, projected: &Value) {
             count += 1;
         }
         if count > 1 {
-            errs.push(field::forbidden(&at, "may not specify more than 1 volume type"));
+            errs.push(field::forbidden(&at, "may not specify more than 1 volume type per source"));
         }
     }
 }
@@ -305,6 +315,21 @@ fn take<'a>(errs: &mut ErrorList, path: &Path, taken: &mut Vec<&'a str>, file: &
     }
 }
 
+/// What is wrong with a ClusterTrustBundle's name: one that belongs to a signer begins with the signer's name, the slash
+/// in it a colon.
+fn trust_bundle_name(name: &str) -> Vec<String> {
+    let Some((signer, rest)) = name.rsplit_once(':') else {
+        return NameRule::DnsSubdomain.check(name, false);
+    };
+    let prefix = format!("{}:", signer.replace('/', ":"));
+    if !name.starts_with(&prefix) {
+        return vec![format!(
+            "ClusterTrustBundle for signerName {signer} must be named with prefix {prefix}"
+        )];
+    }
+    NameRule::DnsSubdomain.check(rest, false)
+}
+
 fn validate_trust_bundle(errs: &mut ErrorList, path: &Path, bundle: &Value) {
     let (name, signer) = (&bundle["name"], &bundle["signerName"]);
     match (name.is_set(), signer.is_set()) {
@@ -314,6 +339,13 @@ fn validate_trust_bundle(errs: &mut ErrorList, path: &Path, bundle: &Value) {
         (true, false) => {
             if name.text().is_empty() {
                 errs.push(field::required(&path.child("name"), "must be a valid object name"));
+            }
+            for msg in trust_bundle_name(name.text()) {
+                errs.push(field::invalid(
+                    &path.child("name"),
+                    name.text(),
+                    format!("not a valid clustertrustbundlename: {msg}"),
+                ));
             }
             if bundle["labelSelector"].is_set() {
                 errs.push(field::invalid(
@@ -327,6 +359,7 @@ fn validate_trust_bundle(errs: &mut ErrorList, path: &Path, bundle: &Value) {
             if signer.text().is_empty() {
                 errs.push(field::required(&path.child("signerName"), "must be a valid signer name"));
             }
+            signer_name(errs, &path.child("signerName"), signer.text());
             label_selector(errs, &path.child("labelSelector"), &bundle["labelSelector"]);
         }
         (false, false) => errs.push(field::required(path, "either name or signerName must be specified")),

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
 use serde_json::{Value, json};
 
+use crate::addresses::{cidr_warning, ip_warning};
 use crate::cursor::{Cursor, child, default_empty_to, default_to, items_mut, keep, remove, same};
 use crate::{NameRule, Strategy, metadata, printer};
 
@@ -276,6 +277,10 @@ fn drop_type_dependent_fields(service: &mut Value, old: &Value) {
     }
 }
 
+fn ip_warnings(out: &mut Vec<String>, path: &Path, list: &Value) {
+    out.extend(list.texts().into_iter().enumerate().filter_map(|(i, ip)| ip_warning(&path.index(i), ip)));
+}
+
 fn external_ip(service: &Value) -> String {
     let spec = &service["spec"];
     let external = spec["externalIPs"].texts();
@@ -378,37 +383,53 @@ impl Strategy for Service {
     fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
         const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
         let spec = &obj["spec"];
+        let path = Path::new("spec");
+        let named = spec["type"].text() == "ExternalName";
+        let headless = spec["type"].text() == "ClusterIP" && spec["clusterIP"].text() == "None";
+        let external = !spec["externalIPs"].is_empty();
         let mut out = Vec::new();
-        let mut warn = |applies: bool, text: &str| {
+        if obj["metadata"]["annotations"].has(HINTS) {
+            out.push(format!(
+                "annotation {HINTS} is deprecated, please use service.kubernetes.io/topology-mode instead"
+            ));
+        }
+        if !matches!(spec["clusterIP"].text(), "" | "None") {
+            ip_warnings(&mut out, &path.child("clusterIPs"), &spec["clusterIPs"]);
+        }
+        let warn = |out: &mut Vec<String>, applies: bool, text: &str| {
             if applies {
                 out.push(text.to_owned());
             }
         };
         warn(
-            obj["metadata"]["annotations"].has(HINTS),
-            "annotation service.kubernetes.io/topology-aware-hints is deprecated, please use service.kubernetes.io/topology-mode instead",
-        );
-        warn(
-            is_headless(obj) && !spec["loadBalancerIP"].text().is_empty(),
+            &mut out,
+            headless && !spec["loadBalancerIP"].text().is_empty(),
             "spec.loadBalancerIP is ignored for headless services",
         );
+        warn(&mut out, headless && external, "spec.externalIPs is ignored for headless services");
         warn(
-            is_headless(obj) && !spec["externalIPs"].is_empty(),
-            "spec.externalIPs is ignored for headless services",
-        );
-        warn(
-            is_headless(obj) && !matches!(spec["sessionAffinity"].text(), "" | "None"),
+            &mut out,
+            headless && spec["sessionAffinity"].text() != "None",
             "spec.SessionAffinity is ignored for headless services",
         );
+        ip_warnings(&mut out, &path.child("externalIPs"), &spec["externalIPs"]);
         warn(
-            spec["type"].text() != "ExternalName" && !spec["externalName"].text().is_empty(),
+            &mut out,
+            external && !headless && !named,
+            "spec.externalIPs is deprecated and may no longer be implemented in some clusters",
+        );
+        out.extend(ip_warning(&path.child("loadBalancerIP"), spec["loadBalancerIP"].text()));
+        for (i, range) in spec["loadBalancerSourceRanges"].texts().into_iter().enumerate() {
+            out.extend(cidr_warning(&path.child("loadBalancerSourceRanges").index(i), range));
+        }
+        warn(&mut out, named && external, "spec.externalIPs is ignored when spec.type is \"ExternalName\"");
+        warn(
+            &mut out,
+            !named && !spec["externalName"].text().is_empty(),
             "spec.externalName is ignored when spec.type is not \"ExternalName\"",
         );
         warn(
-            !spec["externalIPs"].is_empty(),
-            "spec.externalIPs is deprecated and may no longer be implemented in some clusters",
-        );
-        warn(
+            &mut out,
             spec["trafficDistribution"].text() == "PreferClose",
             "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"",
         );
