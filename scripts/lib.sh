@@ -15,7 +15,7 @@ host_packages=(nftables iproute2 conntrack busybox-static libseccomp2 ca-certifi
 # shellcheck disable=SC2034
 build_packages=(gcc libc6-dev libseccomp-dev pkg-config protobuf-compiler libprotobuf-dev)
 # shellcheck disable=SC2034
-test_packages=(procps bsdutils util-linux)
+test_packages=(procps bsdutils util-linux openssl curl diffutils python3-yaml)
 
 say() { printf '==> %s\n' "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
