@@ -354,7 +354,8 @@ pub fn on_apply(
 
     let own = all.iter().position(|entry| entry.is(true, params));
     let last = own.map(|at| Set::from_fields_v1(&all[at].fields));
-    let fields = intent.recursive_difference(&reset(params)).difference(&UNOWNED);
+    // While items are taken out, the name and the type count as applied; they are never recorded as owned.
+    let fields = intent.recursive_difference(&reset(params));
     let previous_time = own.and_then(|at| all[at].time.clone());
     let entry = Entry {
         manager: params.manager.to_owned(),
@@ -378,6 +379,7 @@ pub fn on_apply(
         Some(last) => prune(merged, &all, last, kind),
         None => merged,
     };
+    all[at].fields = fields.difference(&UNOWNED).to_fields_v1();
     let Diff { changed, removed } = changes(&before, &result, params);
     let others = |index: &usize| *index != at;
     if !force {

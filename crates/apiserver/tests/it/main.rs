@@ -5,6 +5,7 @@
 mod access;
 mod admission;
 mod crud;
+mod list_watch;
 mod operations;
 mod protobuf;
 mod support;
