@@ -29,6 +29,11 @@ pub struct EnvironmentBuilder {
     inner: Inner,
 }
 
+/// Texts of up to this many bytes are compiled on the caller's stack.
+const SHORT: usize = 160;
+/// The stack for longer ones, in bytes.
+const DEEP_STACK: usize = 32 << 20;
+
 /// Type names that are expressions of their own: `type(x) == string`.
 const TYPE_NAMES: &[(&str, fn() -> Type)] = &[
     ("bool", || Type::Bool),
@@ -101,6 +106,20 @@ impl EnvironmentBuilder {
 impl Environment {
     /// Parses, checks and plans an expression.
     pub fn compile(&self, expression: &str) -> Result<Program, CompileErrors> {
+        if expression.len() > SHORT {
+            // Long texts can be nested deeply; a thread with room for that costs little in comparison.
+            let outcome = std::thread::scope(|scope| {
+                let builder = std::thread::Builder::new().name("cel".to_owned()).stack_size(DEEP_STACK);
+                builder.spawn_scoped(scope, || self.compile_here(expression)).ok()?.join().ok()
+            });
+            if let Some(outcome) = outcome {
+                return outcome;
+            }
+        }
+        self.compile_here(expression)
+    }
+
+    fn compile_here(&self, expression: &str) -> Result<Program, CompileErrors> {
         let checked = check(self, parse(expression)?)?;
         Program::plan(checked)
     }

@@ -335,13 +335,15 @@ impl<'a> Val<'a> {
         }
     }
 
-    /// The value as JSON; `None` for values that have no JSON form (types, library values).
+    /// The value as JSON; `None` for values that have no JSON form (types, library values) or far too large a one.
     pub fn to_json(&self) -> Option<Value> {
-        self.json(0)
+        // Values can share parts, so that their JSON is far larger than they are.
+        self.json(0, &mut 4_000_000)
     }
 
-    fn json(&self, depth: usize) -> Option<Value> {
-        if depth > 1000 {
+    fn json(&self, depth: usize, left: &mut usize) -> Option<Value> {
+        *left = left.checked_sub(1)?;
+        if depth > 300 {
             return None;
         }
         Some(match self {
@@ -359,24 +361,24 @@ impl<'a> Val<'a> {
             Val::Timestamp(time) => Value::String(time.to_string()),
             Val::List(List::Json(items, ..)) => Value::Array(items.to_vec()),
             Val::List(List::Owned(items) | List::Typed(items, _)) => {
-                Value::Array(items.iter().map(|item| item.json(depth + 1)).collect::<Option<_>>()?)
+                Value::Array(items.iter().map(|item| item.json(depth + 1, left)).collect::<Option<_>>()?)
             }
             Val::Map(Map::Json(members, _)) => Value::Object((*members).clone()),
             Val::Map(Map::Owned(entries)) => {
                 let mut out = serde_json::Map::new();
                 for (key, value) in entries.entries() {
-                    out.insert(key.key_text()?, value.json(depth + 1)?);
+                    out.insert(key.key_text()?, value.json(depth + 1, left)?);
                 }
                 Value::Object(out)
             }
             Val::Struct(object) => {
                 let mut out = serde_json::Map::new();
                 for (name, value) in &object.fields {
-                    out.insert(crate::escaping::unescape(name), value.json(depth + 1)?);
+                    out.insert(crate::escaping::unescape(name), value.json(depth + 1, left)?);
                 }
                 Value::Object(out)
             }
-            Val::Optional(Some(value)) => value.json(depth + 1)?,
+            Val::Optional(Some(value)) => value.json(depth + 1, left)?,
             Val::Optional(None) => Value::Null,
             Val::Type(_) | Val::Opaque(_) => return None,
         })

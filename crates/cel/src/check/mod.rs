@@ -43,7 +43,7 @@ pub fn check(env: &Environment, parsed: Parsed) -> Result<Checked, CompileErrors
     let Checker { types, overloads, unifier, mut issues, .. } = checker;
     let types: Vec<Type> = types.iter().map(|ty| unifier.substitute(ty, true)).collect();
     if issues.is_empty() {
-        validate::validate(&expr, &parsed, &mut issues);
+        validate::validate(&expr, &parsed, &types, &mut issues);
     }
     let source = parsed.source;
     if !issues.is_empty() {
@@ -311,13 +311,13 @@ impl Checker<'_> {
         if assign::size(&ty, 1000) >= 1000 { Type::Dyn } else { ty }
     }
 
-    fn join(&mut self, id: u32, previous: Option<Type>, current: Type) -> Type {
+    /// The common type of elements; what must not be mixed is found when the literals are validated.
+    fn join(&mut self, previous: Option<Type>, current: Type) -> Type {
         let Some(previous) = previous else { return current };
         if self.unifier.assignable(&previous, &current) {
             return self.unifier.most_general(previous, current);
         }
-        self.mismatch(id, &previous, &current);
-        Type::Error
+        Type::Dyn
     }
 
     /// The type inside an optional element or entry; an error where it is none.
@@ -341,7 +341,7 @@ impl Checker<'_> {
             if *optional {
                 ty = self.unwrapped(element.id, ty);
             }
-            element_type = Some(self.join(element.id, element_type, ty));
+            element_type = Some(self.join(element_type, ty));
         }
         let element_type = element_type.unwrap_or_else(|| self.unifier.fresh());
         let ty = self.bounded(Type::list(element_type));
@@ -353,13 +353,13 @@ impl Checker<'_> {
         for entry in entries {
             self.expr(&mut entry.key);
             let key = self.get(&entry.key);
-            key_type = Some(self.join(entry.key.id, key_type, key));
+            key_type = Some(self.join(key_type, key));
             self.expr(&mut entry.value);
             let mut value = self.get(&entry.value);
             if entry.optional {
                 value = self.unwrapped(entry.value.id, value);
             }
-            value_type = Some(self.join(entry.value.id, value_type, value));
+            value_type = Some(self.join(value_type, value));
         }
         let ty = match (key_type, value_type) {
             (Some(key), Some(value)) => Type::map(key, value),

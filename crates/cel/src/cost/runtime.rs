@@ -3,7 +3,7 @@
 use super::{CHECK_COST, REGEX_FACTOR, STRING_FACTOR, SizeEstimate, scaled};
 use crate::cost::functions::selector_cost;
 use crate::library::opaque::Opaque;
-use crate::val::{List, Map, Val};
+use crate::val::Val;
 
 /// The cost of a call that was made with these arguments. `overload` is empty where several were possible.
 pub fn call_cost(function: &str, overload: &str, args: &[Val<'_>], result: Option<&Val<'_>>) -> u64 {
@@ -73,7 +73,9 @@ fn kubernetes(function: &str, overload: &str, args: &[Val<'_>], result: Option<&
     Some(match function {
         "check" => CHECK_COST,
         "fieldSelector" | "labelSelector" => selector_cost(SizeEstimate::fixed(size(1)?)).max,
-        "isSorted" | "sum" | "max" | "min" | "indexOf" | "lastIndexOf" => traversal(args.first()?, 0),
+        "isSorted" | "sum" | "max" | "min" | "indexOf" | "lastIndexOf" => {
+            traversal(args.first()?, &mut 2_000_000)
+        }
         "url"
         | "lowerAscii"
         | "upperAscii"
@@ -149,30 +151,30 @@ fn kubernetes(function: &str, overload: &str, args: &[Val<'_>], result: Option<&
     })
 }
 
-/// The cost of looking at all of a value.
-fn traversal(val: &Val<'_>, depth: usize) -> u64 {
-    if depth > 200 {
+/// The cost of looking at all of a value, of which so many parts are left to be looked at.
+fn traversal(val: &Val<'_>, left: &mut usize) -> u64 {
+    if *left == 0 {
         return 1;
     }
+    *left -= 1;
     match val {
         Val::String(text) => (text.as_str().len() as f64 * STRING_FACTOR) as u64,
         Val::Bytes(bytes) => (bytes.len() as f64 * STRING_FACTOR) as u64,
-        Val::List(list) => list_traversal(list, depth),
-        Val::Map(map) => map_traversal(map, depth),
+        Val::List(list) => {
+            let mut sum = 0;
+            for element in list.iter() {
+                sum += element.map_or(1, |element| traversal(&element, left));
+            }
+            sum
+        }
+        Val::Map(map) => {
+            let mut sum = 0;
+            for key in map.keys() {
+                let value = map.get(&key).and_then(Result::ok);
+                sum += traversal(&key, left) + value.map_or(1, |value| traversal(&value, left));
+            }
+            sum
+        }
         _ => 1,
     }
-}
-
-fn list_traversal(list: &List<'_>, depth: usize) -> u64 {
-    list.iter().map(|element| element.map_or(1, |element| traversal(&element, depth + 1))).sum()
-}
-
-fn map_traversal(map: &Map<'_>, depth: usize) -> u64 {
-    map.keys()
-        .iter()
-        .map(|key| {
-            let value = map.get(key).and_then(Result::ok).map_or(1, |value| traversal(&value, depth + 1));
-            traversal(key, depth + 1) + value
-        })
-        .sum()
 }

@@ -9,16 +9,32 @@ use crate::val::{List, Map, Val};
 
 /// Deeper values are not compared.
 const MAX_DEPTH: usize = 300;
+/// Nor values of more parts; they can share parts and so be far larger than what was paid for.
+const MAX_PARTS: usize = 10_000_000;
+
+/// How far a comparison has gone.
+struct Progress {
+    depth: usize,
+    parts: usize,
+}
 
 /// Whether two values are equal.
 pub fn equal(a: &Val<'_>, b: &Val<'_>) -> Result<bool, EvalError> {
-    equal_at(a, b, 0)
+    equal_at(a, b, &mut Progress { depth: 0, parts: 0 })
 }
 
-fn equal_at(a: &Val<'_>, b: &Val<'_>, depth: usize) -> Result<bool, EvalError> {
-    if depth > MAX_DEPTH {
-        return Err(EvalError::text("values are nested too deeply to be compared"));
+fn equal_at(a: &Val<'_>, b: &Val<'_>, progress: &mut Progress) -> Result<bool, EvalError> {
+    if progress.depth > MAX_DEPTH || progress.parts > MAX_PARTS {
+        return Err(EvalError::CostLimitExceeded);
     }
+    progress.depth += 1;
+    progress.parts += 1;
+    let equal = equal_inner(a, b, progress);
+    progress.depth -= 1;
+    equal
+}
+
+fn equal_inner(a: &Val<'_>, b: &Val<'_>, depth: &mut Progress) -> Result<bool, EvalError> {
     Ok(match (a, b) {
         (Val::List(a), Val::List(b)) => return lists(a, b, depth),
         (Val::Map(a), Val::Map(b)) => return maps(a, b, depth),
@@ -28,14 +44,14 @@ fn equal_at(a: &Val<'_>, b: &Val<'_>, depth: usize) -> Result<bool, EvalError> {
             }
             for (name, value) in &a.fields {
                 match b.fields.iter().find(|(other, _)| other == name) {
-                    Some((_, other)) if equal_at(value, other, depth + 1)? => {}
+                    Some((_, other)) if equal_at(value, other, depth)? => {}
                     _ => return Ok(false),
                 }
             }
             true
         }
         (Val::Optional(a), Val::Optional(b)) => match (a, b) {
-            (Some(a), Some(b)) => return equal_at(a, b, depth + 1),
+            (Some(a), Some(b)) => return equal_at(a, b, depth),
             (a, b) => a.is_none() && b.is_none(),
         },
         (Val::Opaque(a), Val::Opaque(b)) => a.equal(b).unwrap_or(false),
@@ -98,7 +114,7 @@ pub fn order(a: &Val<'_>, b: &Val<'_>) -> Result<Option<Ordering>, EvalError> {
     })
 }
 
-fn lists(a: &List<'_>, b: &List<'_>, depth: usize) -> Result<bool, EvalError> {
+fn lists(a: &List<'_>, b: &List<'_>, depth: &mut Progress) -> Result<bool, EvalError> {
     match a.kind() {
         ListKind::Set => sets(a, b, depth),
         ListKind::Map(keys) => map_lists(a, b, keys, depth),
@@ -110,7 +126,7 @@ fn lists(a: &List<'_>, b: &List<'_>, depth: usize) -> Result<bool, EvalError> {
                     return Ok(false);
                 }
                 for (a, b) in a.iter().zip(b.iter()) {
-                    if !equal_at(&a?, &b?, depth + 1)? {
+                    if !equal_at(&a?, &b?, depth)? {
                         return Ok(false);
                     }
                 }
@@ -121,7 +137,7 @@ fn lists(a: &List<'_>, b: &List<'_>, depth: usize) -> Result<bool, EvalError> {
 }
 
 /// Sets: the same elements in any order.
-fn sets(a: &List<'_>, b: &List<'_>, depth: usize) -> Result<bool, EvalError> {
+fn sets(a: &List<'_>, b: &List<'_>, depth: &mut Progress) -> Result<bool, EvalError> {
     if a.len() != b.len() {
         return Ok(false);
     }
@@ -139,7 +155,7 @@ fn sets(a: &List<'_>, b: &List<'_>, depth: usize) -> Result<bool, EvalError> {
         let wanted = wanted?;
         let mut found = false;
         for val in a.iter() {
-            if equal_at(&val?, &wanted, depth + 1)? {
+            if equal_at(&val?, &wanted, depth)? {
                 found = true;
                 break;
             }
@@ -168,7 +184,7 @@ fn map_lists(
     a: &List<'_>,
     b: &List<'_>,
     keys: &[std::sync::Arc<str>],
-    depth: usize,
+    depth: &mut Progress,
 ) -> Result<bool, EvalError> {
     if a.len() != b.len() {
         return Ok(false);
@@ -181,7 +197,7 @@ fn map_lists(
     for val in b.iter() {
         let val = val?;
         match mine.get(&list_map_key(&val, keys)) {
-            Some(other) if equal_at(other, &val, depth + 1)? => {}
+            Some(other) if equal_at(other, &val, depth)? => {}
             _ => return Ok(false),
         }
     }
@@ -199,13 +215,13 @@ pub fn list_map_key(val: &Val<'_>, keys: &[std::sync::Arc<str>]) -> Vec<Option<S
         .collect()
 }
 
-fn maps(a: &Map<'_>, b: &Map<'_>, depth: usize) -> Result<bool, EvalError> {
+fn maps(a: &Map<'_>, b: &Map<'_>, depth: &mut Progress) -> Result<bool, EvalError> {
     if a.len() != b.len() {
         return Ok(false);
     }
     for key in a.keys() {
         let (Some(mine), Some(theirs)) = (a.get(&key), b.get(&key)) else { return Ok(false) };
-        if !equal_at(&mine?, &theirs?, depth + 1)? {
+        if !equal_at(&mine?, &theirs?, depth)? {
             return Ok(false);
         }
     }

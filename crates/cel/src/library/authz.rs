@@ -10,7 +10,7 @@ use crate::library::opaque::Opaque;
 use crate::val::{Res, Val};
 
 /// Who decides. Implementations are asked while an expression is evaluated, so they answer from memory.
-pub trait Authorizer {
+pub trait Authorizer: Send + Sync {
     /// The decision on a request.
     fn check(&self, request: &AccessRequest) -> AccessDecision;
 }

@@ -38,6 +38,7 @@ fn bounded() {
         "a.b.c{d: 1}".to_owned(),
     ];
     for expression in cases {
+        eprintln!("{}", &expression[..expression.len().min(60)]);
         let start = Instant::now();
         let _ = run(&expression);
         assert!(start.elapsed() < Duration::from_secs(20), "{}", &expression[..expression.len().min(60)]);

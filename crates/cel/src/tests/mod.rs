@@ -57,7 +57,7 @@ fn show(value: &Val<'_>) -> String {
         Val::Type(ty) => format!("type {}", ty.name()),
         Val::Opaque(opaque) => format!("{opaque:?}"),
         Val::Uint(u) => format!("{u}u"),
-        value => value.to_json().map_or_else(|| format!("{value:?}"), |json| json.to_string()),
+        value => value.to_json().map_or_else(|| value.type_name(), |json| json.to_string()),
     }
 }
 
