@@ -34,8 +34,10 @@ const SHORT: usize = 160;
 /// The stack for longer ones, in bytes.
 const DEEP_STACK: usize = 32 << 20;
 
+type MakeType = fn() -> Type;
+
 /// Type names that are expressions of their own: `type(x) == string`.
-const TYPE_NAMES: &[(&str, fn() -> Type)] = &[
+const TYPE_NAMES: &[(&str, MakeType)] = &[
     ("bool", || Type::Bool),
     ("bytes", || Type::Bytes),
     ("double", || Type::Double),
