@@ -175,7 +175,6 @@ impl FieldError {
                 | ErrorType::Forbidden
                 | ErrorType::TooLong
                 | ErrorType::Internal
-                | ErrorType::TypeInvalid
         );
         if let (false, Some(value)) = (silent, &self.bad_value) {
             out.push_str(": ");

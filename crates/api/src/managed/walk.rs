@@ -142,15 +142,23 @@ fn step_by_keys<'k>(
     default: impl Fn(&str) -> Option<Value>,
 ) -> Result<String, String> {
     let mut parts: BTreeMap<&str, Value> = BTreeMap::new();
+    let mut missing: Vec<&str> = Vec::new();
     for key in keys {
         let given = item.get(key).filter(|value| !value.is_null()).cloned();
-        let Some(value) = given.or_else(|| default(key)) else {
-            return Err(format!(
-                "associative list with keys has an element that omits key field {} (and doesn't have default value)",
-                crate::field::go_quote(key)
-            ));
-        };
-        parts.insert(key, value);
+        match given.or_else(|| default(key)) {
+            Some(value) => {
+                parts.insert(key, value);
+            }
+            None => missing.push(key),
+        }
+    }
+    // Some of the keys are enough.
+    if parts.is_empty() {
+        let quoted: Vec<String> = missing.iter().map(|key| crate::field::go_quote(key)).collect();
+        return Err(format!(
+            "associative list with keys has an element that omits all key fields [{}] (and doesn't have default values for any key fields)",
+            quoted.join(" ")
+        ));
     }
     let parts: Map<String, Value> = parts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
     Ok(format!("k:{}", Value::Object(parts)))

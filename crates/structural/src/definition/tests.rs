@@ -1,0 +1,236 @@
+use super::*;
+use pretty_assertions::assert_eq;
+use serde_json::json;
+
+fn definition(schema: Value) -> Value {
+    json!({
+        "metadata": {"name": "widgets.example.com"},
+        "spec": {
+            "group": "example.com", "scope": "Namespaced",
+            "names": {"plural": "widgets", "singular": "widget", "kind": "Widget", "listKind": "WidgetList"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}],
+            "conversion": {"strategy": "None"},
+        },
+        "status": {"storedVersions": ["v1"], "acceptedNames": {}},
+    })
+}
+
+fn texts(errors: &ErrorList) -> Vec<String> {
+    errors.iter().map(ToString::to_string).collect()
+}
+
+/// Errors of a schema for `spec`, below its path.
+#[track_caller]
+fn check(spec: Value, expected: &[&str]) {
+    let errors = validate(&definition(json!({"type": "object", "properties": {"spec": spec}})));
+    let prefix = "spec.validation.openAPIV3Schema.properties[spec]";
+    let found: Vec<String> = texts(&errors).iter().map(|text| text.replace(prefix, "~")).collect();
+    assert_eq!(found, expected);
+}
+
+#[track_caller]
+fn check_change(pointer: &str, value: Value, expected: &[&str]) {
+    let mut object = definition(json!({"type": "object"}));
+    match object.pointer_mut(pointer) {
+        Some(place) => *place = value,
+        None => {
+            let (parent, field) = pointer.rsplit_once('/').unwrap_or(("", pointer));
+            if let Some(parent) = object.pointer_mut(parent) {
+                parent[field] = value;
+            }
+        }
+    }
+    assert_eq!(texts(&validate(&object)), expected, "{pointer}");
+}
+
+#[test]
+fn schemas() {
+    check(json!({"type": "object", "properties": {"a": {"type": "string"}}}), &[]);
+    check(json!({"type": "array"}), &["~.items: Required value: must be specified"]);
+    check(
+        json!({"properties": {"a": {}}}),
+        &[
+            "~.properties[a].type: Required value: must not be empty for specified object fields",
+            "~.type: Required value: must not be empty for specified object fields",
+        ],
+    );
+    check(
+        json!({"type": "foo"}),
+        &[
+            r#"~.type: Unsupported value: "foo": supported values: "array", "boolean", "integer", "number", "object", "string""#,
+        ],
+    );
+    check(
+        json!({"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": {"type": "string"}}),
+        &["~.additionalProperties: Forbidden: additionalProperties and properties are mutual exclusive"],
+    );
+    check(
+        json!({"type": "object", "default": {"zz": 1}, "properties": {"a": {"type": "integer"}}}),
+        &[r#"~.default: Invalid value: {"zz":1}: must not have unknown fields"#],
+    );
+    check(
+        json!({"type": "string", "enum": ["x", "y"], "default": "z"}),
+        &[r#"~.default: Unsupported value: "z": supported values: "x", "y""#],
+    );
+    check(
+        json!({"type": "object", "oneOf": [{"properties": {"a": {"type": "string"}}}]}),
+        &[
+            "~.oneOf[0].properties[a].type: Forbidden: must be empty to be structural",
+            "~.properties[a]: Required value: because it is defined in ~.oneOf[0].properties[a]",
+        ],
+    );
+    check(
+        json!({"type": "string", "pattern": "(("}),
+        &[
+            r#"~.pattern: Invalid value: "((": must be a valid regular expression, but isn't: error parsing regexp: missing closing ): `((`"#,
+        ],
+    );
+    check(
+        json!({"type": "array", "items": {"type": "string"}, "uniqueItems": true}),
+        &[
+            "~.uniqueItems: Forbidden: uniqueItems cannot be set to true since the runtime complexity becomes quadratic",
+        ],
+    );
+    check(
+        json!({"type": "array", "x-kubernetes-list-type": "map", "items": {"type": "object", "properties": {"k": {"type": "string"}}}}),
+        &["~.x-kubernetes-list-map-keys: Required value: must not be empty if x-kubernetes-list-type is map"],
+    );
+    check(
+        json!({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"],
+               "items": {"type": "object", "properties": {"k": {"type": "string"}}}}),
+        &[
+            "~.items.properties[k].default: Required value: this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property",
+        ],
+    );
+    check(
+        json!({"type": "array", "x-kubernetes-list-type": "foo", "items": {"type": "string"}}),
+        &[r#"~.x-kubernetes-list-type: Unsupported value: "foo": supported values: "atomic", "set", "map""#],
+    );
+    check(
+        json!({"type": "object", "properties": {"a": {"type": "integer"}}, "x-kubernetes-validations": [{"rule": "true", "fieldPath": ".zz"}]}),
+        &[r#"~.x-kubernetes-validations[0].fieldPath: Invalid value: ".zz": must be a valid path"#],
+    );
+    check(
+        json!({"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]}),
+        &[],
+    );
+    check(
+        json!({"type": "string", "x-kubernetes-embedded-resource": true}),
+        &[
+            "~.properties: Required value: must not be empty if x-kubernetes-embedded-resource is true without x-kubernetes-preserve-unknown-fields",
+            r#"~.type: Invalid value: "string": must be object if x-kubernetes-embedded-resource is true"#,
+        ],
+    );
+}
+
+#[test]
+fn specs() {
+    check_change(
+        "/spec/group",
+        json!("nodots"),
+        &[r#"spec.group: Invalid value: "nodots": should be a domain with at least one dot"#],
+    );
+    check_change(
+        "/spec/scope",
+        json!("X"),
+        &[r#"spec.scope: Unsupported value: "X": supported values: "Cluster", "Namespaced""#],
+    );
+    check_change(
+        "/spec/conversion",
+        json!({"strategy": "Foo"}),
+        &[r#"spec.conversion.strategy: Unsupported value: "Foo": supported values: "None", "Webhook""#],
+    );
+    check_change(
+        "/spec/conversion",
+        json!({"strategy": "Webhook"}),
+        &[
+            "spec.conversion.webhookClientConfig: Required value: required when strategy is set to Webhook",
+            "spec.conversion.conversionReviewVersions: Required value",
+        ],
+    );
+    check_change(
+        "/spec/conversion",
+        json!({"strategy": "Webhook", "webhook": {"clientConfig": {"url": "http://a"}, "conversionReviewVersions": ["v2"]}}),
+        &[
+            r#"spec.conversion.webhookClientConfig.url: Invalid value: "http": 'https' is the only allowed URL scheme; desired format: https://host[/path]"#,
+            r#"spec.conversion.conversionReviewVersions: Invalid value: ["v2"]: must include at least one of v1, v1beta1"#,
+        ],
+    );
+    check_change(
+        "/spec/versions/0/subresources",
+        json!({"scale": {"specReplicasPath": "spec.replicas", "statusReplicasPath": ".spec.replicas"}}),
+        &[
+            r#"spec.subresources.scale.specReplicasPath: Invalid value: "spec.replicas": must be a simple json path starting with ."#,
+            r#"spec.subresources.scale.statusReplicasPath: Invalid value: ".spec.replicas": should be a json path under .status"#,
+        ],
+    );
+    check_change(
+        "/spec/versions/0/additionalPrinterColumns",
+        json!([{"name": "", "type": "x", "jsonPath": "a"}]),
+        &[
+            "spec.additionalPrinterColumns[0].name: Required value",
+            r#"spec.additionalPrinterColumns[0].type: Invalid value: "x": must be one of boolean,date,integer,number,string"#,
+            r#"spec.additionalPrinterColumns[0].JSONPath: Invalid value: "a": must be a simple json path starting with ."#,
+        ],
+    );
+    check_change(
+        "/spec/names/listKind",
+        json!("Widget"),
+        &[r#"spec.names.listKind: Invalid value: "Widget": kind and listKind may not be the same"#],
+    );
+    check_change(
+        "/spec/preserveUnknownFields",
+        json!(true),
+        &[
+            "spec.preserveUnknownFields: Invalid value: true: cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead",
+        ],
+    );
+    check_change(
+        "/spec/versions/0/schema",
+        Value::Null,
+        &["spec.versions[0].schema.openAPIV3Schema: Required value: schemas are required"],
+    );
+    check_change(
+        "/status/storedVersions",
+        json!(["v1", "v0"]),
+        &[
+            r#"status.storedVersions[1]: Invalid value: "v0": missing from spec.versions; v0 was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in v0 and removes v0 from status.storedVersions"#,
+        ],
+    );
+}
+
+#[test]
+fn names_of_an_established_definition_stay() {
+    let mut old = definition(json!({"type": "object"}));
+    old["status"]["conditions"] = json!([{"type": "Established", "status": "True"}]);
+    let mut new = old.clone();
+    new["spec"]["scope"] = json!("Cluster");
+    new["spec"]["names"]["plural"] = json!("gadgets");
+    assert_eq!(
+        texts(&validate_update(&new, &old)),
+        [
+            r#"spec.scope: Invalid value: "Cluster": field is immutable"#,
+            r#"spec.names.plural: Invalid value: "gadgets": field is immutable"#,
+        ]
+    );
+}
+
+#[test]
+fn groups_of_the_community_need_approval() {
+    let mut object = definition(json!({"type": "object"}));
+    object["spec"]["group"] = json!("x.k8s.io");
+    assert_eq!(
+        texts(&validate(&object)),
+        [
+            r#"metadata.annotations[api-approved.kubernetes.io]: Required value: protected groups must have approval annotation "api-approved.kubernetes.io", see https://github.com/kubernetes/enhancements/pull/1111"#
+        ]
+    );
+    for (annotation, reason) in [
+        ("https://github.com/x/y", "ApprovedAnnotation"),
+        ("unapproved, trying", "UnapprovedAnnotation"),
+        ("what", "InvalidAnnotation"),
+    ] {
+        object["metadata"]["annotations"] = json!({"api-approved.kubernetes.io": annotation});
+        assert_eq!(api_approval(&object).map(|found| found.0), Some(reason));
+    }
+}
