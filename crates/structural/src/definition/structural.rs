@@ -219,18 +219,9 @@ fn nested(errors: &mut ErrorList, schema: &Value, skip_any_of: bool, level: Leve
     }
 }
 
-/// Everything that a choice speaks of is also specified outside of it.
+/// Everything that a choice of the root speaks of is also specified outside of it.
 fn completeness(errors: &mut ErrorList, schema: &Value, path: &Path) {
     choices_complete(errors, schema, Some(schema), path, path);
-    if let Some(items) = schema_at(schema, "items") {
-        completeness(errors, items, &path.child("items"));
-    }
-    for (name, property) in properties(schema) {
-        completeness(errors, property, &path.child("properties").key(name));
-    }
-    if let Some(additional) = schema_at(schema, "additionalProperties") {
-        completeness(errors, additional, &path.child("additionalProperties"));
-    }
 }
 
 fn choices_complete(
