@@ -15,6 +15,7 @@ mod validate;
 mod workload;
 
 pub mod admissionregistration;
+pub mod apiextensions;
 pub mod apiregistration;
 pub mod apps;
 pub mod batch;
@@ -173,6 +174,9 @@ pub fn strategy(group: &str, kind: &str) -> Option<&'static dyn Strategy> {
         ("", "ServiceAccount") => &core::service_account::ServiceAccount,
         ("admissionregistration.k8s.io", kind) => admissionregistration::strategy(kind)?,
         ("apiregistration.k8s.io", "APIService") => &apiregistration::apiservice::ApiService,
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => {
+            &apiextensions::customresourcedefinition::CustomResourceDefinition
+        }
         ("apps", "ControllerRevision") => &apps::controllerrevision::ControllerRevision,
         ("apps", "DaemonSet") => &apps::daemonset::DaemonSet,
         ("apps", "Deployment") => &apps::deployment::Deployment,
