@@ -186,6 +186,55 @@ pub fn decode(
     Ok(Decoded { value, warnings })
 }
 
+/// The body of a create or an update of a custom resource, as it was sent, and its repeated keys.
+///
+/// # Errors
+/// 400 with upstream's texts for what is no object, has no kind or is of another version.
+pub fn decode_custom(body: &[u8], media: Media, expected: &Gvk) -> Result<(Value, Vec<String>), ApiError> {
+    let unrecognized = |text: &str| {
+        ApiError::bad_request(format!(
+            "the object provided is unrecognized (must be of type {}): {text} ({})",
+            expected.kind,
+            summarize(body)
+        ))
+    };
+    let no_kind = |text: &str| unrecognized(&format!("couldn't get version/kind; json parse error: {text}"));
+    let (value, duplicates) = parse_strict(body, media).map_err(|error| no_kind(&error.to_string()))?;
+    if !value.is_object() {
+        let what = match &value {
+            Value::Array(_) => "array",
+            Value::String(_) => "string",
+            Value::Bool(_) => "bool",
+            _ => "number",
+        };
+        return Err(no_kind(&format!(
+            "json: cannot unmarshal {what} into Go value of type struct {{ APIVersion string \
+             \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}"
+        )));
+    }
+    let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or("");
+    let (kind, api_version) = (text("kind"), text("apiVersion"));
+    let shown = || String::from_utf8_lossy(body.trim_ascii()).into_owned();
+    if kind.is_empty() {
+        return Err(unrecognized(&format!("Object 'Kind' is missing in '{}'", shown())));
+    }
+    let (group, version) = split_api_version(api_version);
+    if api_version.is_empty() {
+        return Err(ApiError::bad_request(format!(
+            "{kind} in version \"\" cannot be handled as a {}: Object 'apiVersion' is missing in '{}'",
+            expected.kind,
+            shown()
+        )));
+    }
+    if (group, version) != (expected.group, expected.version) {
+        return Err(ApiError::bad_request(format!(
+            "the API version in the data ({api_version}) does not match the expected API version ({}/{})",
+            expected.group, expected.version
+        )));
+    }
+    Ok((value, duplicates))
+}
+
 /// An object that a patch has changed, read again as its type.
 ///
 /// # Errors

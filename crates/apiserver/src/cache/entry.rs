@@ -118,6 +118,16 @@ impl Entry {
         (b"{", &self.bytes[self.metadata_at..])
     }
 
+    /// Whether the object is written in this `apiVersion`.
+    pub fn is_of(&self, api_version: &str) -> bool {
+        const FIELD: &[u8] = b"\"apiVersion\":\"";
+        let head = &self.bytes[..self.metadata_at.min(self.bytes.len())];
+        find(head, FIELD).is_some_and(|at| {
+            let rest = &head[at + FIELD.len()..];
+            rest.starts_with(api_version.as_bytes()) && rest.get(api_version.len()) == Some(&b'"')
+        })
+    }
+
     /// Namespace; empty at cluster scope.
     pub fn namespace(&self) -> &str {
         self.key.split_once('/').map_or("", |(namespace, _)| namespace)
