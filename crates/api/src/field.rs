@@ -171,10 +171,7 @@ impl FieldError {
         let mut out = String::from(self.kind.title());
         let silent = matches!(
             self.kind,
-            ErrorType::Required
-                | ErrorType::Forbidden
-                | ErrorType::TooLong
-                | ErrorType::Internal
+            ErrorType::Required | ErrorType::Forbidden | ErrorType::TooLong | ErrorType::Internal
         );
         if let (false, Some(value)) = (silent, &self.bad_value) {
             out.push_str(": ");

@@ -12,9 +12,10 @@ pub mod authn;
 pub mod authz;
 pub mod bootstrap;
 pub mod cache;
+pub mod custom;
 pub mod endpoints;
-pub mod flowcontrol;
 mod expressions;
+pub mod flowcontrol;
 pub mod http;
 pub mod managed;
 pub mod metrics;
@@ -107,6 +108,7 @@ pub struct ApiServer {
     pub(crate) kubelet_connector: tokio_rustls::TlsConnector,
     pub(crate) openapi: http::openapi::Documents,
     pub(crate) discovery: http::discovery::Documents,
+    pub(crate) custom: custom::CustomResources,
     pub(crate) client_ca_pem: String,
     pub(crate) authorities: authn::peer::Authorities,
     ca: CertificateAuthority,
@@ -239,6 +241,7 @@ impl ApiServer {
             kubelet_connector: tokio_rustls::TlsConnector::from(Arc::new(kubelet_tls)),
             openapi: http::openapi::Documents::default(),
             discovery: http::discovery::Documents::default(),
+            custom: custom::CustomResources::default(),
             client_ca_pem,
             authorities,
             ca,
@@ -246,6 +249,7 @@ impl ApiServer {
             stop,
             ready: AtomicBool::new(false),
         });
+        custom::start(&server).await?;
         bootstrap::run(&server).await?;
         if let Some(flows) = &flows {
             flowcontrol::follow::load(&server, flows);

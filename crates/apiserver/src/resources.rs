@@ -16,6 +16,7 @@ use orlop_kinds::Strategy;
 use serde_json::Value;
 
 use crate::cache::{Cache, Caches, Fields};
+use crate::custom::CustomKind;
 
 /// How stored objects differ from what this resource serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +61,8 @@ pub struct Resource {
     pub schema: Option<&'static Struct>,
     /// Changes when the resource is defined anew; 0 for built-in ones.
     pub stamp: u64,
+    /// The definition behind it, when it is a custom resource.
+    pub custom: Option<Arc<CustomKind>>,
 }
 
 impl std::ops::Deref for Resource {
@@ -78,7 +81,18 @@ impl Resource {
 
     /// What server-side apply knows of its objects.
     pub fn object_type(&self) -> ObjectType<'_> {
-        self.schema.into()
+        match &self.custom {
+            Some(kind) => ObjectType::Custom(&kind.compiled().object_type, kind.version().status),
+            None => self.schema.into(),
+        }
+    }
+
+    /// The kind of its lists.
+    pub fn list_kind(&self) -> String {
+        match &self.custom {
+            Some(kind) => kind.definition.list_kind.clone(),
+            None => format!("{}List", self.kind),
+        }
     }
 
     /// Whether the resource answers a verb.
@@ -195,7 +209,15 @@ impl Resources {
             });
             let schema = orlop_api::schema::kind(&facts.group, &facts.version, &facts.kind);
             let strategy = strategy.map(StrategyRef::Builtin);
-            list.push(Arc::new(Resource { facts, strategy, cache, conversion, schema, stamp: 0 }));
+            list.push(Arc::new(Resource {
+                facts,
+                strategy,
+                cache,
+                conversion,
+                schema,
+                stamp: 0,
+                custom: None,
+            }));
         }
         Resources { table: ArcSwap::from_pointee(Table::of(list, 1)) }
     }

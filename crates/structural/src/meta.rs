@@ -29,7 +29,11 @@ pub enum Malformed {
 ///
 /// # Errors
 /// A field of the wrong type.
-pub fn coerce(object: &mut Value, schema: &Schema, malformed: Malformed) -> Result<Vec<String>, FieldError> {
+pub fn coerce(
+    object: &mut Value,
+    schema: &Schema,
+    malformed: Malformed,
+) -> Result<Vec<String>, Box<FieldError>> {
     let mut coercer = Coercer { malformed, place: Place::default(), unknown: Vec::new() };
     coercer.metadata(object, &Path::root())?;
     let own = std::mem::take(&mut coercer.unknown);
@@ -46,7 +50,7 @@ struct Coercer {
 }
 
 impl Coercer {
-    fn metadata(&mut self, object: &mut Value, path: &Path) -> Result<(), FieldError> {
+    fn metadata(&mut self, object: &mut Value, path: &Path) -> Result<(), Box<FieldError>> {
         let Some(given) = object.get("metadata").filter(|given| !given.is_null()) else {
             if let Some(map) = object.as_object_mut() {
                 map.shift_remove("metadata");
@@ -80,7 +84,8 @@ impl Coercer {
                     DecodeError::Unrecognized(text) | DecodeError::Malformed(text) => text,
                     other => other.to_string(),
                 };
-                Err(field::invalid(&path, given.clone(), text.replace("v1.ObjectMeta", "ObjectMeta")))
+                let text = text.replace("v1.ObjectMeta", "ObjectMeta");
+                Err(Box::new(field::invalid(&path, given.clone(), text)))
             }
         }
     }
@@ -91,12 +96,13 @@ impl Coercer {
         schema: &Schema,
         path: &Path,
         root: bool,
-    ) -> Result<(), FieldError> {
+    ) -> Result<(), Box<FieldError>> {
         if schema.embedded && !root && value.is_object() {
             for key in ["apiVersion", "kind"] {
                 let Some(given) = value.get(key).filter(|given| !given.is_string()) else { continue };
                 if self.malformed == Malformed::Refuse {
-                    return Err(field::invalid(&path.child(key), given.clone(), "must be a string"));
+                    let error = field::invalid(&path.child(key), given.clone(), "must be a string");
+                    return Err(Box::new(error));
                 }
                 if let Some(map) = value.as_object_mut() {
                     map.shift_remove(key);

@@ -12,8 +12,8 @@ use crate::schema::{Struct, Type};
 pub enum ObjectType<'a> {
     /// A kind of the built-in API.
     Builtin(&'static Struct),
-    /// A custom resource with a schema.
-    Custom(&'a CustomType),
+    /// A custom resource with a schema, and whether its status is a subresource.
+    Custom(&'a CustomType, bool),
     /// Nothing is known but metadata: the rest is what it looks like.
     Unknown,
 }

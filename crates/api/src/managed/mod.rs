@@ -135,6 +135,24 @@ static UNOWNED: LazyLock<Set> = LazyLock::new(|| {
     ])
 });
 
+trait WrittenBy {
+    /// Without the fields that a request to the subresource does not write.
+    fn written_by(self, params: &ManagedParams) -> Set;
+}
+
+impl WrittenBy for Set {
+    fn written_by(mut self, params: &ManagedParams) -> Set {
+        match (params.ty, params.subresource) {
+            (ObjectType::Custom(..), "status") => {
+                self.children.retain(|step, _| step == "f:status");
+                self
+            }
+            (ObjectType::Custom(_, false), "") => self,
+            _ => self.recursive_difference(&reset(params)),
+        }
+    }
+}
+
 /// Fields that a request to this subresource does not write.
 fn reset(params: &ManagedParams) -> Set {
     match params.subresource {
@@ -192,10 +210,9 @@ fn put_managed(obj: &mut Value, mut all: Vec<Entry>) {
 /// What a request changes, without what it may not write and what nobody owns.
 fn changes(old: &Value, new: &Value, params: &ManagedParams) -> Diff {
     let whole = walk::diff(Some(old), Some(new), Kind::root(params.ty));
-    let reset = reset(params);
     Diff {
-        changed: whole.changed.recursive_difference(&reset).difference(&UNOWNED),
-        removed: whole.removed.recursive_difference(&reset).difference(&UNOWNED),
+        changed: whole.changed.written_by(params).difference(&UNOWNED),
+        removed: whole.removed.written_by(params).difference(&UNOWNED),
     }
 }
 
@@ -355,7 +372,7 @@ pub fn on_apply(
     let own = all.iter().position(|entry| entry.is(true, params));
     let last = own.map(|at| Set::from_fields_v1(&all[at].fields));
     // While items are taken out, the name and the type count as applied; they are never recorded as owned.
-    let fields = intent.recursive_difference(&reset(params));
+    let fields = intent.written_by(params);
     let previous_time = own.and_then(|at| all[at].time.clone());
     let entry = Entry {
         manager: params.manager.to_owned(),

@@ -41,7 +41,7 @@ impl<'a> Kind<'a> {
     pub fn root(ty: ObjectType<'a>) -> Kind<'a> {
         match ty {
             ObjectType::Builtin(ty) => Kind::Struct(ty, ty.atomic),
-            ObjectType::Custom(ty) => Kind::custom(ty),
+            ObjectType::Custom(ty, _) => Kind::custom(ty),
             ObjectType::Unknown => Kind::CustomRoot,
         }
     }

@@ -94,8 +94,7 @@ impl Registry {
     ) -> Result<Vec<Arc<Entry>>, ApiError> {
         let Some(kind) = &resource.custom else { return Ok(entries) };
         let api_version = kind.definition.api_version(&kind.version().name);
-        let strange: Vec<usize> =
-            (0..entries.len()).filter(|at| !entries[*at].is_of(&api_version)).collect();
+        let strange: Vec<usize> = (0..entries.len()).filter(|at| !entries[*at].is_of(&api_version)).collect();
         if strange.is_empty() {
             return Ok(entries);
         }

@@ -19,7 +19,10 @@ pub fn body(
     let gvk = Gvk { group: &kind.definition.group, version, kind: &kind.definition.kind };
     let (value, duplicates) = decode::decode_custom(body, media, &gvk)?;
     let cannot = |error: &dyn std::fmt::Display| {
-        ApiError::bad_request(format!("{0} in version {version:?} cannot be handled as a {0}: {error}", gvk.kind))
+        ApiError::bad_request(format!(
+            "{0} in version {version:?} cannot be handled as a {0}: {error}",
+            gvk.kind
+        ))
     };
     let (value, unknown) = settle(kind, value).map_err(|error| cannot(&error))?;
     let mut strict = duplicates;
@@ -47,7 +50,7 @@ pub fn patched(
 }
 
 /// Brings an object into the form of its schema, and tells what the schema does not know.
-pub fn settle(kind: &CustomKind, mut value: Value) -> Result<(Value, Vec<String>), FieldError> {
+pub fn settle(kind: &CustomKind, mut value: Value) -> Result<(Value, Vec<String>), Box<FieldError>> {
     let schema = &kind.compiled().schema;
     whole_numbers(&mut value);
     let mut unknown = orlop_structural::prune(&mut value, schema);

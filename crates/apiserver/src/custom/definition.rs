@@ -9,6 +9,7 @@ use orlop_api::resources::{Column, Resource as Facts, Subresource};
 use orlop_structural::{JsonPath, Malformed, Schema};
 use serde_json::Value;
 
+use super::webhook_client::WebhookClient;
 use crate::cache::{Entry, Fields};
 
 static NULL: Value = Value::Null;
@@ -84,6 +85,8 @@ pub struct Webhook {
     pub config: Value,
     /// Versions of ConversionReview that it understands, best first.
     pub review_versions: Vec<String>,
+    /// The connection to it.
+    pub client: WebhookClient,
 }
 
 /// A definition at one revision.
@@ -233,13 +236,11 @@ impl Definition {
             webhook: webhook.map(|webhook| Webhook {
                 config: webhook.get("clientConfig").cloned().unwrap_or_default(),
                 review_versions: texts(webhook, "conversionReviewVersions"),
+                client: WebhookClient,
             }),
-            terminating: object
-                .pointer("/status/conditions")
-                .and_then(Value::as_array)
-                .is_some_and(|all| {
-                    all.iter().any(|c| text(c, "type") == "Terminating" && text(c, "status") == "True")
-                }),
+            terminating: object.pointer("/status/conditions").and_then(Value::as_array).is_some_and(|all| {
+                all.iter().any(|c| text(c, "type") == "Terminating" && text(c, "status") == "True")
+            }),
             entry: entry.clone(),
         })
     }

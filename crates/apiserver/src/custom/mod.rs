@@ -17,6 +17,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use orlop_api::decode::Gvk;
 use orlop_api::status::ApiError;
 use orlop_structural::definition::is_condition_true;
 use parking_lot::Mutex;
@@ -42,6 +43,8 @@ pub const KIND: &str = "CustomResourceDefinition";
 /// The finalizer that keeps a definition until its instances are gone.
 pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 
+/// Who writes the status of definitions.
+const MANAGER: &str = "kube-apiserver";
 /// How long to wait before something that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -317,7 +320,7 @@ impl Follower {
         let left: Vec<String> = finalizers.into_iter().filter(|finalizer| finalizer != CLEANUP).collect();
         set_meta(&mut object, "finalizers", (!left.is_empty()).then(|| json!(left)));
         if left.is_empty() {
-            registry.remove(definitions, name, entry.revision).await?;
+            registry.remove(definitions, name, entry.revision, orlop_store::Txn::default()).await?;
         } else {
             write(registry, definitions, entry, object).await?;
         }
@@ -349,6 +352,8 @@ async fn write(
     entry: &Entry,
     mut object: Value,
 ) -> Result<(), ApiError> {
+    let gvk = Gvk { group: GROUP, version: &definitions.version, kind: KIND };
+    crate::managed::update_as(&gvk, "status", MANAGER, Some(&entry.value()), &mut object);
     object::order(&mut object);
     registry.put(definitions, &entry.key, &object, entry.revision).await.map(|_| ())
 }

@@ -73,10 +73,9 @@ pub fn settle<'a>(definition: &Value, all: impl Iterator<Item = &'a Value>, now:
         names = json!({});
     }
     let mut conflict: Option<(&str, String)> = None;
-    for (field, list, reason) in [
-        ("plural", &taken.resources, "PluralConflict"),
-        ("singular", &taken.resources, "SingularConflict"),
-    ] {
+    for (field, list, reason) in
+        [("plural", &taken.resources, "PluralConflict"), ("singular", &taken.resources, "SingularConflict")]
+    {
         match fresh(text(&wanted, field), text(&accepted, field), list) {
             Ok(()) => names[field] = text(&wanted, field).into(),
             Err(why) => conflict = Some((reason, why)),
@@ -174,7 +173,15 @@ mod tests {
         let conditions = |object: &Value| -> Vec<String> {
             let all = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
             all.iter()
-                .map(|c| format!("{} {} {} {}", text(c, "type"), text(c, "status"), text(c, "reason"), text(c, "lastTransitionTime")))
+                .map(|c| {
+                    format!(
+                        "{} {} {} {}",
+                        text(c, "type"),
+                        text(c, "status"),
+                        text(c, "reason"),
+                        text(c, "lastTransitionTime")
+                    )
+                })
                 .collect()
         };
         assert_eq!(

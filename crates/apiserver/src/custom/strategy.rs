@@ -74,7 +74,11 @@ fn blocking(errors: &ErrorList) -> bool {
     errors.iter().any(|error| {
         matches!(
             error.kind,
-            ErrorType::NotFound | ErrorType::Required | ErrorType::TooLong | ErrorType::TooMany | ErrorType::TypeInvalid
+            ErrorType::NotFound
+                | ErrorType::Required
+                | ErrorType::TooLong
+                | ErrorType::TooMany
+                | ErrorType::TypeInvalid
         )
     })
 }
@@ -241,8 +245,7 @@ impl Strategy for CustomKind {
         errors.extend(self.embedded(obj));
         // Lists that were out of order before may stay so.
         let lists = orlop_structural::validate_lists(&Path::root(), obj, self.schema());
-        if !lists.is_empty()
-            && orlop_structural::validate_lists(&Path::root(), old, self.schema()).is_empty()
+        if !lists.is_empty() && orlop_structural::validate_lists(&Path::root(), old, self.schema()).is_empty()
         {
             errors.extend(lists);
         }

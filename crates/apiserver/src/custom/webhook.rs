@@ -67,7 +67,8 @@ pub async fn convert(
 
 /// The converted objects of an answer.
 fn response(answer: &Value, review_version: &str, uid: &str) -> Result<Vec<Value>, String> {
-    let text = |value: &Value, field: &str| value.get(field).and_then(Value::as_str).unwrap_or("").to_string();
+    let text =
+        |value: &Value, field: &str| value.get(field).and_then(Value::as_str).unwrap_or("").to_string();
     let (kind, version) = (text(answer, "kind"), text(answer, "apiVersion"));
     if kind != "ConversionReview" || version != review_version {
         return Err(format!(
@@ -134,16 +135,11 @@ mod tests {
         check(review(json!({"uid": "u", "result": {"status": "Success"}, "convertedObjects": [{}]})), Ok(1));
         check(review(json!({"uid": "x"})), Err(r#"expected response.uid="u", got "x""#));
         check(review(json!({"uid": "u", "result": {"status": "Failure", "message": "no"}})), Err("no"));
-        check(
-            review(json!({"uid": "u", "result": {}})),
-            Err("response.result.status was '', not 'Success'"),
-        );
+        check(review(json!({"uid": "u", "result": {}})), Err("response.result.status was '', not 'Success'"));
         check(review(Value::Null), Err("no response provided"));
         check(
             json!({"kind": "X"}),
-            Err(
-                "expected webhook response of apiextensions.k8s.io/v1, Kind=ConversionReview, got , Kind=X",
-            ),
+            Err("expected webhook response of apiextensions.k8s.io/v1, Kind=ConversionReview, got , Kind=X"),
         );
     }
 

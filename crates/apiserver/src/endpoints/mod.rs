@@ -22,7 +22,7 @@ use std::sync::Arc;
 use crate::ApiServer;
 use crate::admission::{self, ObjectKind, Operation};
 use crate::http::body::{self, Response};
-use crate::http::negotiate::{Format, content_format, media_type};
+use crate::http::negotiate::{Format, View, content_format, media_type};
 use crate::http::pipeline::Request;
 use crate::registry::delete::Deleted;
 use crate::registry::list::{self, ListOptions};
@@ -32,6 +32,7 @@ use crate::registry::render::{IncludeObject, Renderer};
 use crate::registry::selection::Selection;
 use crate::registry::update::Replace;
 use crate::registry::{Call, CallOptions, Written, object, watch};
+use crate::request_info::RequestInfo;
 use crate::resources::Resource;
 
 pub use plain::{is_plain_path, plain};
@@ -67,11 +68,16 @@ pub fn resource(
 
 async fn serve(server: Arc<ApiServer>, request: &Request, body: Bytes) -> Result<Response, ApiError> {
     let info = &request.info;
-    let resource = server
-        .registry
-        .resources
-        .find(&info.group, &info.version, &info.resource)
-        .ok_or_else(ApiError::path_not_found)?;
+    let resource = server.registry.resources.find(&info.group, &info.version, &info.resource);
+    let Some(resource) = resource else { return unknown_resource(&server, info) };
+    if let Some(kind) = &resource.custom {
+        if let Some(warning) = &kind.version().deprecation {
+            request.warnings.add(warning.as_str());
+        }
+        if request.accept.format == Format::Protobuf && request.accept.view == View::Object {
+            return Err(ApiError::generic(406, "NotAcceptable", CUSTOM_PROTOBUF));
+        }
+    }
     // A namespaced object needs its namespace in the path, and a cluster-scoped one must not have one.
     let in_namespace =
         !info.namespace.is_empty() && (resource.plural != "namespaces" || !resource.group.is_empty());
@@ -100,6 +106,20 @@ async fn serve(server: Arc<ApiServer>, request: &Request, body: Bytes) -> Result
     }
     let endpoint = Endpoint { server, request, resource: &resource, renderer };
     if info.subresource.is_empty() { endpoint.main(body).await } else { endpoint.subresource(body).await }
+}
+
+/// Custom resources have no messages.
+const CUSTOM_PROTOBUF: &str = "object *unstructured.Unstructured does not implement the protobuf marshalling interface and cannot be encoded to a protobuf message";
+
+/// A built-in group says in the API's form that it has no such resource; where there is no group, or one whose
+/// resources are defined, a plain web server answers.
+fn unknown_resource(server: &ApiServer, info: &RequestInfo) -> Result<Response, ApiError> {
+    let table = server.registry.resources.table();
+    let builtin = |r: &Arc<Resource>| r.custom.is_none() && r.group == info.group;
+    if table.list.iter().any(builtin) {
+        return Err(ApiError::path_not_found());
+    }
+    Ok(body::text(404, "404 page not found\n"))
 }
 
 /// The name in the path; a `metadata.name` field selector does not count.
@@ -191,6 +211,17 @@ impl<'a> Endpoint<'a> {
 
     /// Decodes the resource's own kind.
     fn decode_own(&self, body: &[u8], options: &WriteOptions) -> Result<Value, ApiError> {
+        if let Some(kind) = &self.resource.custom {
+            let media = self.media()?;
+            if media == Media::Protobuf {
+                return Err(ApiError::unsupported_media_type(&["application/json", "application/yaml"]));
+            }
+            let decoded = crate::custom::decode::body(kind, body, media, options.field_validation)?;
+            decoded.warnings.into_iter().for_each(|warning| self.request.warnings.add(warning));
+            let mut value = decoded.value;
+            object::dedup_owner_references(&mut value, &self.request.warnings);
+            return Ok(value);
+        }
         let gvk =
             Gvk { group: &self.resource.group, version: &self.resource.version, kind: &self.resource.kind };
         let mut value = self.decode(body, &gvk, options)?;
@@ -217,7 +248,7 @@ impl<'a> Endpoint<'a> {
             return reviews::create(self, body).await;
         }
         match info.verb.as_str() {
-            "get" => self.get(),
+            "get" => self.get().await,
             "list" => self.list().await,
             "watch" => self.watch(),
             "create" => self.create(body).await,
@@ -231,8 +262,11 @@ impl<'a> Endpoint<'a> {
 
     async fn subresource(&self, body: Bytes) -> Result<Response, ApiError> {
         let info = &self.request.info;
-        let subresource =
-            self.resource.subresource(&info.subresource).ok_or_else(ApiError::path_not_found)?;
+        let missing = || match self.resource.custom {
+            Some(_) => ApiError::not_found(&self.resource.group, &self.resource.plural, &info.name),
+            None => ApiError::path_not_found(),
+        };
+        let subresource = self.resource.subresource(&info.subresource).ok_or_else(missing)?;
         let connects =
             matches!(info.subresource.as_str(), "exec" | "attach" | "portforward" | "log" | "proxy");
         if !info.rest.is_empty() && info.subresource != "proxy" {
@@ -243,7 +277,7 @@ impl<'a> Endpoint<'a> {
         }
         match (self.resource.kind.as_str(), info.subresource.as_str()) {
             (_, "status") => match info.verb.as_str() {
-                "get" => self.get(),
+                "get" => self.get().await,
                 "update" => self.update(body).await,
                 _ => self.patch(body).await,
             },
@@ -253,7 +287,7 @@ impl<'a> Endpoint<'a> {
             ("Pod", "eviction") => eviction::create(self, body).await,
             ("Pod", "ephemeralcontainers" | "resize") | ("CertificateSigningRequest", "approval") => {
                 match info.verb.as_str() {
-                    "get" => self.get(),
+                    "get" => self.get().await,
                     "update" => self.update(body).await,
                     _ => self.patch(body).await,
                 }
@@ -265,9 +299,10 @@ impl<'a> Endpoint<'a> {
         }
     }
 
-    fn get(&self) -> Result<Response, ApiError> {
+    async fn get(&self) -> Result<Response, ApiError> {
         list::parse_revision(self.request.query.value("resourceVersion"))?;
         let entry = self.server.registry.get(&self.call(false, ""))?;
+        let entry = self.server.registry.entry(self.resource, entry).await?;
         Ok(self.answer(200, self.renderer.entry(&entry)))
     }
 
@@ -280,7 +315,8 @@ impl<'a> Endpoint<'a> {
         let selection = Selection::parse(&self.request.query, self.resource)?;
         let registry = &self.server.registry;
         let cache = registry.cache(self.resource)?;
-        let page = list::page(&registry.caches, cache, self.namespace(), &options, &selection).await?;
+        let mut page = list::page(&registry.caches, cache, self.namespace(), &options, &selection).await?;
+        page.entries = registry.entries(self.resource, page.entries).await?;
         Ok(self.answer(200, self.renderer.page(&page)))
     }
 
@@ -294,6 +330,7 @@ impl<'a> Endpoint<'a> {
         let registry = &self.server.registry;
         let cache = registry.cache(self.resource)?;
         let watch = watch::start(
+            self.server.clone(),
             registry.caches.clone(),
             cache,
             self.namespace(),
@@ -363,7 +400,11 @@ impl<'a> Endpoint<'a> {
     }
 
     async fn patch(&self, body: Bytes) -> Result<Response, ApiError> {
-        let kind = PatchKind::of_media_type(&media_type(&self.request.parts.headers))?;
+        let media_type = media_type(&self.request.parts.headers);
+        let kind = match self.resource.custom {
+            Some(_) => PatchKind::of_custom_media_type(&media_type)?,
+            None => PatchKind::of_media_type(&media_type)?,
+        };
         let options = WriteOptions::parse(&self.request.query, "PatchOptions", kind == PatchKind::Apply)?;
         let manager = self.manager(&options);
         let call = self.write_call(&options, &manager);
@@ -406,8 +447,10 @@ impl<'a> Endpoint<'a> {
         let call = self.delete_call(&options);
         let registry = &self.server.registry;
         let cache = registry.cache(self.resource)?;
-        let page = list::page(&registry.caches, cache, self.namespace(), &list_options, &selection).await?;
+        let mut page =
+            list::page(&registry.caches, cache, self.namespace(), &list_options, &selection).await?;
         registry.delete_collection(&call, &options, &page.entries).await?;
+        page.entries = registry.entries(self.resource, page.entries).await?;
         Ok(self.answer(200, self.renderer.page(&page)))
     }
 }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::Endpoint;
 use crate::admission::ObjectKind;
+use crate::custom::strategy::at_path;
 use crate::http::body::{self, Response};
 use crate::http::negotiate::media_type;
 use crate::registry::Call;
@@ -15,29 +16,78 @@ use crate::registry::options::WriteOptions;
 use crate::registry::patch::{PatchKind, apply_plain};
 use crate::registry::render;
 use crate::registry::update::{Change, View};
+use crate::resources::Resource;
 
 const GVK: Gvk<'static> = Gvk { group: "autoscaling", version: "v1", kind: "Scale" };
 
+/// Where a kind keeps what its Scale shows.
+#[derive(Clone)]
+struct Places {
+    spec: Vec<String>,
+    status: Vec<String>,
+    /// The selector as text; `None` = it is an object at `spec.selector`.
+    selector: Option<Vec<String>>,
+}
+
+impl Places {
+    fn of(resource: &Resource) -> Places {
+        let builtin = |field: &str| vec![field.to_string(), "replicas".to_string()];
+        match resource.custom.as_ref().and_then(|kind| kind.version().scale.clone()) {
+            Some(paths) => Places {
+                spec: paths.spec_replicas,
+                status: paths.status_replicas,
+                selector: Some(paths.selector),
+            },
+            None => Places { spec: builtin("spec"), status: builtin("status"), selector: None },
+        }
+    }
+
+    /// Upstream's complaint about a custom resource that does not say how many replicas it wants.
+    fn check(&self, object: &Value) -> Result<(), ApiError> {
+        if self.selector.is_some() && at_path(object, &self.spec).is_none() {
+            let path = format!(".{}", self.spec.join("."));
+            return Err(ApiError::internal(format!("the spec replicas field {path:?} does not exist")));
+        }
+        Ok(())
+    }
+
+    fn set(&self, object: &mut Value, replicas: i64) {
+        let mut place = object;
+        for step in &self.spec {
+            if !place.is_object() {
+                *place = json!({});
+            }
+            place = &mut place[step.as_str()];
+        }
+        *place = json!(replicas);
+    }
+}
+
 /// The Scale of a workload.
-fn scale_of(object: &Value) -> Value {
+fn scale_of(object: &Value, places: &Places) -> Value {
     let metadata = &object["metadata"];
+    let count = |path: &[String]| at_path(object, path).and_then(Value::as_i64).unwrap_or(0);
     let mut out = json!({
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",
         "metadata": {},
         "spec": {},
-        "status": {"replicas": object.pointer("/status/replicas").and_then(Value::as_i64).unwrap_or(0)},
+        "status": {"replicas": count(&places.status)},
     });
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if let Some(value) = metadata.get(field) {
             out["metadata"][field] = value.clone();
         }
     }
-    let replicas = object.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
+    let replicas = count(&places.spec);
     if replicas != 0 {
         out["spec"]["replicas"] = json!(replicas);
     }
-    let selector = selector_text(&object["spec"]["selector"]);
+    let selector = match &places.selector {
+        None => selector_text(&object["spec"]["selector"]),
+        Some(path) if path.is_empty() => String::new(),
+        Some(path) => at_path(object, path).and_then(Value::as_str).unwrap_or("").to_string(),
+    };
     if !selector.is_empty() {
         out["status"]["selector"] = json!(selector);
     }
@@ -76,10 +126,13 @@ fn selector_text(selector: &Value) -> String {
 }
 
 /// Changes the replicas; the new Scale is made from the current one.
-struct SetScale<F>(F);
+struct SetScale<F> {
+    new: F,
+    view: ScaleView,
+}
 
 /// To admission a scale is a Scale.
-struct ScaleView;
+struct ScaleView(Places);
 
 impl View for ScaleView {
     fn kind(&self) -> ObjectKind<'static> {
@@ -87,23 +140,23 @@ impl View for ScaleView {
     }
 
     fn of(&self, object: &Value) -> Value {
-        scale_of(object)
+        scale_of(object, &self.0)
     }
 
     fn apply(&self, view: &Value, object: &mut Value) {
-        object["spec"]["replicas"] =
-            json!(view.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0));
+        self.0.set(object, view.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0));
     }
 }
 
 impl<F: Fn(&Value) -> Result<Value, ApiError> + Send + Sync> Change for SetScale<F> {
     fn view(&self) -> Option<&dyn View> {
-        Some(&ScaleView)
+        Some(&self.view)
     }
 
     fn make(&self, current: &Value) -> Result<Value, ApiError> {
         let name = current["metadata"]["name"].as_str().unwrap_or("");
-        let scale = (self.0)(&scale_of(current))?;
+        let places = &self.view.0;
+        let scale = (self.new)(&scale_of(current, places))?;
         let replicas = scale.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
         if replicas < 0 {
             let path = Path::new("spec").child("replicas");
@@ -111,7 +164,7 @@ impl<F: Fn(&Value) -> Result<Value, ApiError> + Send + Sync> Change for SetScale
             return Err(ApiError::invalid("autoscaling", "Scale", name, vec![error]));
         }
         let mut object = current.clone();
-        object["spec"]["replicas"] = json!(replicas);
+        places.set(&mut object, replicas);
         let metadata = crate::registry::object::metadata_mut(&mut object);
         match scale.pointer("/metadata/resourceVersion").and_then(Value::as_str).filter(|v| !v.is_empty()) {
             Some(version) => metadata.insert("resourceVersion".into(), json!(version)),
@@ -124,13 +177,18 @@ impl<F: Fn(&Value) -> Result<Value, ApiError> + Send + Sync> Change for SetScale
 pub(super) async fn serve(endpoint: &Endpoint<'_>, body: Bytes) -> Result<Response, ApiError> {
     let registry = &endpoint.server.registry;
     let info = &endpoint.request.info;
+    let places = Places::of(endpoint.resource);
     let answer = |object: &Value| {
-        let bytes = render::encode(&scale_of(object), endpoint.request.accept);
+        let bytes = render::encode(&scale_of(object, &places), endpoint.request.accept);
         body::response(200, endpoint.request.accept.format.content_type(), bytes)
     };
     if info.verb == "get" {
-        return Ok(answer(&registry.get(&endpoint.call(false, ""))?.value()));
+        let entry = registry.get(&endpoint.call(false, ""))?;
+        let object = registry.served(endpoint.resource, &entry).await?;
+        places.check(&object)?;
+        return Ok(answer(&object));
     }
+    let set = |new| SetScale { new, view: ScaleView(places.clone()) };
     let patching = info.verb == "patch";
     let kind = if patching {
         Some(PatchKind::of_media_type(&media_type(&endpoint.request.parts.headers))?)
@@ -154,7 +212,8 @@ pub(super) async fn serve(endpoint: &Endpoint<'_>, body: Bytes) -> Result<Respon
                     call.name
                 )));
             }
-            registry.update(&call, &SetScale(move |_: &Value| Ok(scale.clone()))).await?
+            let new = move |_: &Value| Ok(scale.clone());
+            registry.update(&call, &SetScale { new, view: ScaleView(places.clone()) }).await?
         }
         Some(kind) => {
             let media = if kind == PatchKind::Apply { Media::Yaml } else { Media::Json };
@@ -164,7 +223,7 @@ pub(super) async fn serve(endpoint: &Endpoint<'_>, body: Bytes) -> Result<Respon
             registry
                 .update(
                     &call,
-                    &SetScale(move |current: &Value| {
+                    &set(move |current: &Value| {
                         let mut scale = current.clone();
                         // What is not said about the version is not meant.
                         if let Some(metadata) = scale["metadata"].as_object_mut() {

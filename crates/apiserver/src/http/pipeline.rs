@@ -281,7 +281,13 @@ impl ApiServer {
             let parts: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
             let in_group = match parts.as_slice() {
                 ["api", _] => true,
-                ["apis", group, _] => self.registry.resources.table().list.iter().any(|r| r.group == *group),
+                ["apis", group, _] => self
+                    .registry
+                    .resources
+                    .table()
+                    .list
+                    .iter()
+                    .any(|r| r.custom.is_none() && r.group == *group),
                 _ => false,
             };
             return if in_group {

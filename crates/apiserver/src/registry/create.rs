@@ -55,6 +55,7 @@ impl Registry {
             name => name.to_string(),
         };
         let mut request = Request::new(call, Operation::Create, &mut object, None).named(&requested_name);
+        crate::custom::refuse_create(resource, &requested_name)?;
         self.mutate(&mut request).await?;
         crate::authz::escalation_guard::check(self, call, &object, None)?;
 
@@ -118,11 +119,11 @@ impl Registry {
         for attempt in 1.. {
             let name = meta(&object, "name").to_string();
             let key = resource.key(call.namespace, &name);
-            let stored = super::events::to_stored(resource, object.clone());
+            let stored = self.stored(resource, object.clone()).await?;
             let beside = reservation.beside(self, &object);
             if let Some(entry) = self.put_with(resource, &key, &stored, 0, beside).await? {
                 reservation.keep();
-                return Ok(Written::Stored(entry));
+                return Ok(Written::Stored(self.entry(resource, entry).await?));
             }
             if prefix.is_empty() || attempt >= NAME_ATTEMPTS {
                 return Err(self.exists(call, &name));

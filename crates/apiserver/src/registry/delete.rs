@@ -87,7 +87,7 @@ impl Registry {
                 (Err(error), Some(object)) if error.code() == 404 => return Ok(Deleted::Object(object)),
                 (Err(error), _) => return Err(error),
             };
-            let mut current = super::events::to_served(resource, entry.value());
+            let mut current = self.served(resource, &entry).await?;
             self.check_preconditions(call, options, asked.as_deref(), &current)?;
             if origin != Origin::Admitted {
                 let mut gone = Value::Null;
@@ -98,6 +98,9 @@ impl Registry {
             }
             let step = if resource.kind == "Namespace" && resource.group.is_empty() {
                 mark_namespace(&mut current, options)
+            } else if crate::custom::is_definitions(resource) && !is_deleting(&current) {
+                crate::custom::mark_for_deletion(&mut current);
+                Step::Mark(false)
             } else {
                 mark(resource, &mut current, options)
             };
@@ -109,14 +112,14 @@ impl Registry {
                 }
                 Step::Mark(then_remove) => {
                     object::order(&mut current);
-                    let stored = super::events::to_stored(resource, current.clone());
+                    let stored = self.stored(resource, current.clone()).await?;
                     if object::encode(&stored) == object::encode(&entry.value()) && !then_remove {
                         return Ok(Deleted::Object(current));
                     }
                     let Some(marked) = self.put(resource, &key, &stored, revision).await? else { continue };
                     revision = marked.revision;
                     if !then_remove {
-                        return Ok(Deleted::Object(super::events::to_served(resource, marked.value())));
+                        return Ok(Deleted::Object(self.served(resource, &marked).await?));
                     }
                     // The precondition was met; marking it made a new version.
                     asked = None;

@@ -189,7 +189,7 @@ impl Registry {
 
     /// Writes an object if the key is still at `expected` (0: absent). `None`: it is not; the cache has caught up with
     /// whoever was faster.
-    async fn put(
+    pub(crate) async fn put(
         &self,
         resource: &Resource,
         key: &str,
@@ -251,7 +251,7 @@ impl Registry {
 
     /// Deletes a key that is at `expected`, with other changes in the same transaction; its deletion's revision, or `None`
     /// when it is not there any more.
-    async fn remove(
+    pub(crate) async fn remove(
         &self,
         resource: &Resource,
         key: &str,

@@ -27,6 +27,18 @@ pub enum PatchKind {
 }
 
 impl PatchKind {
+    /// By content type, of those that custom resources take; 415 for others.
+    pub fn of_custom_media_type(media_type: &str) -> Result<PatchKind, ApiError> {
+        match PatchKind::of_media_type(media_type) {
+            Ok(kind) if kind != PatchKind::Strategic => Ok(kind),
+            _ => Err(ApiError::unsupported_media_type(&[
+                "application/json-patch+json",
+                "application/merge-patch+json",
+                "application/apply-patch+yaml",
+            ])),
+        }
+    }
+
     /// By content type; 415 for others.
     pub fn of_media_type(media_type: &str) -> Result<PatchKind, ApiError> {
         match media_type {
@@ -48,7 +60,7 @@ pub struct Patch<'a> {
     kind: PatchKind,
     body: Value,
     resource: &'a Arc<Resource>,
-    schema: &'static Struct,
+    schema: Option<&'static Struct>,
     validation: FieldValidation,
     warnings: &'a Warnings,
     manager: &'a str,
@@ -66,8 +78,9 @@ impl<'a> Patch<'a> {
         force: bool,
     ) -> Result<Patch<'a>, ApiError> {
         let resource = call.resource;
-        let schema = orlop_api::schema::kind(&resource.group, &resource.version, &resource.kind)
-            .ok_or_else(|| ApiError::internal(format!("no type is known for {}", resource.kind)))?;
+        if resource.schema.is_none() && resource.custom.is_none() {
+            return Err(ApiError::internal(format!("no type is known for {}", resource.kind)));
+        }
         let media = if kind == PatchKind::Apply { Media::Yaml } else { Media::Json };
         let (value, duplicates) = decode::parse_strict(body, media).map_err(|error| {
             if kind == PatchKind::Apply {
@@ -94,7 +107,7 @@ impl<'a> Patch<'a> {
             kind,
             body: value,
             resource,
-            schema,
+            schema: resource.schema,
             validation,
             warnings: call.warnings,
             manager: call.field_manager,
@@ -105,7 +118,12 @@ impl<'a> Patch<'a> {
 
     /// Reads a patched object again as its kind, and fills in defaults.
     fn settle(&self, patched: &Value) -> Result<Value, ApiError> {
-        let decoded = decode::normalise(patched, self.schema, self.validation).map_err(|mut error| {
+        let settled = match (&self.resource.custom, self.schema) {
+            (Some(kind), _) => crate::custom::decode::patched(kind, patched, self.validation),
+            (None, Some(schema)) => decode::normalise(patched, schema, self.validation),
+            (None, None) => Err(DecodeError::Malformed("no type is known".to_string())),
+        };
+        let decoded = settled.map_err(|mut error| {
             if let (PatchKind::Strategic, DecodeError::Strict(all)) = (self.kind, &mut error) {
                 all.sort();
             }
@@ -165,7 +183,7 @@ impl Change for Patch<'_> {
         if self.kind == PatchKind::Apply {
             return self.applied(Some(current));
         }
-        let mut patched = apply_plain(self.kind, current, &self.body, Some(self.schema))?;
+        let mut patched = apply_plain(self.kind, current, &self.body, self.schema)?;
         // A patch that does not speak of the version does not mean one.
         let named = match self.kind {
             PatchKind::Json => {

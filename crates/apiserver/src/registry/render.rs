@@ -100,6 +100,16 @@ impl Renderer {
         self.is_plain() && self.accept.format != Format::Protobuf
     }
 
+    /// Whether objects may be stored in another version than they are shown in.
+    pub fn converts(&self) -> bool {
+        self.resource.custom.as_ref().is_some_and(|kind| kind.definition.versions.len() > 1)
+    }
+
+    /// The resource whose objects are shown.
+    pub fn resource(&self) -> &Arc<Resource> {
+        &self.resource
+    }
+
     /// One stored object in protobuf.
     fn enveloped(&self, entry: &Entry) -> Vec<u8> {
         protobuf::envelope(&self.resource.group_version(), &self.resource.kind, &entry.message())
@@ -163,8 +173,13 @@ impl Renderer {
 
     /// A list.
     pub fn page(&self, page: &Page) -> Bytes {
-        let kind = format!("{}List", self.resource.kind);
+        let kind = self.resource.list_kind();
         let mut metadata = json!({"resourceVersion": page.revision.to_string()});
+        // Items of a custom resource's list say what they are, and its metadata is never without a token.
+        let custom = self.resource.custom.is_some();
+        if custom && self.accept.view == View::Object {
+            metadata = json!({"continue": "", "resourceVersion": page.revision.to_string()});
+        }
         if !page.continue_token.is_empty() {
             metadata["continue"] = json!(page.continue_token);
             if let Some(remaining) = page.remaining {
@@ -184,6 +199,10 @@ impl Renderer {
             for (at, entry) in page.entries.iter().enumerate() {
                 if at > 0 {
                     out.put_u8(b',');
+                }
+                if custom {
+                    out.put_slice(&entry.bytes);
+                    continue;
                 }
                 let (start, rest) = entry.item();
                 out.put_slice(start);
@@ -209,7 +228,7 @@ impl Renderer {
                 let items: Vec<Value> = objects
                     .into_iter()
                     .map(|mut object| {
-                        if let Some(map) = object.as_object_mut() {
+                        if let Some(map) = object.as_object_mut().filter(|_| !custom) {
                             map.shift_remove("kind");
                             map.shift_remove("apiVersion");
                         }

@@ -88,7 +88,7 @@ impl Registry {
         let mut last_revision = 0;
         for _ in 0..change.attempts() {
             let entry = self.get(call)?;
-            let old = super::events::to_served(resource, entry.value());
+            let old = self.served(resource, &entry).await?;
             let new = change.make(&old)?;
             let asked = meta(&new, "resourceVersion").to_string();
             if !asked.is_empty() && asked != "0" && asked != entry.revision.to_string() {
@@ -135,7 +135,9 @@ impl Registry {
         if (asked.is_empty() || asked == "0") && !strategy.allow_unconditional_update() && !change.is_patch()
         {
             let path = Path::new("metadata").child("resourceVersion");
-            return Err(invalid(vec![field::invalid(&path, json!(0), "must be specified for an update")]));
+            let error = field::invalid(&path, json!(0), "must be specified for an update");
+            // Upstream names the resource here where it names the kind elsewhere.
+            return Err(ApiError::invalid(&resource.group, &resource.plural, call.name, vec![error]));
         }
         let uid = meta(&new, "uid");
         if !uid.is_empty() && uid != meta(old, "uid") && !change.owns_managed_fields() {
@@ -251,10 +253,10 @@ impl Registry {
                 None => Ok(None),
             };
         }
-        let stored = super::events::to_stored(resource, new.clone());
+        let stored = self.stored(resource, new.clone()).await?;
         let unchanged = object::encode(&stored) == object::encode(&entry.value());
         if unchanged || (managed::only_times_differ(&stored, &entry.value())) {
-            return Ok(Some(Written::Stored(entry.clone())));
+            return Ok(Some(Written::Stored(self.entry(resource, entry.clone()).await?)));
         }
         if call.dry_run {
             return Ok(Some(Written::Unstored(new)));
@@ -266,7 +268,10 @@ impl Registry {
         {
             reservation.keep();
         }
-        Ok(put.map(Written::Stored))
+        match put {
+            Some(entry) => Ok(Some(Written::Stored(self.entry(resource, entry).await?))),
+            None => Ok(None),
+        }
     }
 }
 

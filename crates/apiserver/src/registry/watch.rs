@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::list::{ListOptions, expired};
 use super::render::Renderer;
 use super::selection::Selection;
+use crate::ApiServer;
 use crate::cache::{Cache, Caches, Change, ChangeKind, Entry, Mailbox, Subscription, from};
 
 /// How often a watcher is told how far it has come.
@@ -23,6 +24,9 @@ const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Everything a running watch needs.
 pub struct Watch {
+    server: Arc<ApiServer>,
+    /// Changes of a kind whose objects may be stored in another version: they are converted on their way out.
+    pending: std::collections::VecDeque<(ChangeKind, Arc<Entry>)>,
     caches: Arc<Caches>,
     selection: Selection,
     renderer: Renderer,
@@ -42,6 +46,7 @@ pub struct Watch {
 /// Begins a watch.
 #[allow(clippy::too_many_arguments)]
 pub fn start(
+    server: Arc<ApiServer>,
     caches: Arc<Caches>,
     cache: &Cache,
     namespace: &str,
@@ -65,6 +70,8 @@ pub fn start(
         return Err(ApiError::internal("the watch could not be registered"));
     };
     let mut queue = std::collections::VecDeque::new();
+    let mut pending = std::collections::VecDeque::new();
+    let converts = renderer.converts();
     let prefix = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
     if let Some(initial) = initial.filter(|_| !skip_initial) {
         for (key, entry) in initial.range::<_, str>(from(&prefix)) {
@@ -83,7 +90,11 @@ pub fn start(
     let in_scope = |entry: &Entry| entry.key.starts_with(&prefix) && selection.matches(entry);
     for change in backlog {
         if let Some(kind) = change.seen_by(in_scope) {
-            queue.push_back(render_change(&mut renderer, &change, kind));
+            if converts {
+                pending.push_back((kind, change.object(kind)));
+            } else {
+                queue.push_back(render_change(&mut renderer, &change, kind));
+            }
         }
     }
     let seconds = options.timeout_seconds.filter(|s| *s > 0).unwrap_or_else(|| {
@@ -93,6 +104,8 @@ pub fn start(
     });
     let now = Instant::now();
     Ok(Watch {
+        server,
+        pending,
         caches,
         selection: selection.within(namespace),
         renderer,
@@ -123,6 +136,10 @@ impl Watch {
         self.revision = self.revision.max(change.revision);
         let selection = &self.selection;
         if let Some(kind) = change.seen_by(|entry| selection.matches_scoped(entry)) {
+            if self.renderer.converts() {
+                self.pending.push_back((kind, change.object(kind)));
+                return;
+            }
             let frame = render_change(&mut self.renderer, change, kind);
             self.queue.push_back(frame);
         }
@@ -131,6 +148,9 @@ impl Watch {
     /// The next encoded event; `None` when the watch is over.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
+            if let Some((kind, entry)) = self.pending.pop_front() {
+                return self.converted(kind, entry).await;
+            }
             if let Some(frame) = self.queue.pop_front() {
                 return Some(frame);
             }
@@ -153,6 +173,18 @@ impl Watch {
                     self.queue.push_back(bookmark);
                     self.next_bookmark = Instant::now() + BOOKMARK_INTERVAL;
                 }
+            }
+        }
+    }
+
+    /// The event of an object in the version that is watched; a conversion that fails ends the watch.
+    async fn converted(&mut self, kind: ChangeKind, entry: Arc<Entry>) -> Option<Bytes> {
+        let resource = self.renderer.resource().clone();
+        match self.server.registry.entry(&resource, entry).await {
+            Ok(entry) => Some(self.renderer.event(kind.as_str(), &entry)),
+            Err(error) => {
+                tracing::warn!(%error, kind = resource.kind, "an object could not be converted for a watch");
+                None
             }
         }
     }

@@ -66,11 +66,11 @@ pub(super) fn validate(validation: &Value, status: bool, path: &Path, options: &
     }
     let sound = problems.is_empty();
     errors.extend(problems);
-    let mut found = Found::default();
+    let mut found = ErrorList::new();
     let context = Context { root: true, ..Context::default() };
-    walk(&mut found, schema, &path, &context, options);
-    let broken = !found.schema.is_empty();
-    errors.extend(found.schema);
+    walk(&mut found, schema, &path, &context);
+    let broken = !found.is_empty();
+    errors.extend(found);
     // Rules are read only where everything else is in order.
     if sound && !broken {
         errors.extend(rules::validate(schema, &compiled, &path, options.old));
@@ -108,11 +108,6 @@ fn root_fields(schema: &Value, path: &Path) -> Option<field::FieldError> {
     None
 }
 
-#[derive(Default)]
-struct Found {
-    schema: ErrorList,
-}
-
 /// What a node's ancestors say about it.
 #[derive(Clone, Default)]
 struct Context {
@@ -126,8 +121,8 @@ fn schema_at<'a>(schema: &'a Value, field: &str) -> Option<&'a Value> {
     schema.get(field).filter(|value| value.is_object())
 }
 
-fn walk(found: &mut Found, schema: &Value, path: &Path, context: &Context, options: &Options<'_>) {
-    node(&mut found.schema, schema, path, context);
+fn walk(found: &mut ErrorList, schema: &Value, path: &Path, context: &Context) {
+    node(found, schema, path, context);
     let below = Context { root: false, ..context.clone() };
     let properties = schema.get("properties").and_then(Value::as_object);
     let has_properties = properties.is_some_and(|properties| !properties.is_empty());
@@ -135,7 +130,7 @@ fn walk(found: &mut Found, schema: &Value, path: &Path, context: &Context, optio
         let at = path.child("additionalProperties");
         if has_properties && *additional != Value::Bool(true) {
             let detail = "additionalProperties and properties are mutual exclusive";
-            found.schema.push(field::forbidden(&at, detail));
+            found.push(field::forbidden(&at, detail));
         }
         if additional.is_object() {
             let mut inner = below.clone();
@@ -143,7 +138,7 @@ fn walk(found: &mut Found, schema: &Value, path: &Path, context: &Context, optio
                 inner.no_defaults =
                     Some("inside additionalProperties applying to object metadata".to_string());
             }
-            walk(found, additional, &at, &inner, options);
+            walk(found, additional, &at, &inner);
         }
     }
     for (name, property) in properties.into_iter().flatten() {
@@ -155,26 +150,26 @@ fn walk(found: &mut Found, schema: &Value, path: &Path, context: &Context, optio
                 inner.no_defaults = Some(format!("in top-level {name}"));
             }
         }
-        walk(found, property, &path.child("properties").key(name), &inner, options);
+        walk(found, property, &path.child("properties").key(name), &inner);
     }
     if let Some(not) = schema_at(schema, "not") {
-        walk(found, not, &path.child("not"), &below, options);
+        walk(found, not, &path.child("not"), &below);
     }
     for field in ["allOf", "oneOf", "anyOf"] {
         for (at, nested) in items(schema, field).iter().enumerate() {
-            walk(found, nested, &path.child(field).index(at), &below, options);
+            walk(found, nested, &path.child(field).index(at), &below);
         }
     }
     match schema.get("items") {
-        Some(single @ Value::Object(_)) => walk(found, single, &path.child("items"), &below, options),
+        Some(single @ Value::Object(_)) => walk(found, single, &path.child("items"), &below),
         Some(Value::Array(many)) => {
             for (at, one) in many.iter().enumerate() {
-                walk(found, one, &path.child("items").index(at), &below, options);
+                walk(found, one, &path.child("items").index(at), &below);
             }
         }
         _ => {}
     }
-    let errors = &mut found.schema;
+    let errors = found;
     if schema.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(false)) {
         let at = path.child("x-kubernetes-preserve-unknown-fields");
         errors.push(field::invalid(&at, false, "must be true or undefined"));

@@ -1,0 +1,1 @@
+//! What of a definition is published in OpenAPI documents.
