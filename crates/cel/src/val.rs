@@ -384,6 +384,43 @@ impl<'a> Val<'a> {
         })
     }
 
+    /// Whether each object made by an expression has the type its place asks for (`Object{spec: Object.spec{…}}`).
+    /// The error is upstream's text. Objects in lists and maps have the type of the field.
+    pub fn check_type_names(&self) -> Result<(), String> {
+        let Val::Struct(object) = self else { return Ok(()) };
+        self.check_type_names_at(&object.ty.name, 0)
+    }
+
+    fn check_type_names_at(&self, expected: &str, depth: usize) -> Result<(), String> {
+        if depth > 300 {
+            return Err("the object is nested too deeply".to_owned());
+        }
+        match self {
+            Val::Struct(object) => {
+                if *object.ty.name != *expected {
+                    return Err(format!(
+                        "unexpected type name {:?}, expected {expected:?}, which matches field name path from root \
+                         Object type",
+                        &*object.ty.name
+                    ));
+                }
+                for (name, value) in &object.fields {
+                    let name = crate::escaping::unescape(name);
+                    value.check_type_names_at(&format!("{expected}.{name}"), depth + 1)?;
+                }
+                Ok(())
+            }
+            Val::List(List::Owned(items)) => {
+                items.iter().try_for_each(|item| item.check_type_names_at(expected, depth + 1))
+            }
+            Val::Map(Map::Owned(map)) => {
+                map.entries().iter().try_for_each(|(_, value)| value.check_type_names_at(expected, depth + 1))
+            }
+            Val::Optional(Some(value)) => value.check_type_names_at(expected, depth + 1),
+            _ => Ok(()),
+        }
+    }
+
     fn key_text(&self) -> Option<String> {
         match self {
             Val::String(text) => Some(text.as_str().to_owned()),

@@ -6,6 +6,7 @@ mod compile;
 mod costs;
 mod declared;
 mod hostile;
+mod policies;
 mod values;
 
 use serde_json::{Value, json};
