@@ -18,6 +18,7 @@ pub mod admissionregistration;
 pub mod apiextensions;
 pub mod apiregistration;
 pub mod apps;
+pub mod autoscaling;
 pub mod batch;
 pub mod certificates;
 pub mod coordination;
@@ -153,6 +154,31 @@ pub(crate) fn metadata_field(_namespaced: bool, obj: &Value, label: &str) -> Opt
     }
 }
 
+/// Between a served version of a kind and the version in which its objects are stored. Both directions together lose
+/// nothing.
+pub trait Conversion: Send + Sync + 'static {
+    /// How objects behave in the served version.
+    fn strategy(&self) -> &'static dyn Strategy;
+
+    /// Group and kind under which [`strategy`] knows the stored form.
+    fn stored_kind(&self) -> (&'static str, &'static str);
+
+    /// The stored form of a served object.
+    fn to_stored(&self, served: Value) -> Value;
+
+    /// The served form of a stored object.
+    fn to_served(&self, stored: Value) -> Value;
+}
+
+/// The conversion of a served version whose objects are stored in another; `None` for all others.
+pub fn conversion(group: &str, version: &str, kind: &str) -> Option<&'static dyn Conversion> {
+    Some(match (group, version, kind) {
+        ("autoscaling", "v1", "HorizontalPodAutoscaler") => &autoscaling::horizontalpodautoscaler::V1,
+        ("events.k8s.io", "v1", "Event") => &core::event::EventsV1,
+        _ => return None,
+    })
+}
+
 /// The strategy of a kind, by API group (`""` is the core group) and kind name; `None` when the kind is not built, and
 /// then the API server does not serve it.
 pub fn strategy(group: &str, kind: &str) -> Option<&'static dyn Strategy> {
@@ -182,6 +208,9 @@ pub fn strategy(group: &str, kind: &str) -> Option<&'static dyn Strategy> {
         ("apps", "Deployment") => &apps::deployment::Deployment,
         ("apps", "ReplicaSet") => &apps::replicaset::ReplicaSet,
         ("apps", "StatefulSet") => &apps::statefulset::StatefulSet,
+        ("autoscaling", "HorizontalPodAutoscaler") => {
+            &autoscaling::horizontalpodautoscaler::HorizontalPodAutoscaler
+        }
         ("batch", "CronJob") => &batch::cronjob::CronJob,
         ("batch", "Job") => &batch::job::Job,
         ("certificates.k8s.io", "CertificateSigningRequest") => &certificates::csr::CertificateSigningRequest,
