@@ -2,7 +2,7 @@
 //! meets it.
 
 use orlop_api::decode::Gvk;
-use orlop_api::managed::{ManagedParams, ObjectType, on_apply, on_update};
+use orlop_api::managed::{ManagedParams, ObjectType, Versions, on_apply, on_update};
 use orlop_api::status::ApiError;
 use serde_json::Value;
 
@@ -13,18 +13,20 @@ use crate::resources::Resource;
 pub fn update(call: &Call<'_>, old: Option<&Value>, new: &mut Value) {
     let resource = call.resource;
     let gvk = Gvk { group: &resource.group, version: &resource.version, kind: &resource.kind };
-    update_typed(&gvk, resource.object_type(), call.subresource, call.field_manager, old, new);
+    let versions = resource.versions.as_deref();
+    update_typed(&gvk, resource.object_type(), versions, call.subresource, call.field_manager, old, new);
 }
 
 /// Records an ordinary write of any kind.
 pub fn update_as(gvk: &Gvk<'_>, subresource: &str, manager: &str, old: Option<&Value>, new: &mut Value) {
     let ty = orlop_api::schema::kind(gvk.group, gvk.version, gvk.kind).into();
-    update_typed(gvk, ty, subresource, manager, old, new);
+    update_typed(gvk, ty, None, subresource, manager, old, new);
 }
 
 fn update_typed(
     gvk: &Gvk<'_>,
     ty: ObjectType<'_>,
+    versions: Option<&dyn Versions>,
     subresource: &str,
     manager: &str,
     old: Option<&Value>,
@@ -36,7 +38,7 @@ fn update_typed(
     let api_version =
         if gvk.group.is_empty() { gvk.version.to_string() } else { format!("{}/{}", gvk.group, gvk.version) };
     let now = now();
-    let params = ManagedParams { manager, api_version: &api_version, subresource, now: &now, ty };
+    let params = ManagedParams { manager, api_version: &api_version, subresource, now: &now, ty, versions };
     on_update(old, new, &params);
 }
 
@@ -63,6 +65,7 @@ pub fn apply(
         subresource,
         now: &now,
         ty: resource.object_type(),
+        versions: resource.versions.as_deref(),
     };
     let merged = on_apply(live, configuration, &params, force)?;
     settle(&merged)

@@ -8,23 +8,49 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use orlop_api::managed::ObjectType;
+use orlop_api::managed::{ObjectType, Versions};
 use orlop_api::resources::Resource as Facts;
 use orlop_api::resources::Subresource;
 use orlop_api::schema::Struct;
-use orlop_kinds::Strategy;
+use orlop_kinds::{Conversion, Strategy};
 use serde_json::Value;
 
 use crate::cache::{Cache, Caches, Fields};
 use crate::custom::CustomKind;
 
-/// How stored objects differ from what this resource serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Conversion {
-    /// They are the same.
-    None,
-    /// `events.k8s.io/v1` Events are stored as core `v1` Events.
-    Events,
+/// The versions in which a built-in kind is served, for field managers who speak another one than a request.
+#[derive(Debug)]
+struct BuiltinVersions {
+    kind: String,
+    /// The one whose objects are stored: `autoscaling/v2`.
+    stored: String,
+    /// The others.
+    converted: Vec<String>,
+}
+
+impl BuiltinVersions {
+    fn conversion(&self, version: &str) -> Option<&'static dyn Conversion> {
+        let (group, version) = orlop_api::meta::split_api_version(version);
+        orlop_kinds::conversion(group, version, &self.kind)
+    }
+}
+
+impl Versions for BuiltinVersions {
+    fn convert(&self, object: &Value, version: &str) -> Option<(Value, ObjectType<'_>)> {
+        if version != self.stored && !self.converted.iter().any(|served| served == version) {
+            return None;
+        }
+        let stored = match self.conversion(orlop_api::meta::api_version(object)) {
+            Some(conversion) => conversion.to_stored(object.clone()),
+            None => object.clone(),
+        };
+        let converted = match self.conversion(version) {
+            Some(conversion) => conversion.to_served(stored),
+            None => stored,
+        };
+        let (group, number) = orlop_api::meta::split_api_version(version);
+        Some((converted, orlop_api::schema::kind(group, number, &self.kind).into()))
+    }
 }
 
 /// The strategy of a resource: a table's own, or one that came with a definition.
@@ -55,8 +81,10 @@ pub struct Resource {
     pub strategy: Option<StrategyRef>,
     /// Its objects; `None` for virtual kinds.
     pub cache: Option<Arc<Cache>>,
-    /// Difference between stored and served form.
-    pub conversion: Conversion,
+    /// Between what is served and what is stored; `None` when they are the same.
+    pub conversion: Option<&'static dyn Conversion>,
+    /// The kind's other versions; `None` when there is only this.
+    pub versions: Option<Arc<dyn Versions>>,
     /// The type of its objects, when it is built in.
     pub schema: Option<&'static Struct>,
     /// Changes when the resource is defined anew; 0 for built-in ones.
@@ -92,6 +120,22 @@ impl Resource {
         match &self.custom {
             Some(kind) => kind.definition.list_kind.clone(),
             None => format!("{}List", self.kind),
+        }
+    }
+
+    /// The stored form of a served object.
+    pub fn to_stored(&self, object: Value) -> Value {
+        match self.conversion {
+            Some(conversion) => conversion.to_stored(object),
+            None => object,
+        }
+    }
+
+    /// The served form of a stored object.
+    pub fn to_served(&self, object: Value) -> Value {
+        match self.conversion {
+            Some(conversion) => conversion.to_served(object),
+            None => object,
         }
     }
 
@@ -132,6 +176,27 @@ fn storage_prefix(facts: &Facts) -> String {
         (_, plural) => plural,
     };
     format!("/registry/{name}/")
+}
+
+/// The versions of a built-in kind that is served in several.
+fn builtin_versions(facts: &Facts) -> Option<Arc<dyn Versions>> {
+    let own = orlop_kinds::conversion(&facts.group, &facts.version, &facts.kind);
+    let (group, kind) = match own.map(Conversion::stored_kind) {
+        Some((group, kind)) => (group, kind),
+        None => (facts.group.as_str(), facts.kind.as_str()),
+    };
+    let (mut stored, mut converted) = (String::new(), Vec::new());
+    for row in orlop_api::resources::all() {
+        match orlop_kinds::conversion(&row.group, &row.version, &row.kind) {
+            Some(other) if other.stored_kind() == (group, kind) => converted.push(row.group_version()),
+            None if (row.group.as_str(), row.kind.as_str()) == (group, kind) => stored = row.group_version(),
+            _ => {}
+        }
+    }
+    if converted.is_empty() {
+        return None;
+    }
+    Some(Arc::new(BuiltinVersions { kind: kind.to_owned(), stored, converted }))
 }
 
 /// One state of the table.
@@ -183,13 +248,13 @@ impl Resources {
             if strategy.is_none() && !is_virtual {
                 continue;
             }
-            let conversion =
-                if facts.group == "events.k8s.io" { Conversion::Events } else { Conversion::None };
+            let conversion = orlop_kinds::conversion(&facts.group, &facts.version, &facts.kind);
             // The stored form decides what can be selected.
-            let stored = match conversion {
-                Conversion::None => strategy,
-                Conversion::Events => orlop_kinds::strategy("", "Event"),
+            let stored = match conversion.map(Conversion::stored_kind) {
+                Some((group, kind)) => orlop_kinds::strategy(group, kind),
+                None => strategy,
             };
+            let strategy = conversion.map(Conversion::strategy).or(strategy);
             let cache = stored.map(|strategy| {
                 let labels: Vec<Arc<str>> = facts
                     .field_labels
@@ -209,11 +274,13 @@ impl Resources {
             });
             let schema = orlop_api::schema::kind(&facts.group, &facts.version, &facts.kind);
             let strategy = strategy.map(StrategyRef::Builtin);
+            let versions = builtin_versions(&facts);
             list.push(Arc::new(Resource {
                 facts,
                 strategy,
                 cache,
                 conversion,
+                versions,
                 schema,
                 stamp: 0,
                 custom: None,

@@ -8,6 +8,7 @@ mod set;
 mod walk;
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use serde_json::{Map, Value};
@@ -40,6 +41,57 @@ pub struct ManagedParams<'a> {
     pub now: &'a str,
     /// The type of the object.
     pub ty: ObjectType<'a>,
+    /// The other versions in which the object is served; `None` when there are none.
+    pub versions: Option<&'a dyn Versions>,
+}
+
+/// The versions of an object. Each manager's fields are those of the version that the manager speaks.
+pub trait Versions: std::fmt::Debug + Send + Sync {
+    /// The object in another version, and its type there; `None` when that is not served (any more).
+    fn convert(&self, object: &Value, api_version: &str) -> Option<(Value, ObjectType<'_>)>;
+}
+
+/// What a request changes, as each version of the object sees it.
+struct Comparison<'a> {
+    before: &'a Value,
+    after: &'a Value,
+    params: &'a ManagedParams<'a>,
+    own: Diff,
+    others: HashMap<String, Option<Diff>>,
+}
+
+impl<'a> Comparison<'a> {
+    fn new(before: &'a Value, after: &'a Value, params: &'a ManagedParams<'a>) -> Comparison<'a> {
+        let own = changes(before, after, params);
+        Comparison { before, after, params, own, others: HashMap::new() }
+    }
+
+    /// What changed in this version; `None` when it is not served.
+    fn seen_by(&mut self, version: &str) -> Option<&Diff> {
+        let Some(versions) = self.params.versions.filter(|_| version != self.params.api_version) else {
+            return Some(&self.own);
+        };
+        if !self.others.contains_key(version) {
+            let params = self.params;
+            let diff = versions.convert(self.before, version).and_then(|(before, ty)| {
+                let (after, _) = versions.convert(self.after, version)?;
+                Some(changes(&before, &after, &ManagedParams { ty, api_version: version, ..*params }))
+            });
+            self.others.insert(version.to_owned(), diff);
+        }
+        self.others.get(version).and_then(Option::as_ref)
+    }
+
+    /// Takes from somebody else's entry what the request changed.
+    fn take_from(&mut self, entry: &mut Entry) {
+        match self.seen_by(&entry.api_version) {
+            Some(diff) => {
+                let taken = diff.changed.clone().union(&diff.removed);
+                entry.subtract(&taken);
+            }
+            None => entry.fields = Value::Null,
+        }
+    }
 }
 
 /// An entry of `managedFields`.
@@ -248,12 +300,16 @@ pub fn on_update(old: Option<&Value>, new: &mut Value, params: &ManagedParams) {
             &empty
         }
     };
-    let Diff { changed, removed } = changes(before, new, params);
-    if !changed.is_empty() || !removed.is_empty() {
-        let taken = changed.clone().union(&removed);
+    let mut comparison = Comparison::new(before, new, params);
+    let changed = comparison.own.changed.clone();
+    if !changed.is_empty() || !comparison.own.removed.is_empty() {
         let own = all.iter().position(|entry| entry.is(false, params));
         for (at, entry) in all.iter_mut().enumerate() {
-            entry.subtract(if Some(at) == own { &removed } else { &taken });
+            if Some(at) == own {
+                entry.subtract(&comparison.own.removed);
+            } else {
+                comparison.take_from(entry);
+            }
         }
         if !changed.is_empty() {
             let fields = match own {
@@ -370,7 +426,7 @@ pub fn on_apply(
     let merged = walk::merge(Some(&before), Some(applied), kind).unwrap_or_default();
 
     let own = all.iter().position(|entry| entry.is(true, params));
-    let last = own.map(|at| Set::from_fields_v1(&all[at].fields));
+    let last = own.map(|at| (all[at].api_version.clone(), Set::from_fields_v1(&all[at].fields)));
     // While items are taken out, the name and the type count as applied; they are never recorded as owned.
     let fields = intent.written_by(params);
     let previous_time = own.and_then(|at| all[at].time.clone());
@@ -393,17 +449,19 @@ pub fn on_apply(
         }
     };
     let mut result = match last {
-        Some(last) => prune(merged, &all, last, kind),
+        Some((version, last)) => prune_in(&version, merged, &all, last, params),
         None => merged,
     };
     all[at].fields = fields.difference(&UNOWNED).to_fields_v1();
-    let Diff { changed, removed } = changes(&before, &result, params);
+    let mut comparison = Comparison::new(&before, &result, params);
     let others = |index: &usize| *index != at;
     if !force {
         let conflicts: Vec<(String, String)> = (0..all.len())
             .filter(others)
             .flat_map(|index| {
-                let theirs = Set::from_fields_v1(&all[index].fields).intersection(&changed);
+                let changed = comparison.seen_by(&all[index].api_version).map(|diff| diff.changed.clone());
+                let theirs =
+                    Set::from_fields_v1(&all[index].fields).intersection(&changed.unwrap_or_default());
                 let who = print_manager(&all[index]);
                 theirs.paths().into_iter().map(move |path| (who.clone(), path))
             })
@@ -412,9 +470,8 @@ pub fn on_apply(
             return Err(conflict_error(conflicts));
         }
     }
-    let taken = changed.union(&removed);
     for index in (0..all.len()).filter(others) {
-        all[index].subtract(&taken);
+        comparison.take_from(&mut all[index]);
     }
     if same(&before, &result) {
         result = before;
@@ -440,6 +497,18 @@ fn same(a: &Value, b: &Value) -> bool {
         (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
         (a, b) => a == b,
     }
+}
+
+/// [`prune`] in the version of the last apply, whose fields those are.
+fn prune_in(version: &str, merged: Value, all: &[Entry], last: Set, params: &ManagedParams) -> Value {
+    let Some(versions) = params.versions else { return prune(merged, all, last, Kind::root(params.ty)) };
+    let same: Vec<Entry> = all.iter().filter(|entry| entry.api_version == version).cloned().collect();
+    if version == params.api_version {
+        return prune(merged, &same, last, Kind::root(params.ty));
+    }
+    let Some((theirs, ty)) = versions.convert(&merged, version) else { return merged };
+    let pruned = prune(theirs, &same, last, Kind::root(ty));
+    versions.convert(&pruned, params.api_version).map_or(merged, |(pruned, _)| pruned)
 }
 
 /// Takes out what the manager applied before and applies no more, unless somebody else owns it.

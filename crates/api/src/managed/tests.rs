@@ -16,6 +16,7 @@ fn params<'a>(api_version: &'a str, kind: &str, manager: &'a str, now: &'a str) 
         subresource: "",
         now,
         ty: crate::schema::kind(group, version, kind).into(),
+        versions: None,
     }
 }
 
@@ -247,6 +248,7 @@ fn custom_resources_are_read_as_they_look() {
         subresource: "",
         now: T1,
         ty: ObjectType::Unknown,
+        versions: None,
     };
     let mut obj = json!({"apiVersion": "x.io/v1", "kind": "X", "metadata": {"name": "a", "finalizers": ["f"]}, "spec": {"a": [1, 2], "b": {"c": 1}}});
     on_update(None, &mut obj, &params);

@@ -65,7 +65,7 @@ impl Registry {
     pub async fn served(&self, resource: &Resource, entry: &Entry) -> Result<Value, ApiError> {
         let value = entry.value();
         match &resource.custom {
-            None => Ok(crate::registry::events::to_served(resource, value)),
+            None => Ok(resource.to_served(value)),
             Some(kind) => {
                 let made = convert(self, &kind.definition, vec![value], kind.version()).await?;
                 Ok(made.into_iter().next().unwrap_or_default())
@@ -76,7 +76,7 @@ impl Registry {
     /// The form in which a served object is stored.
     pub async fn stored(&self, resource: &Resource, value: Value) -> Result<Value, ApiError> {
         let Some(kind) = &resource.custom else {
-            return Ok(crate::registry::events::to_stored(resource, value));
+            return Ok(resource.to_stored(value));
         };
         let definition = &kind.definition;
         let storage = definition

@@ -31,7 +31,7 @@ use crate::cache::{Cache, Entry, Interest};
 use crate::registry::object::{self, is_deleting, set_meta};
 use crate::registry::options::DeleteOptions;
 use crate::registry::{Call, CallOptions, Registry, Warnings, now};
-use crate::resources::{Conversion, Resource, StrategyRef};
+use crate::resources::{Resource, StrategyRef};
 
 pub use definition::{Definition, ScalePaths};
 pub use strategy::CustomKind;
@@ -261,7 +261,8 @@ impl Follower {
                     facts: definition.facts(kind.version()),
                     strategy: Some(StrategyRef::Defined(kind.clone())),
                     cache: Some(cache.clone()),
-                    conversion: Conversion::None,
+                    conversion: None,
+                    versions: None,
                     schema: None,
                     stamp: entry.revision,
                     custom: Some(kind),

@@ -76,6 +76,7 @@ impl Registry {
         let version = meta(&object, "resourceVersion").to_string();
         set_meta(&mut object, "resourceVersion", None);
         strategy.prepare_create(&mut object);
+        strategy.stamp(&mut object, None, &now());
         per_kind::settle_create(call, &mut object);
         let reservation = self.allocators.for_create(self, call, &mut object)?;
         if meta(&object, "name").is_empty() {

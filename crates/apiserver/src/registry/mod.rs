@@ -5,7 +5,6 @@
 
 pub mod create;
 pub mod delete;
-pub mod events;
 pub mod list;
 pub mod object;
 pub mod options;

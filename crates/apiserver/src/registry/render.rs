@@ -7,10 +7,10 @@ use orlop_api::protobuf;
 use serde_json::{Value, json};
 
 use super::list::Page;
-use super::{Written, events, watch};
+use super::{Written, watch};
 use crate::cache::Entry;
 use crate::http::negotiate::{Accept, Format, View};
-use crate::resources::{Conversion, Resource};
+use crate::resources::Resource;
 
 /// What a table row carries besides its cells (`includeObject`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +84,7 @@ impl Renderer {
     /// Whether the object is shown as it is stored.
     fn is_plain(&self) -> bool {
         // A list view means nothing for single objects: they are sent as they are.
-        matches!(self.accept.view, View::Object) && self.resource.conversion == Conversion::None
+        matches!(self.accept.view, View::Object) && self.resource.conversion.is_none()
     }
 
     fn sends_bytes(&self) -> bool {
@@ -116,7 +116,7 @@ impl Renderer {
     }
 
     fn served(&self, entry: &Entry) -> Value {
-        events::to_served(&self.resource, entry.value())
+        self.resource.to_served(entry.value())
     }
 
     /// One stored object.

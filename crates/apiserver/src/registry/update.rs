@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::object::{self, finalizers, is_deleting, meta, meta_int, set_meta};
 use super::per_kind;
-use super::{Call, Registry, Written};
+use super::{Call, Registry, Written, now};
 use crate::admission::{ObjectKind, Operation, Request};
 use crate::managed;
 
@@ -181,6 +181,7 @@ impl Registry {
         let errors = match call.subresource {
             "status" => {
                 strategy.prepare_status_update(&mut new, old);
+                strategy.stamp(&mut new, Some(old), &now());
                 per_kind::settle_update(call, &mut new, old);
                 strategy.validate_status_update(&new, old)
             }
@@ -205,6 +206,7 @@ impl Registry {
             }
             _ => {
                 strategy.prepare_update(&mut new, old);
+                strategy.stamp(&mut new, Some(old), &now());
                 per_kind::settle_update(call, &mut new, old);
                 Vec::new()
             }

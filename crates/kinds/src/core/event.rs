@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::cursor::{Cursor, same};
 use crate::duration::age;
 use crate::validate::{invalids, qualified_name};
-use crate::{NameRule, Strategy, metadata};
+use crate::{Conversion, NameRule, Strategy, metadata};
 
 /// The strategy of core `v1` Events.
 pub struct Event;
@@ -87,13 +87,13 @@ fn convert(
 }
 
 /// An `events.k8s.io/v1` Event in the core group's shape, which is the one that is stored.
-pub fn to_core(event: &Value) -> Value {
+fn to_core(event: &Value) -> Value {
     let rename = |key: &str| RENAMED.iter().find(|(_, new)| *new == key).map(|(core, _)| *core);
     convert(event, rename, &CORE_ORDER, "v1")
 }
 
 /// A core Event in the shape of `events.k8s.io/v1`.
-pub fn to_events(event: &Value) -> Value {
+fn to_events(event: &Value) -> Value {
     let rename = |key: &str| RENAMED.iter().find(|(core, _)| *core == key).map(|(_, new)| *new);
     convert(event, rename, &EVENTS_ORDER, "events.k8s.io/v1")
 }
@@ -307,6 +307,50 @@ impl Strategy for EventsEvent {
     }
 }
 
+/// The conversion between `events.k8s.io/v1` and the stored core `v1`.
+pub struct EventsV1;
+
+/// Fields that core events always print.
+const PRINTED: [&str; 7] = [
+    "involvedObject",
+    "source",
+    "firstTimestamp",
+    "lastTimestamp",
+    "eventTime",
+    "reportingComponent",
+    "reportingInstance",
+];
+
+impl Conversion for EventsV1 {
+    fn strategy(&self) -> &'static dyn Strategy {
+        &EventsEvent
+    }
+
+    fn stored_kind(&self) -> (&'static str, &'static str) {
+        ("", "Event")
+    }
+
+    fn to_stored(&self, served: Value) -> Value {
+        let mut event = to_core(&served);
+        let missing: Vec<&str> = PRINTED.into_iter().filter(|key| event.get(key).is_none()).collect();
+        if missing.is_empty() {
+            return event;
+        }
+        for key in missing {
+            event[key] = match key {
+                "involvedObject" | "source" => Value::Object(Map::new()),
+                "reportingComponent" | "reportingInstance" => "".into(),
+                _ => Value::Null,
+            };
+        }
+        to_core(&event)
+    }
+
+    fn to_served(&self, stored: Value) -> Value {
+        to_events(&stored)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -324,6 +368,12 @@ mod tests {
             "deprecatedLastTimestamp": null});
         assert_eq!(to_events(&core).to_string(), events.to_string());
         assert_eq!(to_core(&events).to_string(), core.to_string());
+        let bare = json!({"apiVersion": "events.k8s.io/v1", "note": "n"});
+        assert_eq!(
+            EventsV1.to_stored(bare),
+            json!({"apiVersion": "v1", "message": "n", "involvedObject": {}, "source": {}, "firstTimestamp": null,
+                "lastTimestamp": null, "eventTime": null, "reportingComponent": "", "reportingInstance": ""})
+        );
     }
 
     #[test]

@@ -79,11 +79,7 @@ mod tests {
         };
         check(json!([]), json!([]), "<none>");
         let average = json!({"type": "Pods", "pods": {"target": {"averageValue": "5"}}});
-        check(
-            json!([average]),
-            json!([{"type": "Pods", "pods": {"current": {"averageValue": "3"}}}]),
-            "3/5",
-        );
+        check(json!([average]), json!([{"type": "Pods", "pods": {"current": {"averageValue": "3"}}}]), "3/5");
         check(
             json!([
                 {"type": "External", "external": {"target": {"averageValue": "5"}}},

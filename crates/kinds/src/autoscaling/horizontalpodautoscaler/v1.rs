@@ -352,7 +352,8 @@ impl Conversion for V1 {
         }
         let mut spec = picked(&given, &["scaleTargetRef", "minReplicas"]);
         spec["maxReplicas"] = given["maxReplicas"].int().into();
-        let first_cpu = all.iter().find(|m| is_cpu(m)).map(|m| &m["resource"]["target"]["averageUtilization"]);
+        let first_cpu =
+            all.iter().find(|m| is_cpu(m)).map(|m| &m["resource"]["target"]["averageUtilization"]);
         if let Some(percent) = first_cpu.filter(|p| p.is_set()) {
             spec["targetCPUUtilizationPercentage"] = percent.clone();
         }
@@ -517,9 +518,7 @@ mod tests {
         let errs = crate::testing::texts(&v1.validate_create(&obj));
         assert_eq!(
             errs,
-            [
-                "spec.metrics[0].resource.target.averageUtilization: Invalid value: 0: must be greater than 0"
-            ]
+            ["spec.metrics[0].resource.target.averageUtilization: Invalid value: 0: must be greater than 0"]
         );
     }
 }
