@@ -137,6 +137,16 @@ pub trait Strategy: Send + Sync + 'static {
         false
     }
 
+    /// Whether a deletion that does not say what becomes of the dependents leaves them.
+    fn orphans_dependents(&self) -> bool {
+        false
+    }
+
+    /// What a deletion that does not say what becomes of the dependents is warned of; may be empty.
+    fn deletion_warning(&self) -> &'static str {
+        ""
+    }
+
     /// Whether a PUT without `metadata.resourceVersion` overwrites whatever is there.
     fn allow_unconditional_update(&self) -> bool {
         true

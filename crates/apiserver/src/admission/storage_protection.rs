@@ -1,4 +1,4 @@
-//! `StorageObjectInUseProtection`: volumes and claims get a finalizer by which a controller keeps them while they are
+//! `StorageObjectInUseProtection`: volumes, claims and classes of attributes get a finalizer by which a controller keeps them while they are
 //! in use.
 
 use async_trait::async_trait;
@@ -15,6 +15,7 @@ fn finalizer(plural: &str) -> Option<&'static str> {
     match plural {
         "persistentvolumes" => Some("kubernetes.io/pv-protection"),
         "persistentvolumeclaims" => Some("kubernetes.io/pvc-protection"),
+        "volumeattributesclasses" => Some("kubernetes.io/vac-protection"),
         _ => None,
     }
 }
@@ -27,7 +28,7 @@ impl Admission for StorageObjectInUseProtection {
 
     fn handles(&self, request: &Request<'_>) -> bool {
         request.operation == Operation::Create
-            && request.call.resource.group.is_empty()
+            && matches!(request.call.resource.group.as_str(), "" | "storage.k8s.io")
             && request.call.subresource.is_empty()
             && finalizer(&request.call.resource.plural).is_some()
     }

@@ -428,8 +428,18 @@ impl<'a> Endpoint<'a> {
         DeleteOptions::parse(Some(&value), &self.request.query)
     }
 
+    /// Some kinds leave their dependents when nothing is said about them, which surprises.
+    fn warn_of_deletion(&self, options: &DeleteOptions) {
+        let silent = options.propagation_policy.is_none() && options.orphan_dependents.is_none();
+        let warning = self.resource.strategy().map_or("", |strategy| strategy.deletion_warning());
+        if silent && !warning.is_empty() {
+            self.request.warnings.add(warning);
+        }
+    }
+
     async fn delete(&self, body: Bytes) -> Result<Response, ApiError> {
         let options = self.delete_options(body)?;
+        self.warn_of_deletion(&options);
         let call = self.delete_call(&options);
         match self.server.registry.delete(&call, &options).await? {
             Deleted::Object(value) => Ok(self.answer(200, self.renderer.value(&value))),
@@ -444,6 +454,7 @@ impl<'a> Endpoint<'a> {
         let list_options = ListOptions::parse(&self.request.query, false)?;
         let selection = Selection::parse(&self.request.query, self.resource)?;
         let options = self.delete_options(body)?;
+        self.warn_of_deletion(&options);
         let call = self.delete_call(&options);
         let registry = &self.server.registry;
         let cache = registry.cache(self.resource)?;

@@ -196,14 +196,15 @@ impl Registry {
     }
 }
 
-/// The finalizers the object shall have under the propagation policy; `None` when nothing changes.
-fn collector_finalizers(object: &Value, options: &DeleteOptions) -> Option<Vec<String>> {
+/// The finalizers the object shall have under the propagation policy; `None` when nothing changes. `orphans` is what
+/// the kind does when neither the request nor a finalizer says anything.
+fn collector_finalizers(object: &Value, options: &DeleteOptions, orphans: bool) -> Option<Vec<String>> {
     let old = finalizers(object);
     let has = |name: &str| old.iter().any(|f| f == name);
     let orphan = match (options.orphan_dependents, options.propagation_policy.as_deref()) {
         (Some(orphan), _) => orphan,
         (None, Some(policy)) => policy == "Orphan",
-        (None, None) => has(ORPHAN),
+        (None, None) => has(ORPHAN) || (orphans && !has(FOREGROUND)),
     };
     let foreground = match (options.orphan_dependents, options.propagation_policy.as_deref()) {
         (Some(_), _) => false,
@@ -245,7 +246,8 @@ fn mark(resource: &crate::resources::Resource, object: &mut Value, options: &Del
     } else {
         None
     };
-    let new_finalizers = collector_finalizers(object, options);
+    let orphans = resource.strategy().is_some_and(|strategy| strategy.orphans_dependents());
+    let new_finalizers = collector_finalizers(object, options, orphans);
     let changed = new_finalizers.is_some();
     if let Some(list) = new_finalizers {
         set_finalizers(object, list);
@@ -320,7 +322,7 @@ fn mark_namespace(namespace: &mut Value, options: &DeleteOptions) -> Step {
             namespace.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|f| !f.is_empty());
         return if held || !finalizers(namespace).is_empty() { Step::Pending } else { Step::Remove };
     }
-    if let Some(list) = collector_finalizers(namespace, options) {
+    if let Some(list) = collector_finalizers(namespace, options, false) {
         set_finalizers(namespace, list);
     }
     set_meta(namespace, "deletionTimestamp", Some(json!(now())));
@@ -335,13 +337,19 @@ mod tests {
 
     #[test]
     fn finalizers_by_policy() {
-        let check = |old: &[&str], policy: Option<&str>, expected: Option<&[&str]>| {
+        let check_kind = |old: &[&str], policy: Option<&str>, orphans: bool, expected: Option<&[&str]>| {
             let object = json!({"metadata": {"finalizers": old}});
             let options =
                 DeleteOptions { propagation_policy: policy.map(String::from), ..DeleteOptions::default() };
             let expected = expected.map(|list| list.iter().map(|s| s.to_string()).collect::<Vec<_>>());
-            assert_eq!(collector_finalizers(&object, &options), expected, "{old:?} {policy:?}");
+            assert_eq!(collector_finalizers(&object, &options, orphans), expected, "{old:?} {policy:?}");
         };
+        let check = |old: &[&str], policy: Option<&str>, expected: Option<&[&str]>| {
+            check_kind(old, policy, false, expected);
+        };
+        check_kind(&[], None, true, Some(&["orphan"]));
+        check_kind(&[], Some("Background"), true, None);
+        check_kind(&["foregroundDeletion"], None, true, None);
         check(&[], None, None);
         check(&[], Some("Orphan"), Some(&["orphan"]));
         check(&["x"], Some("Foreground"), Some(&["x", "foregroundDeletion"]));

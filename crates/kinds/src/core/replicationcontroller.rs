@@ -112,6 +112,10 @@ impl Strategy for ReplicationController {
         RULES.validate_status_update(obj, old)
     }
 
+    fn orphans_dependents(&self) -> bool {
+        true
+    }
+
     fn selectable_field(&self, obj: &Value, label: &str) -> Option<String> {
         match label {
             "status.replicas" => Some(obj["status"]["replicas"].int().to_string()),

@@ -156,6 +156,14 @@ impl Strategy for Job {
         status::validate(obj, old)
     }
 
+    fn orphans_dependents(&self) -> bool {
+        true
+    }
+
+    fn deletion_warning(&self) -> &'static str {
+        "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning"
+    }
+
     fn selectable_field(&self, obj: &Value, label: &str) -> Option<String> {
         match label {
             "status.successful" => Some(obj["status"]["succeeded"].int().to_string()),
