@@ -44,6 +44,7 @@ fuzz_target!(|data: &[u8]| {
         subresource: "",
         now: "2026-01-01T00:00:00Z",
         ty: ObjectType::from(Some(ty)),
+        versions: None,
     };
     if let Ok(applied) = managed::on_apply(Some(&object), &patch, &params, true) {
         let _ = managed::on_apply(Some(&applied), &patch, &params, false);

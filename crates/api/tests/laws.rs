@@ -20,6 +20,7 @@ fn params(manager: &str) -> ManagedParams<'_> {
         subresource: "",
         now: "2026-01-01T00:00:00Z",
         ty: ObjectType::from(Some(deployment())),
+        versions: None,
     }
 }
 
