@@ -5,7 +5,6 @@ use orlop_api::status::ApiError;
 use serde_json::Value;
 
 use super::Request;
-use crate::registry::events;
 use crate::resources::Resource;
 
 /// Reads a changed object again as the kind the request is about.
@@ -36,5 +35,5 @@ pub fn convert(from: &Resource, to: &Resource, object: &Value) -> Value {
     if object.is_null() {
         return Value::Null;
     }
-    events::to_served(to, events::to_stored(from, object.clone()))
+    to.to_served(from.to_stored(object.clone()))
 }
