@@ -182,16 +182,7 @@ pub async fn run(server: &ApiServer) -> Result<(), ApiError> {
     flow_control(&bootstrap).await?;
     api_services(&bootstrap).await?;
     service_range(&bootstrap).await?;
-    bootstrap
-        .ensure(
-            "",
-            json!({
-                "kind": "ConfigMap", "apiVersion": "v1",
-                "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
-                "data": {"client-ca-file": server.client_ca_pem},
-            }),
-        )
-        .await
+    overwrite(&bootstrap, "", server.aggregator.headers.config_map(&server.client_ca_pem)).await
 }
 
 /// Priority levels and flow schemas, as long as nobody has taken them over.
@@ -323,6 +314,12 @@ pub async fn publish(server: &ApiServer, address: IpAddr, port: u16) -> Result<(
 }
 
 /// Creates an object or makes it say what it should.
+/// Creates an object, or brings everything but its metadata back to what it shall be.
+pub(crate) async fn keep(server: &ApiServer, group: &str, object: Value) -> Result<(), ApiError> {
+    let bootstrap = Bootstrap { server, user: UserInfo::loopback(), warnings: Warnings::default() };
+    overwrite(&bootstrap, group, object).await
+}
+
 async fn overwrite(bootstrap: &Bootstrap<'_>, group: &str, object: Value) -> Result<(), ApiError> {
     let kind = object["kind"].as_str().unwrap_or("").to_string();
     let Some(resource) = bootstrap.server.registry.resources.of_kind(group, &kind) else { return Ok(()) };

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
+pub mod aggregation;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
@@ -104,6 +105,8 @@ pub struct ApiServer {
     pub(crate) flows: Option<Arc<FlowControl>>,
     pub(crate) max_in_flight: MaxInFlight,
     pub(crate) drain: Drain,
+    /// API servers behind this one.
+    pub(crate) aggregator: aggregation::Aggregator,
     pub(crate) started: std::time::SystemTime,
     pub(crate) kubelet_connector: tokio_rustls::TlsConnector,
     pub(crate) openapi: http::openapi::Documents,
@@ -232,6 +235,7 @@ impl ApiServer {
                 options.max_mutating_requests_inflight,
             ),
             drain: Drain::default(),
+            aggregator: aggregation::Aggregator::new(&options)?,
             started: std::time::SystemTime::now(),
             options,
             registry,
@@ -258,6 +262,7 @@ impl ApiServer {
         server.ready.store(true, Ordering::Release);
         housekeeping::start(&server);
         configuration::follow(&server);
+        aggregation::start(&server);
         Ok(server)
     }
 

@@ -235,6 +235,7 @@ impl Table {
 /// All served resources.
 pub struct Resources {
     table: ArcSwap<Table>,
+    changed: tokio::sync::watch::Sender<u64>,
 }
 
 impl Resources {
@@ -286,7 +287,7 @@ impl Resources {
                 custom: None,
             }));
         }
-        Resources { table: ArcSwap::from_pointee(Table::of(list, 1)) }
+        Resources { table: ArcSwap::from_pointee(Table::of(list, 1)), changed: Default::default() }
     }
 
     /// The table as it is now.
@@ -302,6 +303,12 @@ impl Resources {
             list.extend(new.iter().cloned());
             Table::of(list, table.generation + 1)
         });
+        self.changed.send_replace(self.table.load().generation);
+    }
+
+    /// Tells of changes of the table.
+    pub fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.changed.subscribe()
     }
 
     /// The resource at a path.

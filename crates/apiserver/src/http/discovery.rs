@@ -14,54 +14,50 @@ use super::body::{self, Response};
 use super::negotiate::{Accept, MEDIA_TYPES};
 use super::pipeline::Request;
 use crate::ApiServer;
+use crate::aggregation::{Published, Remote};
 use crate::registry::render;
-use crate::resources::{Resource, Resources, Table};
+use crate::resources::{Resource, Table};
 
-/// Groups in the order upstream prefers them; unknown ones follow by name.
-const GROUP_ORDER: [&str; 20] = [
-    "",
-    "apiregistration.k8s.io",
-    "apps",
-    "events.k8s.io",
-    "authentication.k8s.io",
-    "authorization.k8s.io",
-    "autoscaling",
-    "batch",
-    "certificates.k8s.io",
-    "networking.k8s.io",
-    "policy",
-    "rbac.authorization.k8s.io",
-    "storage.k8s.io",
-    "admissionregistration.k8s.io",
-    "apiextensions.k8s.io",
-    "scheduling.k8s.io",
-    "coordination.k8s.io",
-    "node.k8s.io",
-    "discovery.k8s.io",
-    "flowcontrol.apiserver.k8s.io",
-];
+/// Who serves a group and version.
+enum Served {
+    /// This server.
+    Here(Vec<Arc<Resource>>),
+    /// Another one.
+    Elsewhere(Arc<Remote>),
+}
 
-/// A group's versions, the preferred one first, with their resources.
-type Versions = Vec<(String, Vec<Arc<Resource>>)>;
+/// A group's versions, the preferred one first.
+type Versions = Vec<(String, Served)>;
 
-/// Group → versions → resources, in the order of discovery.
-fn groups(table: &Table) -> Vec<(String, Versions)> {
+/// Group → versions → who serves them, in the order that their APIServices ask for.
+fn groups(table: &Table, published: &Published) -> Vec<(String, Versions)> {
     let mut found: HashMap<&str, Versions> = HashMap::new();
+    for ((group, version), remote) in &published.remotes {
+        found.entry(group).or_default().push((version.clone(), Served::Elsewhere(remote.clone())));
+    }
     for resource in &table.list {
         let versions = found.entry(resource.group.as_str()).or_default();
         match versions.iter_mut().find(|(version, _)| *version == resource.version) {
-            Some((_, resources)) => resources.push(resource.clone()),
-            None => versions.push((resource.version.clone(), vec![resource.clone()])),
+            Some((_, Served::Here(resources))) => resources.push(resource.clone()),
+            Some((_, Served::Elsewhere(_))) => {}
+            None => versions.push((resource.version.clone(), Served::Here(vec![resource.clone()]))),
         }
     }
-    let mut found: Vec<(String, Versions)> =
-        found.into_iter().map(|(group, versions)| (group.to_string(), versions)).collect();
-    let rank = |group: &str| GROUP_ORDER.iter().position(|g| *g == group).unwrap_or(GROUP_ORDER.len());
-    found.sort_by(|a, b| rank(&a.0).cmp(&rank(&b.0)).then_with(|| a.0.cmp(&b.0)));
-    for (_, versions) in &mut found {
-        versions.sort_by(|a, b| names::compare_versions(&b.0, &a.0));
+    let mut found: Vec<(i64, String, Versions)> = found
+        .into_iter()
+        .map(|(group, versions)| {
+            let priority = versions.iter().map(|(version, _)| published.priority(group, version).group).max();
+            (priority.unwrap_or(0), group.to_string(), versions)
+        })
+        .collect();
+    found.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+    for (_, group, versions) in &mut found {
+        versions.sort_by(|a, b| {
+            let priority = |version: &str| published.priority(group, version).version;
+            priority(&b.0).cmp(&priority(&a.0)).then_with(|| names::compare_versions(&b.0, &a.0))
+        });
     }
-    found
+    found.into_iter().map(|(_, group, versions)| (group, versions)).collect()
 }
 
 fn segments(path: &str) -> Vec<&str> {
@@ -73,6 +69,7 @@ pub fn is_path(server: &ApiServer, path: &str) -> bool {
     let table = server.registry.resources.table();
     let has = |group: &str, version: Option<&str>| {
         table.list.iter().any(|r| r.group == group && version.is_none_or(|version| r.version == version))
+            || version.is_none() && server.aggregator.published().remotes.keys().any(|(g, _)| g == group)
     };
     match segments(path).as_slice() {
         ["api"] | ["apis"] => true,
@@ -90,7 +87,7 @@ pub fn serve(server: &ApiServer, request: &Request) -> Result<Response, ApiError
         && let Some(version) = aggregated_version(request)
     {
         let (bytes, etag) =
-            server.discovery.aggregated(&server.registry.resources, parts[0] == "api", version);
+            server.discovery.aggregated(server, parts[0] == "api", version);
         let content_type = match version {
             "v2" => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
             _ => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
@@ -112,6 +109,7 @@ pub fn serve(server: &ApiServer, request: &Request) -> Result<Response, ApiError
         return Ok(response);
     }
     let table = server.registry.resources.table();
+    let published = server.aggregator.published();
     let value = match parts.as_slice() {
         ["api"] => json!({
             "kind": "APIVersions",
@@ -122,7 +120,7 @@ pub fn serve(server: &ApiServer, request: &Request) -> Result<Response, ApiError
             }],
         }),
         ["apis"] => {
-            let list: Vec<Value> = groups(&table)
+            let list: Vec<Value> = groups(&table, &published)
                 .iter()
                 .filter(|(group, _)| !group.is_empty())
                 .map(|(group, versions)| group_value(group, versions.iter().map(|(v, _)| v), false))
@@ -130,7 +128,7 @@ pub fn serve(server: &ApiServer, request: &Request) -> Result<Response, ApiError
             json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": list})
         }
         ["apis", group] => {
-            let all = groups(&table);
+            let all = groups(&table, &published);
             let Some((_, versions)) = all.iter().find(|(g, _)| g == group) else {
                 return Err(ApiError::path_not_found());
             };
@@ -151,26 +149,28 @@ pub struct Documents(Mutex<Kept>);
 
 #[derive(Default)]
 struct Kept {
-    generation: u64,
+    /// Of the table and of what the other servers publish.
+    generation: (u64, u64),
     documents: HashMap<(bool, &'static str), (Bytes, String)>,
 }
 
 impl Documents {
-    /// A document and its hash, from memory unless the table has changed.
-    fn aggregated(&self, resources: &Resources, core: bool, version: &'static str) -> (Bytes, String) {
-        let table = resources.table();
+    /// A document and its hash, from memory unless something has changed.
+    fn aggregated(&self, server: &ApiServer, core: bool, version: &'static str) -> (Bytes, String) {
+        let (table, published) = (server.registry.resources.table(), server.aggregator.published());
+        let generation = (table.generation, published.generation);
         {
             let mut kept = self.0.lock();
-            if kept.generation < table.generation {
-                *kept = Kept { generation: table.generation, documents: HashMap::new() };
+            if kept.generation < generation {
+                *kept = Kept { generation, documents: HashMap::new() };
             } else if let Some(found) = kept.documents.get(&(core, version)) {
                 return found.clone();
             }
         }
-        let bytes = Bytes::from(aggregated(&table, core, version).to_string());
+        let bytes = Bytes::from(aggregated(&table, &published, core, version).to_string());
         let made = (bytes.clone(), etag(&bytes));
         let mut kept = self.0.lock();
-        if kept.generation == table.generation {
+        if kept.generation == generation {
             kept.documents.insert((core, version), made.clone());
         }
         made
@@ -264,16 +264,24 @@ fn resource_list(table: &Table, group: &str, version: &str) -> Value {
     out
 }
 
-fn aggregated(table: &Table, core: bool, version: &str) -> Value {
-    let items: Vec<Value> = groups(table)
+fn aggregated(table: &Table, published: &Published, core: bool, version: &str) -> Value {
+    let items: Vec<Value> = groups(table, published)
         .iter()
         .filter(|(group, _)| group.is_empty() == core)
         .map(|(group, versions)| {
             let versions: Vec<Value> = versions
                 .iter()
-                .map(|(version, resources)| {
-                    let resources: Vec<Value> = resources.iter().map(|r| aggregated_resource(r)).collect();
-                    json!({"version": version, "resources": resources, "freshness": "Current"})
+                .map(|(version, served)| match served {
+                    Served::Here(resources) => {
+                        let resources: Vec<Value> = resources.iter().map(|r| aggregated_resource(r)).collect();
+                        json!({"version": version, "resources": resources, "freshness": "Current"})
+                    }
+                    // What was last seen of a server that is gone is still shown, marked as such.
+                    Served::Elsewhere(remote) => json!({
+                        "version": version,
+                        "resources": *remote.resources,
+                        "freshness": if remote.available { "Current" } else { "Stale" },
+                    }),
                 })
                 .collect();
             let mut metadata = json!({"creationTimestamp": null});

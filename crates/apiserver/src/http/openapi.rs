@@ -111,13 +111,21 @@ fn index(server: &ApiServer) -> Value {
             );
         }
     }
+    for remote in server.aggregator.published().remotes.values() {
+        if let Some((_, hash)) = &remote.openapi.v3 {
+            let path = format!("apis/{}/{}", remote.group, remote.version);
+            let url = format!("/openapi/v3/{path}?hash={hash}");
+            paths.insert(path, json!({ "serverRelativeURL": url }));
+        }
+    }
     json!({ "paths": paths })
 }
 
 /// What a document was made from, in short: it is made again when this differs.
-fn stamp(resources: &[Arc<Resource>]) -> u64 {
+fn stamp(resources: &[Arc<Resource>], published: u64) -> u64 {
     use std::hash::{Hash as _, Hasher as _};
     let mut hasher = std::hash::DefaultHasher::new();
+    published.hash(&mut hasher);
     for resource in resources {
         (&resource.group, &resource.version, &resource.plural, resource.stamp).hash(&mut hasher);
     }
@@ -126,7 +134,14 @@ fn stamp(resources: &[Arc<Resource>]) -> u64 {
 
 /// A document from memory, or made now; `None` when there is no such group version.
 fn document(server: &ApiServer, path: &str) -> Option<(Bytes, String)> {
-    let table = server.registry.resources.table();
+    let (table, published) = (server.registry.resources.table(), server.aggregator.published());
+    if let Some((group, version)) =
+        path.strip_prefix("/openapi/v3/apis/").and_then(|rest| rest.split_once('/'))
+        && let Some(remote) = published.remotes.get(&(group.to_string(), version.to_string()))
+    {
+        return remote.openapi.v3.clone();
+    }
+    let whole = matches!(path, "/openapi/v2" | V2_PROTOBUF);
     let resources: Vec<Arc<Resource>> = match path.strip_prefix("/openapi/v3/") {
         Some(group_version) => table.list.iter().filter(|r| prefix(r) == group_version).cloned().collect(),
         None => table.list.clone(),
@@ -135,13 +150,20 @@ fn document(server: &ApiServer, path: &str) -> Option<(Bytes, String)> {
         server.openapi.0.lock().remove(path);
         return None;
     }
-    let stamp = stamp(&resources);
+    // Version 2 is one document of all servers.
+    let stamp = stamp(&resources, if whole { published.generation } else { 0 });
     if let Some(found) = server.openapi.0.lock().get(path).filter(|found| found.stamp == stamp) {
         return Some((found.bytes.clone(), found.hash.clone()));
     }
     let resources: Vec<&Resource> = resources.iter().map(|r| r.as_ref()).collect();
     let bytes = match path {
-        "/openapi/v2" => Bytes::from(v2(&resources).to_string()),
+        "/openapi/v2" => {
+            let mut document = v2(&resources);
+            for other in published.remotes.values().filter_map(|remote| remote.openapi.v2.as_ref()) {
+                crate::aggregation::documents::merge_v2(&mut document, other);
+            }
+            Bytes::from(document.to_string())
+        }
         V2_PROTOBUF => {
             let (json, _) = document(server, "/openapi/v2")?;
             Bytes::from(super::openapi_message::document(&serde_json::from_slice(&json).ok()?))

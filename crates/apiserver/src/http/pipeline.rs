@@ -159,12 +159,13 @@ impl ApiServer {
         // A body that is not read would cost the client its connection, so it is read whatever comes of the request.
         // Only requests that take the connection over have none that ends.
         let connects = matches!(info.subresource.as_str(), "exec" | "attach" | "portforward");
-        let proxies = info.subresource == "proxy";
+        // What another server answers is passed on as it comes.
+        let mut elsewhere = self.aggregator.find(&info.path);
         let mut upload = None;
-        let body = if connects {
-            Ok(Bytes::new())
-        } else if proxies {
+        let body = if elsewhere.is_some() || info.subresource == "proxy" {
             upload = Some(request_body);
+            Ok(Bytes::new())
+        } else if connects {
             Ok(Bytes::new())
         } else {
             read_body(request_body).await
@@ -172,6 +173,14 @@ impl ApiServer {
         let result = match self.admit(&parts, &info, &query, &identity, limits, &mut seat).await {
             Err(error) => Err(error),
             Ok(Admitted::Refused(response)) => Ok(response),
+            Ok(Admitted::User(user)) if elsewhere.is_some() => {
+                match (elsewhere.take(), upload.take()) {
+                    (Some(remote), Some(body)) => {
+                        Ok(crate::aggregation::forward(remote, &parts, &user, body).await)
+                    }
+                    _ => Err(ApiError::internal("the request has no body to pass on")),
+                }
+            }
             Ok(Admitted::User(user)) => {
                 let accept = match (accept, info.is_resource) {
                     (Ok(accept), _) => Ok(accept),
