@@ -259,8 +259,9 @@ impl Backend {
         request: http::Request<Body>,
     ) -> Result<http::Response<hyper::body::Incoming>, String> {
         let stream = self.dial.connect(&self.dial.alone).await.map_err(|error| error.to_string())?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| chain(&error))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| chain(&error))?;
         tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "connection to an aggregated API server ended");

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -128,10 +129,17 @@ async fn run(weak: Weak<ApiServer>) {
 }
 
 /// Brings everything in step once.
-async fn sync(server: &ApiServer, kept: &mut BTreeMap<String, Kept>) {
+fn sync<'a>(server: &'a ApiServer, kept: &'a mut BTreeMap<String, Kept>) -> BoxFuture<'a, ()> {
+    Box::pin(sync_once(server, kept))
+}
+
+async fn sync_once(server: &ApiServer, kept: &mut BTreeMap<String, Kept>) {
     let config = server.aggregator.headers.config_map(&server.client_ca_pem);
     if let Err(error) = crate::bootstrap::keep(server, "", config).await {
-        tracing::debug!(error = error.status().message, "the ConfigMap of extension API servers was not written");
+        tracing::debug!(
+            error = error.status().message,
+            "the ConfigMap of extension API servers was not written"
+        );
     }
     let Some(resource) = server.registry.resources.of_kind(GROUP, "APIService") else { return };
     let Some(cache) = resource.cache.clone() else { return };
@@ -197,7 +205,8 @@ fn publish(server: &ApiServer, objects: &BTreeMap<String, Value>, kept: &BTreeMa
     next.priorities.extend(objects.values().filter_map(priority_of));
     for (name, kept) in kept {
         let Some(object) = objects.get(name) else { continue };
-        let (group, version) = (text(object, "/spec/group").to_string(), text(object, "/spec/version").to_string());
+        let (group, version) =
+            (text(object, "/spec/group").to_string(), text(object, "/spec/version").to_string());
         let remote = Remote {
             name: name.clone(),
             group: group.clone(),
@@ -263,7 +272,9 @@ async fn examine(
                 match documents::resources(&backend, &host, group, version).await {
                     Ok(found) if found != *kept.resources => kept.resources = Arc::new(found),
                     Ok(_) => {}
-                    Err(error) => tracing::debug!(name, error, "discovery of an aggregated API server failed"),
+                    Err(error) => {
+                        tracing::debug!(name, error, "discovery of an aggregated API server failed")
+                    }
                 }
                 let found = documents::openapi(&backend, &host, group, version).await;
                 let hash = |document: &OpenApi| document.v3.as_ref().map(|(_, hash)| hash.clone());
@@ -337,7 +348,11 @@ async fn write_condition(
     let call = call(&user, &warnings, resource, &name, "status");
     // Somebody who was faster wakes this controller again.
     if let Err(error) = server.registry.update(&call, &Replace(object)).await {
-        tracing::debug!(name, error = error.status().message, "the condition of an APIService was not written");
+        tracing::debug!(
+            name,
+            error = error.status().message,
+            "the condition of an APIService was not written"
+        );
     }
 }
 

@@ -20,7 +20,12 @@ pub struct OpenApi {
 }
 
 /// The resources of a group and version in the form of aggregated discovery.
-pub async fn resources(backend: &Backend, host: &str, group: &str, version: &str) -> Result<Vec<Value>, String> {
+pub async fn resources(
+    backend: &Backend,
+    host: &str,
+    group: &str,
+    version: &str,
+) -> Result<Vec<Value>, String> {
     let (status, headers, bytes) = get(backend, host, "/apis", AGGREGATED).await?;
     let aggregated = headers
         .get(http::header::CONTENT_TYPE)
@@ -56,9 +61,7 @@ fn from_resource_list(list: &Value, group: &str, version: &str) -> Vec<Value> {
         let own = value.as_str().unwrap_or("");
         if own.is_empty() { default.to_string() } else { own.to_string() }
     };
-    let kind = |row: &Value| {
-        json!({"group": or(&row["group"], group), "version": or(&row["version"], version), "kind": row["kind"]})
-    };
+    let kind = |row: &Value| json!({"group": or(&row["group"], group), "version": or(&row["version"], version), "kind": row["kind"]});
     rows.iter()
         .filter(|row| !text(row, "/name").contains('/'))
         .map(|row| {
@@ -79,7 +82,9 @@ fn from_resource_list(list: &Value, group: &str, version: &str) -> Vec<Value> {
                 .iter()
                 .filter_map(|sub| {
                     let subresource = text(sub, "/name").strip_prefix(name)?.strip_prefix('/')?;
-                    Some(json!({"subresource": subresource, "responseKind": kind(sub), "verbs": sub["verbs"]}))
+                    Some(
+                        json!({"subresource": subresource, "responseKind": kind(sub), "verbs": sub["verbs"]}),
+                    )
                 })
                 .collect();
             if !subresources.is_empty() {
@@ -99,7 +104,9 @@ pub async fn openapi(backend: &Backend, host: &str, group: &str, version: &str) 
         let paths: Map<String, Value> = document["paths"]
             .as_object()?
             .iter()
-            .filter(|(path, _)| path.strip_prefix(&own).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+            .filter(|(path, _)| {
+                path.strip_prefix(&own).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            })
             .map(|(path, item)| (path.clone(), item.clone()))
             .collect();
         Some(json!({"paths": paths, "definitions": document["definitions"]}))

@@ -21,8 +21,8 @@ use arc_swap::ArcSwap;
 use serde_json::Value;
 
 use crate::pki::{CertificateAuthority, Leaf, PkiError, Subject};
-use backend::Backend;
 pub use authentication::RequestHeaders;
+use backend::Backend;
 pub use controller::start;
 pub use proxy::forward;
 
@@ -114,7 +114,9 @@ impl Aggregator {
             (None, Some(client)) => (Some(client.clone()), RequestHeaders::default()),
             (None, None) => {
                 let ca = match &options.cert_dir {
-                    Some(dir) => CertificateAuthority::load_or_generate(dir, "front-proxy-ca", "front-proxy-ca")?,
+                    Some(dir) => {
+                        CertificateAuthority::load_or_generate(dir, "front-proxy-ca", "front-proxy-ca")?
+                    }
                     None => CertificateAuthority::generate("front-proxy-ca")?,
                 };
                 let leaf = ca.issue(&Subject::client(authentication::FRONT_PROXY, &[]), 365)?;
@@ -156,7 +158,9 @@ impl Aggregator {
 fn built_in() -> HashMap<(String, String), Priority> {
     let rows: Value =
         serde_json::from_str(include_str!("../../data/bootstrap-apiservices.json")).unwrap_or_default();
-    rows.as_array().into_iter().flatten().filter_map(priority_of).collect()
+    // The group of APIServices has none of its own, and comes before all others.
+    let own = ((GROUP.to_string(), "v1".to_string()), Priority { group: 20_000, version: 10 });
+    rows.as_array().into_iter().flatten().filter_map(priority_of).chain([own]).collect()
 }
 
 fn text<'a>(object: &'a Value, path: &str) -> &'a str {
@@ -199,7 +203,10 @@ mod tests {
             "group": "g", "version": "v1", "groupPriorityMinimum": 5, "versionPriority": 7,
             "service": {"namespace": "n", "name": "s"},
         }});
-        assert_eq!(priority_of(&object).unwrap(), (("g".into(), "v1".into()), Priority { group: 5, version: 7 }));
+        assert_eq!(
+            priority_of(&object).unwrap(),
+            (("g".into(), "v1".into()), Priority { group: 5, version: 7 })
+        );
         let service = service_of(&object).unwrap();
         assert_eq!((service.namespace.as_str(), service.name.as_str(), service.port), ("n", "s", 443));
         assert!(service_of(&json!({"spec": {"service": null}})).is_none());

@@ -51,8 +51,7 @@ pub(super) fn identify(headers: &mut HeaderMap, user: &UserInfo) {
         headers.remove(name);
     }
     let mut add = |name: &str, value: &str| {
-        if let (Ok(name), Ok(value)) =
-            (HeaderName::try_from(name), HeaderValue::from_bytes(value.as_bytes()))
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_bytes(value.as_bytes()))
         {
             headers.append(name, value);
         }
@@ -119,8 +118,10 @@ pub async fn forward(remote: Arc<Remote>, parts: &Parts, user: &UserInfo, reques
     let target = parts.uri.path_and_query().map_or("/", |pq| pq.as_str());
     let host = format!("{}.{}.svc", remote.service.name, remote.service.namespace);
     // Over a connection of its own the target is a path, over the pool a whole URI.
-    let uri = if upgrade { target.to_string() } else { format!("https://{host}:{}{target}", remote.service.port) };
-    let mut request = match http::Request::builder().method(parts.method.clone()).uri(uri).body(request_body) {
+    let uri =
+        if upgrade { target.to_string() } else { format!("https://{host}:{}{target}", remote.service.port) };
+    let mut request = match http::Request::builder().method(parts.method.clone()).uri(uri).body(request_body)
+    {
         Ok(request) => request,
         Err(problem) => return error(500, &problem.to_string()),
     };
@@ -194,10 +195,8 @@ mod tests {
         user.uid = "u1".into();
         user.extra.insert("example.com/scope key".into(), vec!["x".into(), "y".into()]);
         let headers = request_headers(&from, &user, false);
-        let mut got: Vec<String> = headers
-            .iter()
-            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
-            .collect();
+        let mut got: Vec<String> =
+            headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
         got.sort();
         assert_eq!(
             got,

@@ -99,13 +99,17 @@ pub fn addresses(known: &Known, reference: &ServiceReference) -> Result<Vec<Stri
                 continue;
             }
             let addresses = endpoint["addresses"].as_array();
-            found.extend(addresses.into_iter().flatten().filter_map(Value::as_str).map(|a| authority(a, port)));
+            found.extend(
+                addresses.into_iter().flatten().filter_map(Value::as_str).map(|a| authority(a, port)),
+            );
         }
     }
     if found.is_empty() {
         return unavailable(
             "MissingEndpoints",
-            format!("endpointslices for service/{name} in \"{namespace}\" have no addresses with port name \"{port_name}\""),
+            format!(
+                "endpointslices for service/{name} in \"{namespace}\" have no addresses with port name \"{port_name}\""
+            ),
         );
     }
     Ok(found)
@@ -129,19 +133,37 @@ mod tests {
             let expected = expected
                 .map(|list| list.iter().map(|a| a.to_string()).collect::<Vec<_>>())
                 .map_err(|(reason, message)| (reason, message.to_string()));
-            assert_eq!(got.as_ref().map_err(|(r, m)| (*r, m.clone())), expected.as_ref().map_err(|(r, m)| (*r, m.clone())));
+            assert_eq!(
+                got.as_ref().map_err(|(r, m)| (*r, m.clone())),
+                expected.as_ref().map_err(|(r, m)| (*r, m.clone()))
+            );
         };
-        let service = |port: u64| json!({"spec": {"type": "ClusterIP", "ports": [{"name": "https", "port": port}]}});
-        let slice = |name: &str, ready: bool| json!([{"ports": [{"name": name, "port": 8443}], "endpoints": [
-            {"addresses": ["10.0.0.1"], "conditions": {"ready": ready}}, {"addresses": ["fd00::1"], "conditions": {"ready": ready}},
-        ]}]);
+        let service =
+            |port: u64| json!({"spec": {"type": "ClusterIP", "ports": [{"name": "https", "port": port}]}});
+        let slice = |name: &str, ready: bool| {
+            json!([{"ports": [{"name": name, "port": 8443}], "endpoints": [
+                {"addresses": ["10.0.0.1"], "conditions": {"ready": ready}}, {"addresses": ["fd00::1"], "conditions": {"ready": ready}},
+            ]}])
+        };
         check(Value::Null, json!([]), Err(("ServiceNotFound", "service/s in \"n\" is not present")));
-        check(service(80), json!([]), Err(("ServicePortError", "service/s in \"n\" is not listening on port 443")));
-        check(service(443), json!([]), Err(("EndpointsNotFound", "cannot find endpointslices for service/s in \"n\"")));
+        check(
+            service(80),
+            json!([]),
+            Err(("ServicePortError", "service/s in \"n\" is not listening on port 443")),
+        );
+        check(
+            service(443),
+            json!([]),
+            Err(("EndpointsNotFound", "cannot find endpointslices for service/s in \"n\"")),
+        );
         let missing = "endpointslices for service/s in \"n\" have no addresses with port name \"https\"";
         check(service(443), slice("https", false), Err(("MissingEndpoints", missing)));
         check(service(443), slice("other", true), Err(("MissingEndpoints", missing)));
         check(service(443), slice("https", true), Ok(&["10.0.0.1:8443", "[fd00::1]:8443"]));
-        check(json!({"spec": {"type": "ExternalName", "externalName": "api.example.com"}}), json!([]), Ok(&["api.example.com:443"]));
+        check(
+            json!({"spec": {"type": "ExternalName", "externalName": "api.example.com"}}),
+            json!([]),
+            Ok(&["api.example.com:443"]),
+        );
     }
 }

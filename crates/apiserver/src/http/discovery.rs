@@ -86,8 +86,7 @@ pub fn serve(server: &ApiServer, request: &Request) -> Result<Response, ApiError
     if matches!(parts.as_slice(), ["api"] | ["apis"])
         && let Some(version) = aggregated_version(request)
     {
-        let (bytes, etag) =
-            server.discovery.aggregated(server, parts[0] == "api", version);
+        let (bytes, etag) = server.discovery.aggregated(server, parts[0] == "api", version);
         let content_type = match version {
             "v2" => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
             _ => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
@@ -273,7 +272,8 @@ fn aggregated(table: &Table, published: &Published, core: bool, version: &str) -
                 .iter()
                 .map(|(version, served)| match served {
                     Served::Here(resources) => {
-                        let resources: Vec<Value> = resources.iter().map(|r| aggregated_resource(r)).collect();
+                        let resources: Vec<Value> =
+                            resources.iter().map(|r| aggregated_resource(r)).collect();
                         json!({"version": version, "resources": resources, "freshness": "Current"})
                     }
                     // What was last seen of a server that is gone is still shown, marked as such.

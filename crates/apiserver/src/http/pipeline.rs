@@ -173,14 +173,12 @@ impl ApiServer {
         let result = match self.admit(&parts, &info, &query, &identity, limits, &mut seat).await {
             Err(error) => Err(error),
             Ok(Admitted::Refused(response)) => Ok(response),
-            Ok(Admitted::User(user)) if elsewhere.is_some() => {
-                match (elsewhere.take(), upload.take()) {
-                    (Some(remote), Some(body)) => {
-                        Ok(crate::aggregation::forward(remote, &parts, &user, body).await)
-                    }
-                    _ => Err(ApiError::internal("the request has no body to pass on")),
+            Ok(Admitted::User(user)) if elsewhere.is_some() => match (elsewhere.take(), upload.take()) {
+                (Some(remote), Some(body)) => {
+                    Ok(crate::aggregation::forward(remote, &parts, &user, body).await)
                 }
-            }
+                _ => Err(ApiError::internal("the request has no body to pass on")),
+            },
             Ok(Admitted::User(user)) => {
                 let accept = match (accept, info.is_resource) {
                     (Ok(accept), _) => Ok(accept),

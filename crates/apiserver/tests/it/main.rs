@@ -4,6 +4,7 @@
 
 mod access;
 mod admission;
+mod aggregation;
 mod crud;
 mod list_watch;
 mod operations;
