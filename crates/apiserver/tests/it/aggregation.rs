@@ -30,7 +30,22 @@ impl Extension {
         let ca = pki::CertificateAuthority::generate("extension-ca").unwrap();
         let names = vec!["things.default.svc".to_string()];
         let leaf = ca.issue(&pki::Subject::server("things", names), 1).unwrap();
-        let tls = Arc::new(pki::server_config(&leaf, Some(client_ca)).unwrap());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(pki::certificates(client_ca).unwrap().remove(0)).unwrap();
+        let verifier =
+            rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
+        let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(verifier.allow_unauthenticated().build().unwrap())
+            .with_single_cert(
+                pki::certificates(&leaf.cert_pem).unwrap(),
+                pki::private_key(&leaf.key_pem).unwrap(),
+            )
+            .unwrap();
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let tls = Arc::new(tls);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let broken = Arc::new(AtomicBool::new(false));
