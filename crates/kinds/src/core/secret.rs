@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
 use serde_json::{Value, json};
+use x509_parser::pem::Pem;
 
 use crate::cursor::{Cursor, child, default_empty_to, remove};
 use crate::{NameRule, Strategy, metadata, printer};
@@ -93,6 +94,70 @@ fn validate(obj: &Value) -> ErrorList {
     errs
 }
 
+/// The first PEM block of a wanted type in a TLS secret's value, or Go's complaint that there is none: `missing` words it
+/// for blocks of other types.
+fn pem_block(
+    bytes: &[u8],
+    input: &str,
+    wanted: fn(&str) -> bool,
+    missing: impl Fn(&[String]) -> String,
+) -> Result<Vec<u8>, String> {
+    let mut skipped: Vec<String> = Vec::new();
+    for block in Pem::iter_from_buffer(bytes) {
+        let Ok(block) = block else { break };
+        if wanted(&block.label) {
+            return Ok(block.contents);
+        }
+        skipped.push(block.label);
+    }
+    if skipped.is_empty() {
+        return Err(format!("tls: failed to find any PEM data in {input} input"));
+    }
+    Err(missing(&skipped))
+}
+
+/// What Go's TLS library has against a certificate and its key; whether they belong together is left to those who use
+/// them.
+fn tls_problem(data: &Value) -> Option<String> {
+    let bytes = |key: &str| STANDARD.decode(data[key].text()).unwrap_or_default();
+    let is_key = |label: &str| label == "PRIVATE KEY" || label.ends_with(" PRIVATE KEY");
+    let certificate = pem_block(
+        &bytes("tls.crt"),
+        "certificate",
+        |label| label == "CERTIFICATE",
+        |skipped| {
+            if let [only] = skipped
+                && only.ends_with("PRIVATE KEY")
+            {
+                return "tls: failed to find certificate PEM data in certificate input, but did find a private key; PEM inputs may have been switched".to_owned();
+            }
+            format!(
+                "tls: failed to find \"CERTIFICATE\" PEM block in certificate input after skipping PEM blocks of the following types: [{}]",
+                skipped.join(" ")
+            )
+        },
+    );
+    let certificate = match certificate {
+        Ok(certificate) => certificate,
+        Err(problem) => return Some(problem),
+    };
+    let key = pem_block(&bytes("tls.key"), "key", is_key, |skipped| {
+        if let [only] = skipped
+            && only == "CERTIFICATE"
+        {
+            return "tls: found a certificate rather than a key in the PEM for the private key".to_owned();
+        }
+        format!(
+            "tls: failed to find PEM block with type ending in \"PRIVATE KEY\" in key input after skipping PEM blocks of the following types: [{}]",
+            skipped.join(" ")
+        )
+    });
+    if let Err(problem) = key {
+        return Some(problem);
+    }
+    x509_parser::parse_x509_certificate(&certificate).err().map(|_| "x509: malformed certificate".to_owned())
+}
+
 impl Strategy for Secret {
     fn defaults(&self, obj: &mut Value) {
         // stringData is for writing only: it becomes data when the object is read in.
@@ -119,6 +184,13 @@ impl Strategy for Secret {
         errs.extend(validate_frozen(obj, old, &["data"]));
         errs.extend(validate(obj));
         errs
+    }
+
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        if obj["type"].text() != "kubernetes.io/tls" {
+            return Vec::new();
+        }
+        tls_problem(&obj["data"]).into_iter().collect()
     }
 
     fn selectable_field(&self, obj: &Value, label: &str) -> Option<String> {
@@ -184,6 +256,30 @@ mod tests {
             ),
         ] {
             check_create("", "Secret", json!({"type": kind, "data": data}), expected);
+        }
+    }
+
+    #[test]
+    fn certificates_and_keys() {
+        let pem =
+            |label: &str| STANDARD.encode(format!("-----BEGIN {label}-----\neA==\n-----END {label}-----\n"));
+        for (certificate, key, expected) in [
+            ("eA==".to_owned(), String::new(), "tls: failed to find any PEM data in certificate input"),
+            (
+                pem("RSA PRIVATE KEY"),
+                String::new(),
+                "tls: failed to find certificate PEM data in certificate input, but did find a private key; PEM inputs may have been switched",
+            ),
+            (pem("CERTIFICATE"), "eA==".to_owned(), "tls: failed to find any PEM data in key input"),
+            (
+                pem("CERTIFICATE"),
+                pem("CERTIFICATE"),
+                "tls: found a certificate rather than a key in the PEM for the private key",
+            ),
+            (pem("CERTIFICATE"), pem("PRIVATE KEY"), "x509: malformed certificate"),
+        ] {
+            let problem = tls_problem(&json!({"tls.crt": certificate, "tls.key": key}));
+            assert_eq!(problem.as_deref(), Some(expected));
         }
     }
 
