@@ -40,6 +40,14 @@ pub fn follow(server: &Arc<ApiServer>) {
             Ok(())
         });
     }
+    if let Some(path) = server.options.encryption_provider_config.clone()
+        && server.options.encryption_automatic_reload
+    {
+        on_change(server, path, |server, path| match &server.registry.encryption {
+            Some(encryption) => encryption.reload(path),
+            None => Ok(()),
+        });
+    }
     if let Some(path) = server.options.authorization_config.clone() {
         on_change(server, path, |server, path| {
             let chain = crate::authz::config::load(path)?;

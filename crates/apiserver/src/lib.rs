@@ -9,11 +9,13 @@
 
 pub mod admission;
 pub mod aggregation;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
 pub mod cache;
 pub mod custom;
+pub mod encryption;
 pub mod endpoints;
 mod expressions;
 pub mod flowcontrol;
@@ -114,6 +116,7 @@ pub struct ApiServer {
     pub(crate) custom: custom::CustomResources,
     pub(crate) client_ca_pem: String,
     pub(crate) authorities: authn::peer::Authorities,
+    pub(crate) audit: Option<Arc<audit::Audit>>,
     ca: CertificateAuthority,
     stop: CancellationToken,
     watches_end: CancellationToken,
@@ -123,6 +126,20 @@ pub struct ApiServer {
 impl ApiServer {
     /// Loads the state from `store`, creates what a fresh cluster must have, and begins to follow the store.
     pub async fn new(options: Options, store: Arc<dyn Store>) -> Result<Arc<ApiServer>, Error> {
+        let encryption = options
+            .encryption_provider_config
+            .as_ref()
+            .map(|path| {
+                encryption::EncryptedStore::new(store.clone(), path, resources::storage_prefixes())
+                    .map(Arc::new)
+                    .map_err(|error| Error::Configuration(format!("--encryption-provider-config {error}")))
+            })
+            .transpose()?;
+        let store: Arc<dyn Store> = match &encryption {
+            Some(encrypted) => encrypted.clone(),
+            None => store,
+        };
+        let audit = audit::Audit::start(&options.audit).map_err(Error::Configuration)?;
         let ca = match &options.cert_dir {
             Some(dir) => CertificateAuthority::load_or_generate(dir, "ca", "orlop-ca")?,
             None => CertificateAuthority::generate("orlop-ca")?,
@@ -222,6 +239,7 @@ impl ApiServer {
             dynamic,
             allocators,
             authorizer: authorizer.clone(),
+            encryption,
         };
         let seats = options.max_requests_inflight.saturating_add(options.max_mutating_requests_inflight);
         let flows = options
@@ -248,6 +266,7 @@ impl ApiServer {
             custom: custom::CustomResources::default(),
             client_ca_pem,
             authorities,
+            audit,
             ca,
             watches_end: stop.child_token(),
             stop,

@@ -199,6 +199,16 @@ fn builtin_versions(facts: &Facts) -> Option<Arc<dyn Versions>> {
     Some(Arc::new(BuiltinVersions { kind: kind.to_owned(), stored, converted }))
 }
 
+/// Storage prefix, group and plural of every built-in resource.
+pub fn storage_prefixes() -> Vec<(String, String, String)> {
+    orlop_api::resources::all()
+        .iter()
+        // Events of the other group are stored as core Events.
+        .filter(|row| row.group != "events.k8s.io")
+        .map(|row| (storage_prefix(row), row.group.clone(), row.plural.clone()))
+        .collect()
+}
+
 /// One state of the table.
 #[derive(Default)]
 pub struct Table {

@@ -78,7 +78,9 @@ impl Audit {
             backends.push(Backend { queue, mode: options.mode, truncate: options.truncate });
         }
         if backends.is_empty() {
-            tracing::warn!("an audit policy without --audit-log-path and --audit-webhook-config-file records nothing");
+            tracing::warn!(
+                "an audit policy without --audit-log-path and --audit-webhook-config-file records nothing"
+            );
             return Ok(None);
         }
         Ok(Some(Arc::new(Audit { policy, backends })))
@@ -176,7 +178,8 @@ async fn send(receiver: Webhook, mut items: mpsc::Receiver<Item>, options: Audit
             *left -= 1.0;
         }
         let events: Vec<&Value> = batch.iter().map(|item| item.event.as_ref()).collect();
-        let list = json!({"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "metadata": {}, "items": events});
+        let list =
+            json!({"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "metadata": {}, "items": events});
         let body = Bytes::from(list.to_string());
         let mut pause = options.initial_backoff;
         let mut sent = false;

@@ -104,7 +104,9 @@ impl Policy {
 
     /// What the first rule that fits says; nothing is recorded when none does.
     pub fn verdict(&self, user: Option<&UserInfo>, info: &RequestInfo) -> Verdict {
-        let Some(rule) = self.rules.iter().find(|rule| rule.fits(user, info)) else { return Verdict::default() };
+        let Some(rule) = self.rules.iter().find(|rule| rule.fits(user, info)) else {
+            return Verdict::default();
+        };
         let mut omit_stages = self.omit_stages.clone();
         omit_stages.extend(&rule.omit_stages);
         Verdict {
@@ -202,7 +204,8 @@ impl Rule {
                 group.group == info.group
                     && (group.resources.is_empty()
                         || (group.resources.iter().any(entry_fits)
-                            && (group.resource_names.is_empty() || group.resource_names.contains(&info.name))))
+                            && (group.resource_names.is_empty()
+                                || group.resource_names.contains(&info.name))))
             })
     }
 }
@@ -268,7 +271,10 @@ rules:
         check(&format!("{head}rules: [{{}}]\n"), "rules[0].level: Required value");
         check(&format!("{head}rules: [{{level: Loud}}]\n"), "Loud");
         check(&format!("{head}rules: [{{level: None, nonResourceURLs: ['/a*b']}}]\n"), "final character");
-        check(&format!("{head}rules: [{{level: None, nonResourceURLs: [/a], namespaces: [b]}}]\n"), "both regular");
+        check(
+            &format!("{head}rules: [{{level: None, nonResourceURLs: [/a], namespaces: [b]}}]\n"),
+            "both regular",
+        );
         check("apiVersion: audit.k8s.io/v1beta1\nkind: Policy\n", "is registered for version");
     }
 }

@@ -198,6 +198,24 @@ impl Authenticator {
         Err(ApiError::unauthorized("Unauthorized"))
     }
 
+    /// Takes away what proved the identity: nobody behind (a proxied pod, an aggregated server) shall get it.
+    pub fn clear(&self, headers: &mut HeaderMap) {
+        headers.remove(http::header::AUTHORIZATION);
+        if let Some(options) = &self.request_header {
+            request_header::remove(options, headers);
+        }
+        let impersonation: Vec<http::HeaderName> =
+            headers.keys().filter(|key| key.as_str().starts_with("impersonate-")).cloned().collect();
+        for key in impersonation {
+            headers.remove(key);
+        }
+    }
+
+    /// What the audit log says about a token that should have been renewed.
+    pub fn stale_token(&self, headers: &HeaderMap) -> Option<String> {
+        self.service_accounts.staleness(bearer_token(headers)?)
+    }
+
     fn may_be_anonymous(&self, path: &str) -> bool {
         match &self.configured.load().anonymous {
             None => self.anonymous,
@@ -254,11 +272,6 @@ impl Authenticator {
         }
         Err(refusal)
     }
-}
-
-/// The bearer token of a request's headers.
-pub fn credentials(headers: &HeaderMap) -> Option<&str> {
-    bearer_token(headers)
 }
 
 fn bearer_token(headers: &HeaderMap) -> Option<&str> {

@@ -23,6 +23,8 @@ pub struct Peer {
     pub proxy: Option<String>,
     /// A certificate was shown that nobody known has signed.
     pub refused: bool,
+    /// Where the connection comes from.
+    pub address: Option<std::net::IpAddr>,
 }
 
 /// Knows the two authorities.
@@ -64,6 +66,7 @@ impl Authorities {
             proxy: identity.as_ref().filter(|_| proxy).map(|user| user.name.clone()),
             refused: !user && !proxy,
             user: identity.filter(|_| user),
+            address: None,
         }
     }
 }

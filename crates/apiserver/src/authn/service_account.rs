@@ -417,12 +417,12 @@ impl ServiceAccountTokens {
         Ok(user)
     }
 
-    /// Whether a bound token is used after the time its account was told to ask for a new one.
-    pub fn is_stale(&self, token: &str) -> bool {
-        match self.verified.lock().get(token).map(Arc::as_ref) {
-            Some(Checked::Bound(claims)) => claims.kubernetes.warnafter.is_some_and(|after| after < now()),
-            _ => false,
-        }
+    /// What is said about a bound token that is used after the time its account was told to ask for a new one.
+    pub fn staleness(&self, token: &str) -> Option<String> {
+        let verified = self.verified.lock();
+        let Checked::Bound(claims) = verified.get(token)?.as_ref() else { return None };
+        let late = now() - claims.kubernetes.warnafter?;
+        (late > 0).then(|| format!("subject: {}, seconds after warning threshold: {late}", claims.sub))
     }
 }
 

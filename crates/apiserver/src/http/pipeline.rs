@@ -16,8 +16,9 @@ use super::negotiate::{Accept, Format};
 use super::seat::Seat;
 use super::{discovery, gzip, openapi};
 use crate::ApiServer;
+use crate::audit::Trail;
 use crate::authn::{Peer, UserInfo};
-use crate::authz::{Attributes, impersonation};
+use crate::authz::{Attributes, Decision, forbidden, impersonation};
 use crate::metrics::Verdict;
 use crate::registry::{Annotations, Warnings, render};
 use crate::request_info::{Query, RequestInfo};
@@ -60,6 +61,24 @@ enum Admitted {
     User(UserInfo),
     /// Not now.
     Refused(Response),
+}
+
+/// A request before it is admitted.
+struct Incoming<'a> {
+    parts: &'a Parts,
+    info: &'a RequestInfo,
+    query: &'a Query,
+    identity: &'a Identity,
+}
+
+impl Identity {
+    /// Where a connection comes from.
+    fn address(&self) -> Option<std::net::IpAddr> {
+        match self {
+            Identity::Connection(peer) => peer.address,
+            Identity::InProcess(_) => None,
+        }
+    }
 }
 
 /// A request body, read when it is needed.
@@ -137,7 +156,7 @@ impl ApiServer {
     /// Serves a request that the outer filters let through.
     pub(super) async fn serve_request(
         self: Arc<Self>,
-        parts: Parts,
+        mut parts: Parts,
         request_body: RequestBody,
         identity: Identity,
         info: RequestInfo,
@@ -170,7 +189,14 @@ impl ApiServer {
         } else {
             read_body(request_body).await
         };
-        let result = match self.admit(&parts, &info, &query, &identity, limits, &mut seat).await {
+        let mut trail = self.audit.as_ref().map(|audit| {
+            let id = audit_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or("");
+            audit.trail(&parts, &info, id, identity.address())
+        });
+        let incoming = Incoming { parts: &parts, info: &info, query: &query, identity: &identity };
+        let admitted = self.admit(&incoming, limits, &mut seat, &mut trail).await;
+        self.authenticator.clear(&mut parts.headers);
+        let result = match admitted {
             Err(error) => Err(error),
             Ok(Admitted::Refused(response)) => Ok(response),
             Ok(Admitted::User(user)) if elsewhere.is_some() => match (elsewhere.take(), upload.take()) {
@@ -189,6 +215,9 @@ impl ApiServer {
                 match (accept, body) {
                     (Err(error), _) | (_, Err(error)) => Err(error),
                     (Ok(accept), Ok(body)) => {
+                        if let Some(trail) = &mut trail {
+                            trail.request(&parts, &body);
+                        }
                         let request = Request {
                             parts,
                             info,
@@ -200,6 +229,11 @@ impl ApiServer {
                             upload: parking_lot::Mutex::new(upload),
                         };
                         let result = self.clone().route(&request, body).await;
+                        if let Some(trail) = &mut trail {
+                            for (key, value) in request.annotations.take() {
+                                trail.annotate(key, value);
+                            }
+                        }
                         kept = Some(request.warnings);
                         result
                     }
@@ -210,6 +244,9 @@ impl ApiServer {
             Ok(response) => response,
             Err(error) => error_response(&error, error_accept),
         };
+        if let Some(trail) = trail {
+            response = trail.finish(response).await;
+        }
         let headers = response.headers_mut();
         for warning in kept.map(|w| w.take()).unwrap_or_default() {
             add_warning(headers, &warning);
@@ -225,15 +262,14 @@ impl ApiServer {
     /// Authentication, impersonation, priority and fairness, authorization.
     async fn admit(
         &self,
-        parts: &Parts,
-        info: &RequestInfo,
-        query: &Query,
-        identity: &Identity,
+        incoming: &Incoming<'_>,
         limits: Limits,
         seat: &mut Seat,
+        trail: &mut Option<Trail>,
     ) -> Result<Admitted, ApiError> {
+        let Incoming { info, query, .. } = incoming;
         let begun = Instant::now();
-        let identified = self.identify(parts, info, query, identity).await;
+        let identified = self.identify(incoming, trail).await;
         let verdict = if identified.is_ok() { Verdict::Yes } else { Verdict::No };
         self.metrics.authentication.observe(verdict, begun.elapsed());
         let user = identified?;
@@ -245,31 +281,51 @@ impl ApiServer {
             return Ok(Admitted::User(user));
         }
         let begun = Instant::now();
-        let decision = self.authorizer.check(&attributes(&user, info, query)).await;
-        let verdict = if decision.is_ok() { Verdict::Yes } else { Verdict::No };
+        let attributes = attributes(&user, info, query);
+        let decision = self.authorizer.authorize(&attributes).await;
+        let allowed = matches!(decision, Decision::Allow(_));
+        let verdict = if allowed { Verdict::Yes } else { Verdict::No };
         self.metrics.authorization.observe(verdict, begun.elapsed());
-        decision.map(|()| Admitted::User(user))
+        let (Decision::Allow(reason) | Decision::NoOpinion(reason) | Decision::Deny(reason)) = decision;
+        if let Some(trail) = trail {
+            trail.authorized(allowed, &reason);
+        }
+        match allowed {
+            true => Ok(Admitted::User(user)),
+            false => Err(forbidden(&attributes, &reason)),
+        }
     }
 
     /// Authentication and impersonation.
     async fn identify(
         &self,
-        parts: &Parts,
-        info: &RequestInfo,
-        query: &Query,
-        identity: &Identity,
+        incoming: &Incoming<'_>,
+        trail: &mut Option<Trail>,
     ) -> Result<UserInfo, ApiError> {
+        let Incoming { parts, info, query, identity } = incoming;
         let user = match identity {
             Identity::InProcess(user) => user.as_ref().clone(),
             Identity::Connection(peer) => {
                 self.authenticator.authenticate(&parts.headers, peer, &info.path).await?
             }
         };
+        if let Some(trail) = trail {
+            if !trail.authenticated(&user).await {
+                return Err(ApiError::internal("the audit event could not be recorded"));
+            }
+            if let Some(stale) = self.authenticator.stale_token(&parts.headers) {
+                trail.annotate("authentication.k8s.io/stale-token", stale);
+            }
+        }
         match impersonation::wanted(&parts.headers)? {
             None => Ok(user),
             Some(wanted) => {
                 let request = attributes(&user, info, query);
-                Ok(self.authorizer.impersonate(wanted, &request).await?.user)
+                let impersonated = self.authorizer.impersonate(wanted, &request).await?;
+                if let Some(trail) = trail {
+                    trail.impersonated(&impersonated.user, &impersonated.constraint);
+                }
+                Ok(impersonated.user)
             }
         }
     }

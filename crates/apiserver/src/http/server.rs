@@ -80,7 +80,8 @@ impl ApiServer {
                 return;
             }
         };
-        let peer = self.authorities.peer(stream.get_ref().1.peer_certificates());
+        let mut peer = self.authorities.peer(stream.get_ref().1.peer_certificates());
+        peer.address = stream.get_ref().0.peer_addr().ok().map(|address| address.ip());
         let identity = Identity::Connection(Arc::new(peer));
         // Ended with the server, or by chance, so that clients spread over the servers behind one address.
         let closing = self.drain.closing.child_token();

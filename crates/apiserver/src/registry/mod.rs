@@ -153,6 +153,8 @@ pub struct Registry {
     pub authorizer: Arc<crate::authz::Authorizer>,
     /// Plurals of kinds that nothing in this cluster acts on.
     pub unattended: Vec<String>,
+    /// Encryption at rest: the same as `store`, when it is on.
+    pub encryption: Option<Arc<crate::encryption::EncryptedStore>>,
 }
 
 /// The current second as the API writes it.
@@ -174,6 +176,12 @@ pub fn store_error(error: StoreError) -> ApiError {
 }
 
 impl Registry {
+    /// Whether a stored object should be written again although nothing has changed: its encryption key is an old one.
+    pub fn must_rewrite(&self, resource: &Resource, key: &str) -> bool {
+        let (Some(encryption), Some(cache)) = (&self.encryption, &resource.cache) else { return false };
+        encryption.is_stale(format!("{}{key}", cache.prefix()).as_bytes())
+    }
+
     /// The cache of a stored resource.
     pub fn cache<'a>(&self, resource: &'a Resource) -> Result<&'a Arc<Cache>, ApiError> {
         resource.cache.as_ref().ok_or_else(ApiError::path_not_found)

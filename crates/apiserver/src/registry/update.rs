@@ -257,7 +257,8 @@ impl Registry {
         }
         let stored = self.stored(resource, new.clone()).await?;
         let unchanged = object::encode(&stored) == object::encode(&entry.value());
-        if unchanged || (managed::only_times_differ(&stored, &entry.value())) {
+        let idle = unchanged || managed::only_times_differ(&stored, &entry.value());
+        if idle && !self.must_rewrite(resource, &key) {
             return Ok(Some(Written::Stored(self.entry(resource, entry.clone()).await?)));
         }
         if call.dry_run {

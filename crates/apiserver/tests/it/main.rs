@@ -9,6 +9,7 @@ mod crud;
 mod list_watch;
 mod operations;
 mod protobuf;
+mod security;
 mod support;
 mod watch;
 mod webhooks;
