@@ -233,12 +233,6 @@ pub struct Options {
     pub kubelet_ca_pem: Option<String>,
     /// `--kubelet-client-certificate` and key; issued by the cluster's CA when absent.
     pub kubelet_client: Option<Leaf>,
-    /// `--kubelet-preferred-address-types`
-    pub kubelet_preferred_address_types: Vec<String>,
-    /// `--default-not-ready-toleration-seconds`
-    pub default_not_ready_toleration_seconds: i64,
-    /// `--default-unreachable-toleration-seconds`
-    pub default_unreachable_toleration_seconds: i64,
     /// `--event-ttl`, seconds.
     pub event_ttl: u64,
     /// `--min-request-timeout`, seconds: lower bound of the random time-out of a watch.
@@ -279,30 +273,16 @@ pub struct Options {
     pub shutdown_delay: Duration,
     /// `--shutdown-send-retry-after`
     pub shutdown_send_retry_after: bool,
-    /// `--shutdown-watch-termination-grace-period`
-    pub shutdown_watch_termination_grace: Duration,
-    /// `--livez-grace-period`
-    pub livez_grace: Duration,
-    /// `--profiling`
-    pub profiling: bool,
     /// `--feature-gates` that were set.
     pub feature_gates: BTreeMap<String, bool>,
     /// `--runtime-config` that was set: `api/all`, `group/version`, `group/version/resource`.
     pub runtime_config: BTreeMap<String, bool>,
-    /// `--allow-privileged`
-    pub allow_privileged: bool,
     /// `--http2-max-streams-per-connection`; 0 for the default.
     pub http2_max_streams: u32,
-    /// `--max-connection-bytes-per-sec`; 0 for no limit.
-    pub max_connection_bytes_per_sec: u64,
-    /// `--cors-allowed-origins`: regular expressions.
-    pub cors_allowed_origins: Vec<String>,
     /// `--strict-transport-security-directives`
     pub strict_transport_security: Vec<String>,
     /// `--proxy-client-cert-file` and key: shown to aggregated API servers.
     pub proxy_client: Option<Leaf>,
-    /// `--watch-cache-sizes` by `resource.group`.
-    pub watch_cache_sizes: BTreeMap<String, usize>,
     /// The command line as it was understood, for `/configz` and `/flagz`: flag name and value.
     pub flags: Vec<(String, String)>,
 }
@@ -344,17 +324,6 @@ impl Default for Options {
             service_node_port_range: (30_000, 32_767),
             kubelet_ca_pem: None,
             kubelet_client: None,
-            kubelet_preferred_address_types: [
-                "Hostname",
-                "InternalDNS",
-                "InternalIP",
-                "ExternalDNS",
-                "ExternalIP",
-            ]
-            .map(String::from)
-            .to_vec(),
-            default_not_ready_toleration_seconds: 300,
-            default_unreachable_toleration_seconds: 300,
             event_ttl: 3600,
             min_request_timeout: 1800,
             watch_cache_size: 10_000,
@@ -374,18 +343,11 @@ impl Default for Options {
             goaway_chance: 0.0,
             shutdown_delay: Duration::ZERO,
             shutdown_send_retry_after: false,
-            shutdown_watch_termination_grace: Duration::ZERO,
-            livez_grace: Duration::ZERO,
-            profiling: true,
             feature_gates: BTreeMap::new(),
             runtime_config: BTreeMap::new(),
-            allow_privileged: true,
             http2_max_streams: 0,
-            max_connection_bytes_per_sec: 0,
-            cors_allowed_origins: Vec::new(),
             strict_transport_security: Vec::new(),
             proxy_client: None,
-            watch_cache_sizes: BTreeMap::new(),
             flags: Vec::new(),
         }
     }

@@ -255,6 +255,12 @@ impl ApiServer {
             headers.insert("audit-id", id);
         }
         seat.note(headers);
+        let transport = &self.options.strict_transport_security;
+        if !transport.is_empty()
+            && let Ok(value) = HeaderValue::from_str(&transport.join("; "))
+        {
+            headers.insert(header::STRICT_TRANSPORT_SECURITY, value);
+        }
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
         if gzip_accepted { gzip::compress(response).await } else { response }
     }

@@ -86,6 +86,10 @@ impl ApiServer {
         // Ended with the server, or by chance, so that clients spread over the servers behind one address.
         let closing = self.drain.closing.child_token();
         let goaway = closing.clone();
+        let streams = match self.options.http2_max_streams {
+            0 => MAX_STREAMS,
+            chosen => chosen,
+        };
         let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
             let (server, identity) = (self.clone(), identity.clone());
             let chance = server.options.goaway_chance;
@@ -112,7 +116,7 @@ impl ApiServer {
         builder
             .http2()
             .timer(hyper_util::rt::TokioTimer::new())
-            .max_concurrent_streams(MAX_STREAMS)
+            .max_concurrent_streams(streams)
             .max_header_list_size(MAX_HEADER as u32)
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(15));

@@ -29,8 +29,7 @@ pub fn options(flags: &Flags) -> anyhow::Result<Options> {
         feature_gates: gates,
         cert_dir,
         flags: flags.shown(),
-        runtime_config: flags.bool_map("runtime-config")?,
-        allow_privileged: flags.bool("allow-privileged")?,
+        runtime_config: runtime_config(flags)?,
         enable_admission_plugins: flags.list("enable-admission-plugins"),
         disable_admission_plugins: flags.list("disable-admission-plugins"),
         admission_control_config_file: flags.path("admission-control-config-file"),
@@ -55,6 +54,18 @@ pub fn options(flags: &Flags) -> anyhow::Result<Options> {
     network(flags, options)
 }
 
+/// What is served cannot be changed; asking for what is served anyway is no fault.
+fn runtime_config(flags: &Flags) -> anyhow::Result<std::collections::BTreeMap<String, bool>> {
+    let set = flags.bool_map("runtime-config")?;
+    if let Some((api, _)) = set.iter().find(|(_, served)| !**served) {
+        bail!("--runtime-config {api}=false is not built: it would stop serving {api}; leave it out");
+    }
+    for api in set.keys() {
+        tracing::info!(api, "--runtime-config: what is built of it is served");
+    }
+    Ok(set)
+}
+
 fn address(flags: &Flags, name: &str) -> anyhow::Result<Option<IpAddr>> {
     let Some(text) = flags.optional(name) else { return Ok(None) };
     let address = IpAddr::from_str(&text).with_context(|| {
@@ -77,10 +88,7 @@ fn generic(flags: &Flags, options: Options) -> anyhow::Result<Options> {
     Ok(Options {
         advertise_address: address(flags, "advertise-address")?,
         external_hostname: flags.optional("external-hostname"),
-        cors_allowed_origins: flags.list("cors-allowed-origins"),
         strict_transport_security: flags.list("strict-transport-security-directives"),
-        default_not_ready_toleration_seconds: flags.number("default-not-ready-toleration-seconds")?,
-        default_unreachable_toleration_seconds: flags.number("default-unreachable-toleration-seconds")?,
         max_requests_inflight: flags.number("max-requests-inflight")?,
         max_mutating_requests_inflight: flags.number("max-mutating-requests-inflight")?,
         priority_and_fairness: flags.bool("enable-priority-and-fairness")?,
@@ -89,8 +97,6 @@ fn generic(flags: &Flags, options: Options) -> anyhow::Result<Options> {
         goaway_chance,
         shutdown_delay,
         shutdown_send_retry_after: flags.bool("shutdown-send-retry-after")?,
-        shutdown_watch_termination_grace: flags.duration("shutdown-watch-termination-grace-period")?,
-        livez_grace: flags.duration("livez-grace-period")?,
         ..options
     })
 }
@@ -356,7 +362,6 @@ fn network(flags: &Flags, options: Options) -> anyhow::Result<Options> {
             .with_context(|| format!("invalid argument {ports:?} for \"--service-node-port-range\" flag"))?,
         kubelet_ca_pem: flags.file("kubelet-certificate-authority")?,
         kubelet_client: pair("kubelet client", "kubelet-client-certificate", "kubelet-client-key")?,
-        kubelet_preferred_address_types: flags.list("kubelet-preferred-address-types"),
         proxy_client: pair("proxy client", "proxy-client-cert-file", "proxy-client-key-file")?,
         ..options
     })
@@ -483,6 +488,8 @@ mod tests {
             "--egress-selector-config-file is not built: it would reach",
         );
         check(&["--watch-cache=false"], "--watch-cache is not built");
+        check(&["--allow-privileged=false"], "--allow-privileged is not built: it would refuse");
+        check(&["--runtime-config=batch/v1=false"], "it would stop serving batch/v1");
         check(&["--goaway-chance=0.5"], "can not be less than 0 or greater than 0.02");
         check(&["--feature-gates=Nope=true"], "unrecognized feature gate: Nope");
         check(&["--authorization-mode=RBAC,Foo"], "authorization-mode \"Foo\" is not a valid mode");
@@ -519,9 +526,7 @@ mod tests {
         check(&["--enable-admission-plugins=A,B", "--enable-admission-plugins=C"], |o| {
             o.enable_admission_plugins == ["A", "B", "C"]
         });
-        check(&["--runtime-config=api/all=true,batch/v1=false"], |o| {
-            o.runtime_config.len() == 2 && !o.runtime_config["batch/v1"]
-        });
+        check(&["--runtime-config=api/all=true,batch/v1=true"], |o| o.runtime_config.len() == 2);
         check(&["--service-node-port-range=100+50"], |o| o.service_node_port_range == (100, 150));
         check(&["--storage-backend=etcd3", "--v=4", "--watch-cache"], |_| true);
         check(&["--tls-sni-cert-key=a.crt,a.key:x.example,*.y.example"], |o| {

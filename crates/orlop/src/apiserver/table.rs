@@ -109,18 +109,18 @@ const GENERIC: &[Flag] = &[
         "130.211.0.0/22,35.191.0.0/16",
         "open a firewall of a cloud for its load balancers",
     ),
-    used("cors-allowed-origins", List, "", "Regular expressions of origins that browsers may call from"),
-    used(
+    lacks("cors-allowed-origins", List, "", "let pages of these origins call the API from browsers"),
+    lacks(
         "default-not-ready-toleration-seconds",
         Int,
         "300",
-        "Seconds a pod tolerates a node that is not ready",
+        "change how long pods tolerate a node that is not ready",
     ),
-    used(
+    lacks(
         "default-unreachable-toleration-seconds",
         Int,
         "300",
-        "Seconds a pod tolerates a node that cannot be reached",
+        "change how long pods tolerate a node that cannot be reached",
     ),
     lacks("emulated-version", List, "", "answer as an older Kubernetes version would"),
     lacks(
@@ -133,7 +133,7 @@ const GENERIC: &[Flag] = &[
     used("external-hostname", Text, "", "Host name in addresses given to others, such as OpenID discovery"),
     used("feature-gates", Map, "", "Feature gates: Name=true or Name=false"),
     used("goaway-chance", Float, "0", "Share of HTTP/2 requests (at most 0.02) that close their connection"),
-    used("livez-grace-period", Duration, "0s", "How long /livez says yes while the server is still starting"),
+    lacks("livez-grace-period", Duration, "0s", "let /livez say yes while the server is still starting"),
     used("max-mutating-requests-inflight", Int, "200", "Changing requests served at once"),
     used("max-requests-inflight", Int, "400", "Reading requests served at once"),
     lacks("min-compatibility-version", List, "", "keep what an older release would need to read"),
@@ -146,11 +146,11 @@ const GENERIC: &[Flag] = &[
         "false",
         "Answer 429 with Retry-After to new requests while stopping",
     ),
-    used(
+    lacks(
         "shutdown-watch-termination-grace-period",
         Duration,
         "0s",
-        "How long watches may go on while stopping",
+        "let watches go on for a while when the server stops",
     ),
     used(
         "strict-transport-security-directives",
@@ -473,7 +473,7 @@ const MISC: &[Flag] = &[
         "true",
         "pass on redirects of aggregated servers when false",
     ),
-    used("allow-privileged", Bool, "true", "Whether pods may be privileged"),
+    lacks("allow-privileged", Bool, "true", "refuse privileged pods when false"),
     idle("apiserver-count", Int, "1", "each server keeps its own endpoint by a lease", "Number of servers"),
     lacks(
         "enable-aggregator-routing",
@@ -499,11 +499,11 @@ const MISC: &[Flag] = &[
     used("kubelet-client-certificate", Text, "", "Certificate shown to kubelets"),
     used("kubelet-client-key", Text, "", "Key of that certificate"),
     lacks("kubelet-port", Int, "10250", "reach kubelets at another port than the one in the node's status"),
-    used(
+    lacks(
         "kubelet-preferred-address-types",
         List,
         "Hostname,InternalDNS,InternalIP,ExternalDNS,ExternalIP",
-        "Which address of a node is used, in order",
+        "choose which address of a node is used",
     ),
     idle(
         "kubelet-read-only-port",
