@@ -53,6 +53,7 @@ async fn metrics_have_upstreams_names() {
     let mut events = client.watch(&format!("{MAPS}?watch=1")).await;
     assert_eq!(events.next_name().await, "ADDED a");
     let (_, body) = text(&client, "/metrics").await;
+    // The server itself watches one ConfigMap.
     for line in [
         "apiserver_request_total{code=\"201\",component=\"apiserver\",dry_run=\"\",group=\"\",resource=\"configmaps\",scope=\"resource\",subresource=\"\",verb=\"POST\",version=\"v1\"} 1",
         "apiserver_request_total{code=\"404\",component=\"apiserver\",dry_run=\"\",group=\"\",resource=\"\",scope=\"cluster\",subresource=\"\",verb=\"LIST\",version=\"\"} 1",
@@ -60,7 +61,7 @@ async fn metrics_have_upstreams_names() {
         "apiserver_response_sizes_count{component=\"apiserver\",group=\"\",resource=\"configmaps\",scope=\"namespace\",subresource=\"\",verb=\"LIST\",version=\"v1\"} 1",
         "apiserver_cache_list_total{group=\"\",index=\"\",resource=\"configmaps\"} 1",
         "apiserver_watch_events_total{group=\"\",resource=\"configmaps\",version=\"v1\"} 1",
-        "apiserver_registered_watchers{group=\"\",kind=\"ConfigMap\",version=\"v1\"} 1",
+        "apiserver_registered_watchers{group=\"\",kind=\"ConfigMap\",version=\"v1\"} 2",
         "apiserver_current_inflight_requests{request_kind=\"readOnly\"} 1",
     ] {
         assert!(body.contains(&format!("{line}\n")), "{line} is missing in\n{body}");

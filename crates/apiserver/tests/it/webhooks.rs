@@ -42,7 +42,8 @@ impl Hook {
         let ca = CertificateAuthority::generate("hooks").unwrap();
         let leaf =
             ca.issue(&Subject::server("hook", vec!["127.0.0.1".into(), "s.default.svc".into()]), 1).unwrap();
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server_config(&leaf, &Default::default()).unwrap()));
+        let acceptor =
+            tokio_rustls::TlsAcceptor::from(Arc::new(server_config(&leaf, &Default::default()).unwrap()));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://{}/hook", listener.local_addr().unwrap());
         let respond: Arc<Respond> = Arc::new(respond);
