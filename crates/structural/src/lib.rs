@@ -23,7 +23,7 @@ pub use jsonpath::{JsonPath, print as print_json_path};
 pub use lists::validate as validate_lists;
 pub use meta::{Malformed, coerce as coerce_metadata, validate_embedded};
 pub use prune::{META_FIELDS, prune};
-pub use rules::evaluate as validate_rules;
+pub use rules::Rules;
 pub use schema::{Additional, Checks, ListType, Rule, Schema};
 pub use value::{validate as validate_value, validate_update as validate_value_update};
 

@@ -48,7 +48,12 @@ fn walk(errors: &mut ErrorList, path: &Path, value: &Value, schema: &Schema) {
 
 /// The keys of an item of a map list.
 pub(crate) fn keys_of(item: &Value, schema: &Schema) -> Value {
-    let mut sorted = schema.list_keys.clone();
+    keys_with(item, &schema.list_keys)
+}
+
+/// The values of these keys of an item.
+pub(crate) fn keys_with(item: &Value, keys: &[String]) -> Value {
+    let mut sorted = keys.to_vec();
     sorted.sort();
     let keys: Map<String, Value> =
         sorted.into_iter().filter_map(|key| item.get(&key).cloned().map(|value| (key, value))).collect();

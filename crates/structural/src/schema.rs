@@ -121,8 +121,6 @@ pub struct Schema {
     pub list_keys: Vec<String>,
     /// Whether `x-kubernetes-map-type` is `atomic`.
     pub map_atomic: bool,
-    /// `x-kubernetes-validations`
-    pub rules: Vec<Rule>,
     /// Restrictions of the value; `None` when there are none.
     pub checks: Option<Box<Checks>>,
 }
@@ -215,13 +213,6 @@ impl Schema {
             },
             list_keys: texts(node, "x-kubernetes-list-map-keys"),
             map_atomic: text(node, "x-kubernetes-map-type") == "atomic",
-            rules: node
-                .get("x-kubernetes-validations")
-                .and_then(Value::as_array)
-                .into_iter()
-                .flatten()
-                .map(Rule::of)
-                .collect(),
             checks: Checks::of(node).map(Box::new),
         }
     }
@@ -237,16 +228,6 @@ impl Schema {
             Some(Additional::Schema(schema)) => Some(schema),
             _ => None,
         }
-    }
-
-    /// Whether the node is a whole object with metadata of its own.
-    pub fn has_rules(&self) -> bool {
-        let nested = |checks: &Checks| checks.all_of.iter().any(Schema::has_rules);
-        !self.rules.is_empty()
-            || self.items.as_deref().is_some_and(Schema::has_rules)
-            || self.properties.values().any(Schema::has_rules)
-            || self.additional_schema().is_some_and(Schema::has_rules)
-            || self.checks.as_deref().is_some_and(nested)
     }
 
     /// How many nodes there are: a measure of what the schema costs.

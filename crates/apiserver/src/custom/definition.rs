@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use orlop_api::managed::CustomType;
 use orlop_api::names;
 use orlop_api::resources::{Column, Resource as Facts, Subresource};
-use orlop_structural::{JsonPath, Malformed, Schema};
+use orlop_structural::{JsonPath, Malformed, Rules, Schema};
 use serde_json::Value;
 
 use super::webhook_client::WebhookClient;
@@ -54,6 +54,8 @@ pub struct Compiled {
     pub schema: Schema,
     /// For server-side apply.
     pub object_type: CustomType,
+    /// The rules, if there are any.
+    pub rules: Option<Rules>,
 }
 
 /// One version.
@@ -270,9 +272,10 @@ impl Definition {
     /// The version's schema, compiled by the first who asks.
     pub fn compiled<'a>(&'a self, version: &'a Version) -> &'a Compiled {
         version.compiled.get_or_init(|| {
-            let schema = Schema::of(&self.raw_schema(version));
+            let raw = self.raw_schema(version);
+            let schema = Schema::of(&raw);
             let object_type = orlop_structural::object_type(&schema);
-            Compiled { schema, object_type }
+            Compiled { schema, object_type, rules: Rules::compile(&raw) }
         })
     }
 

@@ -186,14 +186,12 @@ impl CustomKind {
     }
 
     fn rules(&self, errors: &mut ErrorList, object: &Value, old: Option<&Value>) {
-        if !self.schema().has_rules() {
-            return;
-        }
+        let Some(rules) = &self.compiled().rules else { return };
         if blocking(errors) {
             errors.push(field::invalid(&Path::root(), Value::Null, NOT_CHECKED));
             return;
         }
-        errors.extend(orlop_structural::validate_rules(object, old, self.schema()));
+        errors.extend(rules.evaluate(object, old));
     }
 }
 

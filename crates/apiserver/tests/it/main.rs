@@ -6,6 +6,7 @@ mod access;
 mod admission;
 mod aggregation;
 mod crud;
+mod custom;
 mod list_watch;
 mod operations;
 mod protobuf;

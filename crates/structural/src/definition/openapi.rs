@@ -73,7 +73,7 @@ pub(super) fn validate(validation: &Value, status: bool, path: &Path, options: &
     errors.extend(found);
     // Rules are read only where everything else is in order.
     if sound && !broken {
-        errors.extend(rules::validate(schema, &compiled, &path, options.old));
+        errors.extend(rules::validate(schema, &path, options.old));
     }
     errors
 }

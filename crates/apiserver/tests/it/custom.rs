@@ -1,0 +1,127 @@
+//! Custom resources, from their definition to their end.
+
+use serde_json::{Value, json};
+
+use crate::support::{Client, admin, server};
+
+const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
+
+fn definition(versions: Value) -> Value {
+    json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "widgets.example.com"},
+        "spec": {"group": "example.com", "scope": "Namespaced", "names": {"plural": "widgets", "kind": "Widget", "shortNames": ["wd"]},
+                 "versions": versions}})
+}
+
+fn version(name: &str, storage: bool, spec: Value) -> Value {
+    json!({"name": name, "served": true, "storage": storage,
+        "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}}})
+}
+
+fn widget(api_version: &str, name: &str, spec: Value) -> Value {
+    json!({"apiVersion": format!("example.com/{api_version}"), "kind": "Widget", "metadata": {"name": name}, "spec": spec})
+}
+
+/// Asks again until the answer is as it should be; definitions are followed, not waited for.
+async fn until(client: &Client, path: &str, fits: impl Fn(u16, &Value) -> bool) -> Value {
+    for _ in 0..200 {
+        let answer = client.get(path).await;
+        if fits(answer.code, &answer.body) {
+            return answer.body;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("{path} never became as it should be");
+}
+
+fn established(_code: u16, body: &Value) -> bool {
+    let conditions = body["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    conditions.iter().any(|c| c["type"] == "Established" && c["status"] == "True")
+}
+
+async fn define(client: &Client, versions: Value) {
+    client.post(CRDS, definition(versions)).await.ok();
+    until(client, &format!("{CRDS}/widgets.example.com"), established).await;
+}
+
+#[tokio::test]
+async fn a_definition_is_served_and_goes_with_its_instances() {
+    let client = admin(&server().await);
+    assert_eq!(client.get(WIDGETS).await.code, 404);
+    define(&client, json!([version("v1", true, json!({"type": "object", "properties": {"n": {"type": "integer", "default": 3}}}))])).await;
+
+    let made = client.post(WIDGETS, widget("v1", "a", json!({"x": 1}))).await;
+    assert_eq!(made.warnings, ["299 - \"unknown field \\\"spec.x\\\"\""]);
+    assert_eq!(made.ok()["spec"], json!({"n": 3}));
+    client.post(WIDGETS, widget("v1", "b", json!({"n": "x"}))).await.refused(
+        422,
+        "Invalid",
+        "Widget.example.com \"b\" is invalid: spec.n: Invalid value: \"string\": spec.n in body must be of type integer: \"string\"",
+    );
+    let list = client.get(WIDGETS).await.ok();
+    assert_eq!((list["kind"].as_str(), list["items"][0]["kind"].as_str()), (Some("WidgetList"), Some("Widget")));
+
+    let mut watch = client.watch(&format!("{WIDGETS}?watch=1&resourceVersion=0")).await;
+    assert_eq!(watch.next_name().await, "ADDED a");
+    client.delete(&format!("{CRDS}/widgets.example.com"), Value::Null).await.ok();
+    assert_eq!(watch.next_name().await, "DELETED a");
+    until(&client, &format!("{CRDS}/widgets.example.com"), |code, _| code == 404).await;
+    until(&client, WIDGETS, |code, _| code == 404).await;
+    assert_eq!(client.get("/apis/example.com").await.code, 404);
+}
+
+#[tokio::test]
+async fn versions_are_views_of_one_object() {
+    let client = admin(&server().await);
+    let fields = |names: &[&str]| {
+        let all: serde_json::Map<String, Value> =
+            names.iter().map(|name| (name.to_string(), json!({"type": "string"}))).collect();
+        json!({"type": "object", "properties": all})
+    };
+    define(&client, json!([version("v1", true, fields(&["a", "b"])), version("v1beta1", false, fields(&["a"]))])).await;
+    let beta = WIDGETS.replace("/v1/", "/v1beta1/");
+    let mut watch = client.watch(&format!("{beta}?watch=1")).await;
+    client.post(WIDGETS, widget("v1", "a", json!({"a": "x", "b": "y"}))).await.ok();
+    let event = watch.next().await.unwrap();
+    assert_eq!(event["object"]["apiVersion"], "example.com/v1beta1");
+    assert_eq!(event["object"]["spec"], json!({"a": "x"}));
+    let seen = client.get(&format!("{beta}/a")).await.ok();
+    assert_eq!(seen["spec"], json!({"a": "x"}));
+    let discovery = client.get("/apis/example.com").await.ok();
+    assert_eq!(discovery["preferredVersion"]["version"], "v1");
+}
+
+#[tokio::test]
+async fn a_new_schema_is_used_at_once_on_what_is_stored() {
+    let client = admin(&server().await);
+    define(&client, json!([version("v1", true, json!({"type": "object"}))])).await;
+    client.post(WIDGETS, widget("v1", "a", json!({}))).await.ok();
+    let mut crd = client.get(&format!("{CRDS}/widgets.example.com")).await.ok();
+    crd["spec"]["versions"] =
+        json!([version("v1", true, json!({"type": "object", "properties": {"n": {"type": "integer", "default": 7}}}))]);
+    client.put(&format!("{CRDS}/widgets.example.com"), crd).await.ok();
+    let seen = until(&client, &format!("{WIDGETS}/a"), |_, body| body["spec"]["n"] == 7).await;
+    assert_eq!(seen["metadata"]["generation"], 1);
+}
+
+#[tokio::test]
+async fn many_definitions_are_found_quickly() {
+    const COUNT: usize = 60;
+    let server = server().await;
+    let client = admin(&server);
+    for at in 0..COUNT {
+        let mut crd = definition(json!([version("v1", true, json!({"type": "object"}))]));
+        crd["metadata"]["name"] = json!(format!("widget{at}s.example.com"));
+        crd["spec"]["names"] = json!({"plural": format!("widget{at}s"), "kind": format!("Widget{at}")});
+        client.post(CRDS, crd).await.ok();
+    }
+    let list = until(&client, "/apis/example.com/v1", |_, body| {
+        body["resources"].as_array().is_some_and(|all| all.len() == COUNT)
+    })
+    .await;
+    assert_eq!(list["resources"][0]["shortNames"], Value::Null);
+    let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    let all = client.call("GET", "/apis", &[("accept", accept)], &Value::Null).await.ok();
+    let group = all["items"].as_array().unwrap().iter().find(|g| g["metadata"]["name"] == "example.com").unwrap();
+    assert_eq!(group["versions"][0]["resources"].as_array().unwrap().len(), COUNT);
+}
