@@ -40,7 +40,7 @@ mod settle;
 mod storage_protection;
 mod taint_nodes_by_condition;
 mod volume_resize;
-mod webhook;
+pub(crate) mod webhook;
 
 use async_trait::async_trait;
 use orlop_api::status::ApiError;

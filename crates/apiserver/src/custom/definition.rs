@@ -238,7 +238,7 @@ impl Definition {
             webhook: webhook.map(|webhook| Webhook {
                 config: webhook.get("clientConfig").cloned().unwrap_or_default(),
                 review_versions: texts(webhook, "conversionReviewVersions"),
-                client: WebhookClient,
+                client: WebhookClient::default(),
             }),
             terminating: object.pointer("/status/conditions").and_then(Value::as_array).is_some_and(|all| {
                 all.iter().any(|c| text(c, "type") == "Terminating" && text(c, "status") == "True")

@@ -182,7 +182,7 @@ fn v3(resources: &[&Resource]) -> Value {
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": "v1.36.0"},
         "paths": paths(resources, false),
-        "components": {"schemas": schemas(resources, "#/components/schemas/")},
+        "components": {"schemas": schemas(resources, "#/components/schemas/", false)},
     })
 }
 
@@ -191,12 +191,20 @@ fn v2(resources: &[&Resource]) -> Value {
         "swagger": "2.0",
         "info": {"title": "Kubernetes", "version": "v1.36.0"},
         "paths": paths(resources, true),
-        "definitions": schemas(resources, "#/definitions/"),
+        "definitions": schemas(resources, "#/definitions/", true),
     })
 }
 
 fn gvk(resource: &Resource) -> Value {
     json!({"group": resource.group, "version": resource.version, "kind": resource.kind})
+}
+
+/// The name of a resource's schema.
+fn name_of(resource: &Resource) -> String {
+    match &resource.custom {
+        Some(_) => crate::custom::openapi::name(&resource.group, &resource.version, &resource.kind),
+        None => schema_name(&resource.group, &resource.version, &resource.kind),
+    }
 }
 
 /// The name of a kind's schema, as `k8s-openapi` and upstream call it.
@@ -228,7 +236,7 @@ fn paths(resources: &[&Resource], v2: bool) -> Value {
         names.iter().map(|n| parameter(n, "string", "query", v2)).collect()
     };
     let operation = |resource: &Resource, verb: &str, parameters: Vec<Value>| {
-        let name = schema_name(&resource.group, &resource.version, &resource.kind);
+        let name = name_of(resource);
         let reference =
             if v2 { format!("#/definitions/{name}") } else { format!("#/components/schemas/{name}") };
         let ok = if v2 {
@@ -314,22 +322,30 @@ fn paths(resources: &[&Resource], v2: bool) -> Value {
 }
 
 /// Schemas of the kinds and of everything they refer to.
-fn schemas(resources: &[&Resource], prefix: &str) -> Value {
+fn schemas(resources: &[&Resource], prefix: &str, v2: bool) -> Value {
     let mut settings = schemars::generate::SchemaSettings::openapi3();
     settings.definitions_path = prefix.trim_start_matches('#').trim_end_matches('/').to_string().into();
     let mut generator = schemars::SchemaGenerator::new(settings);
     for resource in resources {
         add_type(&mut generator, &resource.group, &resource.version, &resource.kind);
     }
+    if resources.iter().any(|resource| resource.custom.is_some()) {
+        use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta};
+        generator.subschema_for::<ObjectMeta>();
+        generator.subschema_for::<ListMeta>();
+    }
     let mut definitions: Map<String, Value> = generator.take_definitions(false).into_iter().collect();
     for resource in resources {
-        let name = schema_name(&resource.group, &resource.version, &resource.kind);
+        let name = name_of(resource);
         if let Some(schema) = definitions.get_mut(&name) {
             schema["x-kubernetes-group-version-kind"] = json!([gvk(resource)]);
         }
     }
     for (name, schema) in &mut definitions {
         overlay(name, schema);
+    }
+    for kind in resources.iter().filter_map(|resource| resource.custom.as_ref()) {
+        definitions.extend(crate::custom::openapi::schemas(kind, prefix, v2));
     }
     Value::Object(definitions)
 }

@@ -48,7 +48,15 @@ async fn define(client: &Client, versions: Value) {
 async fn a_definition_is_served_and_goes_with_its_instances() {
     let client = admin(&server().await);
     assert_eq!(client.get(WIDGETS).await.code, 404);
-    define(&client, json!([version("v1", true, json!({"type": "object", "properties": {"n": {"type": "integer", "default": 3}}}))])).await;
+    define(
+        &client,
+        json!([version(
+            "v1",
+            true,
+            json!({"type": "object", "properties": {"n": {"type": "integer", "default": 3}}})
+        )]),
+    )
+    .await;
 
     let made = client.post(WIDGETS, widget("v1", "a", json!({"x": 1}))).await;
     assert_eq!(made.warnings, ["299 - \"unknown field \\\"spec.x\\\"\""]);
@@ -59,7 +67,10 @@ async fn a_definition_is_served_and_goes_with_its_instances() {
         "Widget.example.com \"b\" is invalid: spec.n: Invalid value: \"string\": spec.n in body must be of type integer: \"string\"",
     );
     let list = client.get(WIDGETS).await.ok();
-    assert_eq!((list["kind"].as_str(), list["items"][0]["kind"].as_str()), (Some("WidgetList"), Some("Widget")));
+    assert_eq!(
+        (list["kind"].as_str(), list["items"][0]["kind"].as_str()),
+        (Some("WidgetList"), Some("Widget"))
+    );
 
     let mut watch = client.watch(&format!("{WIDGETS}?watch=1&resourceVersion=0")).await;
     assert_eq!(watch.next_name().await, "ADDED a");
@@ -78,7 +89,11 @@ async fn versions_are_views_of_one_object() {
             names.iter().map(|name| (name.to_string(), json!({"type": "string"}))).collect();
         json!({"type": "object", "properties": all})
     };
-    define(&client, json!([version("v1", true, fields(&["a", "b"])), version("v1beta1", false, fields(&["a"]))])).await;
+    define(
+        &client,
+        json!([version("v1", true, fields(&["a", "b"])), version("v1beta1", false, fields(&["a"]))]),
+    )
+    .await;
     let beta = WIDGETS.replace("/v1/", "/v1beta1/");
     let mut watch = client.watch(&format!("{beta}?watch=1")).await;
     client.post(WIDGETS, widget("v1", "a", json!({"a": "x", "b": "y"}))).await.ok();
@@ -97,8 +112,11 @@ async fn a_new_schema_is_used_at_once_on_what_is_stored() {
     define(&client, json!([version("v1", true, json!({"type": "object"}))])).await;
     client.post(WIDGETS, widget("v1", "a", json!({}))).await.ok();
     let mut crd = client.get(&format!("{CRDS}/widgets.example.com")).await.ok();
-    crd["spec"]["versions"] =
-        json!([version("v1", true, json!({"type": "object", "properties": {"n": {"type": "integer", "default": 7}}}))]);
+    crd["spec"]["versions"] = json!([version(
+        "v1",
+        true,
+        json!({"type": "object", "properties": {"n": {"type": "integer", "default": 7}}})
+    )]);
     client.put(&format!("{CRDS}/widgets.example.com"), crd).await.ok();
     let seen = until(&client, &format!("{WIDGETS}/a"), |_, body| body["spec"]["n"] == 7).await;
     assert_eq!(seen["metadata"]["generation"], 1);
@@ -122,6 +140,7 @@ async fn many_definitions_are_found_quickly() {
     assert_eq!(list["resources"][0]["shortNames"], Value::Null);
     let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
     let all = client.call("GET", "/apis", &[("accept", accept)], &Value::Null).await.ok();
-    let group = all["items"].as_array().unwrap().iter().find(|g| g["metadata"]["name"] == "example.com").unwrap();
+    let group =
+        all["items"].as_array().unwrap().iter().find(|g| g["metadata"]["name"] == "example.com").unwrap();
     assert_eq!(group["versions"][0]["resources"].as_array().unwrap().len(), COUNT);
 }

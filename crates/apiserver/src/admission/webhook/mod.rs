@@ -5,7 +5,7 @@
 //! the same time.
 
 mod call;
-mod client;
+pub(crate) mod client;
 
 use std::collections::HashMap;
 use std::sync::Arc;
