@@ -3,6 +3,7 @@
 //! Answers to `sigs.k8s.io/structured-merge-diff` and `k8s.io/apimachinery/pkg/util/managedfields`. Decides who owns
 //! which field and whether an intent conflicts; it does not know what a field means.
 
+mod configuration;
 mod custom;
 mod set;
 mod walk;
@@ -13,6 +14,7 @@ use std::sync::LazyLock;
 
 use serde_json::{Map, Value};
 
+pub use configuration::merge_configuration;
 pub use custom::{CustomList, CustomMap, CustomType, ListRelation, ObjectType, Scalar};
 pub use set::Set;
 use walk::{Diff, FieldSet, Kind};

@@ -68,7 +68,7 @@ impl<'a> Kind<'a> {
     }
 
     /// The kind of a field or an entry; `None` = a struct has no such field.
-    fn field(self, name: &str) -> Option<Kind<'a>> {
+    pub(super) fn field(self, name: &str) -> Option<Kind<'a>> {
         match self {
             Kind::Struct(ty, _) => ty.field(name).map(|field| Kind::of(&field.ty, &field.list)),
             Kind::Map(item, _) => Some(Kind::of(item, &DEFAULT)),
@@ -90,7 +90,30 @@ impl<'a> Kind<'a> {
         }
     }
 
-    fn item(self) -> Kind<'a> {
+    /// Whether an object of this kind is replaced as a whole.
+    pub(super) fn is_atomic_map(self) -> bool {
+        match self {
+            Kind::Struct(_, atomic) | Kind::Map(_, atomic) => atomic,
+            Kind::Custom(CustomType::Faces { map: Some(map), .. }) => map.atomic,
+            _ => false,
+        }
+    }
+
+    /// Whether a list of this kind is replaced as a whole.
+    pub(super) fn is_atomic_list(self, list: &Value) -> bool {
+        matches!(self.shape([Some(list), None]), Shape::Whole)
+    }
+
+    /// The same kind, to look into it even where it is atomic.
+    pub(super) fn granular(self) -> Kind<'a> {
+        match self {
+            Kind::Struct(ty, _) => Kind::Struct(ty, false),
+            Kind::Map(item, _) => Kind::Map(item, false),
+            other => other,
+        }
+    }
+
+    pub(super) fn item(self) -> Kind<'a> {
         match self {
             Kind::List(item, _) => Kind::of(item, &DEFAULT),
             Kind::Custom(CustomType::Faces { list: Some(list), .. }) => Kind::custom(&list.item),

@@ -4,6 +4,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::following::Following;
 use super::matching::GROUP;
+use super::policy::{MutatingPolicies, ValidatingPolicies};
 use super::webhook::Webhooks;
 use crate::resources::Resources;
 
@@ -13,6 +14,10 @@ pub struct Dynamic {
     pub(super) mutating_webhooks: Following<Webhooks>,
     /// In the order in which they are configured.
     pub(super) validating_webhooks: Following<Webhooks>,
+    /// Those that have bindings, in the order of names.
+    pub(super) mutating_policies: Following<MutatingPolicies>,
+    /// Those that have bindings, in the order of names.
+    pub(super) validating_policies: Following<ValidatingPolicies>,
 }
 
 impl Dynamic {
@@ -31,6 +36,18 @@ impl Dynamic {
         Dynamic {
             mutating_webhooks: webhooks("MutatingWebhookConfiguration"),
             validating_webhooks: webhooks("ValidatingWebhookConfiguration"),
+            mutating_policies: Following::start(
+                caches(&["MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding"]),
+                stop.clone(),
+                MutatingPolicies::default(),
+                MutatingPolicies::compile,
+            ),
+            validating_policies: Following::start(
+                caches(&["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"]),
+                stop.clone(),
+                ValidatingPolicies::default(),
+                ValidatingPolicies::compile,
+            ),
         }
     }
 }

@@ -14,9 +14,25 @@ use crate::resources::Resource;
 /// The group whose objects no webhook or policy ever sees, so that none can lock its administrator out.
 pub const GROUP: &str = "admissionregistration.k8s.io";
 
+/// Reviews: what policies never see.
+const REVIEWS: [(&str, &str); 6] = [
+    ("authentication.k8s.io", "selfsubjectreviews"),
+    ("authentication.k8s.io", "tokenreviews"),
+    ("authorization.k8s.io", "localsubjectaccessreviews"),
+    ("authorization.k8s.io", "selfsubjectaccessreviews"),
+    ("authorization.k8s.io", "selfsubjectrulesreviews"),
+    ("authorization.k8s.io", "subjectaccessreviews"),
+];
+
 /// Whether the request is about a configuration of admission itself.
 pub fn is_configuration(request: &Request<'_>) -> bool {
     request.call.resource.group == GROUP
+}
+
+/// Whether the request is a review.
+pub fn is_review(request: &Request<'_>) -> bool {
+    let resource = request.call.resource;
+    REVIEWS.contains(&(resource.group.as_str(), resource.plural.as_str()))
 }
 
 /// A list of names in which `*` stands for all.
@@ -148,6 +164,18 @@ impl Criteria {
             excluded: Vec::new(),
             all_without_rules: false,
             equivalent: hook["matchPolicy"].as_str() == Some("Equivalent"),
+        }
+    }
+
+    /// Of a policy's or binding's `MatchResources`; `null` matches everything.
+    pub fn of_match_resources(resources: &Value) -> Criteria {
+        Criteria {
+            namespaces: selector(&resources["namespaceSelector"]),
+            objects: selector(&resources["objectSelector"]),
+            rules: Rule::list(&resources["resourceRules"]),
+            excluded: Rule::list(&resources["excludeResourceRules"]),
+            all_without_rules: true,
+            equivalent: resources["matchPolicy"].as_str() == Some("Equivalent"),
         }
     }
 
@@ -303,6 +331,11 @@ impl<T> Index<T> {
     /// Whether there is nothing at all.
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
+    }
+
+    /// Everything, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.all.iter()
     }
 
     /// Everything that may match a plural, in order.

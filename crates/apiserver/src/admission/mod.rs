@@ -30,6 +30,7 @@ mod pod_refs;
 mod pod_security;
 mod pod_toleration_restriction;
 mod pod_topology_labels;
+mod policy;
 mod priority;
 mod reinvocation;
 mod resource_quota;

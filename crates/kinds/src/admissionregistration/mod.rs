@@ -1,13 +1,13 @@
 //! `admissionregistration.k8s.io`: webhooks and policies that take part in admission.
 
 pub mod client_config;
+pub mod expression;
 pub mod mutating_admission_policy;
 pub mod policy_binding;
 pub mod rules;
 pub mod validating_admission_policy;
 pub mod webhook_configuration;
 
-mod expression;
 mod policy;
 
 use crate::Strategy;

@@ -12,7 +12,7 @@ use crate::{NameRule, Strategy, metadata, printer};
 /// The strategy of MutatingAdmissionPolicies.
 pub struct MutatingAdmissionPolicy;
 
-fn validate_mutation(errs: &mut ErrorList, mutation: &Value, expressions: &mut Expressions<'_>, path: &Path) {
+fn validate_mutation(errs: &mut ErrorList, mutation: &Value, expressions: &mut Expressions, path: &Path) {
     let kind = mutation["patchType"].text();
     let (own, other) = match kind {
         "" => {

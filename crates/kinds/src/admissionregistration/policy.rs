@@ -18,13 +18,13 @@ pub(super) fn defaults(obj: &mut Value) {
 }
 
 /// The parts of a policy before its variables; gives what its expressions are checked with.
-pub(super) fn validate_head<'a>(
+pub(super) fn validate_head(
     errs: &mut ErrorList,
-    spec: &'a Value,
+    spec: &Value,
     old: Option<&Value>,
     mutating: bool,
     path: &Path,
-) -> Expressions<'a> {
+) -> Expressions {
     require_one_of(
         errs,
         &path.child("failurePolicy"),
@@ -103,7 +103,7 @@ fn validate_param_kind(errs: &mut ErrorList, kind: &Value, path: &Path) {
 pub(super) fn validate_variables(
     errs: &mut ErrorList,
     spec: &Value,
-    expressions: &mut Expressions<'_>,
+    expressions: &mut Expressions,
     path: &Path,
 ) {
     for (i, variable) in spec["variables"].items().iter().enumerate() {

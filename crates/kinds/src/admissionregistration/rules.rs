@@ -203,7 +203,7 @@ pub(super) fn validate_mutable_operations(errs: &mut ErrorList, resources: &Valu
 pub(super) fn validate_match_conditions(
     errs: &mut ErrorList,
     conditions: &Value,
-    expressions: &mut Expressions<'_>,
+    expressions: &mut Expressions,
     path: &Path,
 ) {
     let list = conditions.items();

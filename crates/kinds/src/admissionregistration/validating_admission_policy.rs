@@ -21,12 +21,7 @@ const MAX_AUDIT_ANNOTATIONS: usize = 20;
 /// Longest expression of an audit annotation in bytes.
 const MAX_AUDIT_EXPRESSION: usize = 5 * 1024;
 
-fn validate_validation(
-    errs: &mut ErrorList,
-    validation: &Value,
-    expressions: &mut Expressions<'_>,
-    path: &Path,
-) {
+fn validate_validation(errs: &mut ErrorList, validation: &Value, expressions: &mut Expressions, path: &Path) {
     let expression = validation["expression"].text();
     if expression.trim().is_empty() {
         errs.push(field::required(&path.child("expression"), "expression is not specified"));
@@ -51,12 +46,7 @@ fn validate_validation(
     one_of(errs, &path.child("reason"), &validation["reason"], &REASONS);
 }
 
-fn validate_audit_annotations(
-    errs: &mut ErrorList,
-    obj: &Value,
-    expressions: &mut Expressions<'_>,
-    path: &Path,
-) {
+fn validate_audit_annotations(errs: &mut ErrorList, obj: &Value, expressions: &mut Expressions, path: &Path) {
     let annotations = &obj["spec"]["auditAnnotations"];
     let list = annotations.items();
     if list.len() > MAX_AUDIT_ANNOTATIONS {
@@ -248,6 +238,37 @@ mod tests {
             &[
                 "spec.auditAnnotations[1].valueExpression: Required value: valueExpression is not specified",
                 "spec.auditAnnotations[1].key: Duplicate value: \"k\"",
+            ],
+        );
+    }
+
+    #[test]
+    fn expressions_are_compiled() {
+        let check = |changes: Value, expected: &[&str]| check_create(GROUP, KIND, policy(changes), expected);
+        check(
+            json!({"validations": [{"expression": "'a'", "messageExpression": "1"}]}),
+            &[
+                "spec.validations[0].expression: Invalid value: \"'a'\": must evaluate to bool but got string",
+                "spec.validations[0].messageExpression: Invalid value: \"1\": must evaluate to string but got int",
+            ],
+        );
+        check(
+            json!({"validations": [{"expression": "params.x", "messageExpression": "authorizer.path('/x').check('get').reason()"}]}),
+            &[
+                "spec.validations[0].expression: Invalid value: \"params.x\": compilation failed: ERROR: <input>:1:1: undeclared reference to 'params' (in container '')\n | params.x\n | ^",
+                "spec.validations[0].messageExpression: Invalid value: \"authorizer.path('/x').check('get').reason()\": compilation failed: ERROR: <input>:1:1: undeclared reference to 'authorizer' (in container '')\n | authorizer.path('/x').check('get').reason()\n | ^",
+            ],
+        );
+        check(
+            json!({"variables": [{"name": "v", "expression": "[1]"}], "validations": [{"expression": "variables.v[0] == 1"}, {"expression": "variables.v"}]}),
+            &[
+                "spec.validations[1].expression: Invalid value: \"variables.v\": must evaluate to bool but got list(int)",
+            ],
+        );
+        check(
+            json!({"auditAnnotations": [{"key": "k", "valueExpression": "1"}]}),
+            &[
+                "spec.auditAnnotations[0].valueExpression: Invalid value: \"1\": must evaluate to one of [string null_type] but got int",
             ],
         );
     }

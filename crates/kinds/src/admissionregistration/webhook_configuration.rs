@@ -138,7 +138,7 @@ fn validate_webhook(
     hook: &Value,
     mutating: bool,
     lenient: &Leniency,
-    expressions: &mut Expressions<'_>,
+    expressions: &mut Expressions,
     path: &Path,
 ) {
     validate_name(errs, hook["name"].text(), &path.child("name"));

@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use orlop_api::status::ApiError;
+use orlop_kinds::admissionregistration::expression::Compiler;
 use serde_json::Value;
 
 use self::call::{Failure, call};
 use self::client::{CallError, Client};
-use super::cel::MatchConditions;
+use super::cel::{Asking, Facts, MatchConditions, Subject};
 use super::matching::{Criteria, Index, Matched, is_configuration};
 use super::review::{self, ReviewVersion};
 use super::settle::{convert, settle};
@@ -55,6 +56,7 @@ pub struct Webhooks {
 impl Webhooks {
     /// Compiles all configurations of one sort.
     pub fn compile(configurations: &Snapshot, former: &Webhooks, services: Option<&Arc<Cache>>) -> Webhooks {
+        let stateless = Compiler::stateless();
         let mut made = Vec::new();
         let mut clients = HashMap::new();
         // The snapshot is in the order of names.
@@ -80,7 +82,7 @@ impl Webhooks {
                     name,
                     place: made.len(),
                     criteria: Criteria::of_webhook(hook),
-                    conditions: MatchConditions::compile(&hook["matchConditions"], false),
+                    conditions: MatchConditions::compile(&stateless, &hook["matchConditions"], false),
                     client,
                     review: ReviewVersion::choose(&hook["admissionReviewVersions"]),
                     ignore_failures: hook["failurePolicy"].as_str() == Some("Ignore"),
@@ -104,7 +106,17 @@ impl Webhook {
         let Some(matched) = self.criteria.matches(registry, request)? else { return Ok(None) };
         let Some(conditions) = &self.conditions else { return Ok(Some(matched)) };
         let (object, old) = shown(request, &matched);
-        match conditions.met(registry, request, &matched, &object, &old, None, self.ignore_failures) {
+        let facts = Facts::of(request, &matched);
+        let subject = Subject {
+            facts: &facts,
+            object: &object,
+            old: &old,
+            params: &Value::Null,
+            namespace: &Value::Null,
+            asking: &Asking { authorizer: &registry.authorizer, user: request.call.user },
+            variables: &[],
+        };
+        match conditions.met(subject, self.ignore_failures) {
             Ok(true) => Ok(Some(matched)),
             Ok(false) => Ok(None),
             Err(error) => {
@@ -142,7 +154,7 @@ impl Webhook {
 }
 
 /// The objects in the form that matched.
-fn shown<'a>(
+pub(super) fn shown<'a>(
     request: &'a Request<'_>,
     matched: &Matched,
 ) -> (std::borrow::Cow<'a, Value>, std::borrow::Cow<'a, Value>) {
