@@ -9,6 +9,7 @@ mod crud;
 mod custom;
 mod list_watch;
 mod operations;
+mod policies;
 mod protobuf;
 mod security;
 mod support;

@@ -27,7 +27,7 @@ pub use mutating::MutatingAdmissionPolicy;
 pub use validating::ValidatingAdmissionPolicy;
 
 /// What both sorts of policies have.
-struct Definition {
+pub struct Definition {
     name: String,
     criteria: Criteria,
     params: Option<ParamKind>,
@@ -107,8 +107,10 @@ impl<P> Default for Policies<P> {
 }
 
 /// A compiled policy of one sort.
-trait Policy: Sized {
+pub trait Policy: Sized {
+    /// From its object.
     fn compile(policy: &Value) -> Self;
+    /// What it has in common with the other sort.
     fn definition(&self) -> &Definition;
 }
 
