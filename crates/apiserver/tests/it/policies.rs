@@ -138,9 +138,7 @@ async fn parameters_are_found_by_name_and_selector() {
         "Invalid",
         "configmaps \"a\" is forbidden: ValidatingAdmissionPolicy 'n' with binding 'n-b' denied request: failed to configure binding: no params found for policy binding with `Deny` parameterNotFoundAction",
     );
-    let secret = |name: &str, not: &str| {
-        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "labels": {"not": not, "a": "b"}}})
-    };
+    let secret = |name: &str, not: &str| json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "labels": {"not": not, "a": "b"}}});
     client.post("/api/v1/namespaces/default/secrets", secret("s", "x")).await.ok();
     let message = create(&client, "a", "x").await.body["message"].as_str().unwrap().to_string();
     assert!(message.ends_with("denied request: refused by s"), "{message}");
@@ -198,7 +196,8 @@ async fn apply_configurations_are_merged() {
     let server = server().await;
     let client = admin(&server);
     let variables = json!({"variables": [{"name": "n", "expression": "object.metadata.name"}]});
-    let expression = "Object{metadata: Object.metadata{labels: {'name': variables.n}}, data: {'copy': object.data.k}}";
+    let expression =
+        "Object{metadata: Object.metadata{labels: {'name': variables.n}}, data: {'copy': object.data.k}}";
     mutating(&client, "p", apply(expression), variables).await;
     let object = create(&client, "a", "v").await.ok();
     assert_eq!(object["data"], json!({"k": "v", "copy": "v"}));
@@ -219,7 +218,8 @@ async fn json_patches_are_applied_and_tests_skip_them() {
 async fn mutations_that_fail_refuse() {
     let server = server().await;
     let client = admin(&server);
-    mutating(&client, "p", patch("[JSONPatch{op: 'replace', path: '/nope/x', value: 'yes'}]"), json!({})).await;
+    mutating(&client, "p", patch("[JSONPatch{op: 'replace', path: '/nope/x', value: 'yes'}]"), json!({}))
+        .await;
     let answer = create(&client, "a", "v").await;
     let message = "policy 'p' with binding 'p-b' denied request: JSON Patch: replace operation does not apply: doc is missing path: /nope/x: missing value";
     assert_eq!(answer.body["details"]["causes"], json!([{"message": message}]));

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use std::sync::Arc;
 
 use crate::cache::{Cache, Entry, from};
-use crate::registry::{Registry, events};
+use crate::registry::Registry;
 use crate::resources::Resource;
 
 /// The kind of a policy's parameters.
@@ -42,7 +42,7 @@ impl ParamKind {
 }
 
 fn served(resource: &Resource, entry: &Entry) -> Value {
-    events::to_served(resource, entry.value())
+    resource.to_served(entry.value())
 }
 
 /// The parameters a binding chooses for a request in `namespace`: one evaluation for each. Without parameters there is
