@@ -208,9 +208,9 @@ async fn apply_configurations_are_merged() {
 async fn json_patches_are_applied_and_tests_skip_them() {
     let server = server().await;
     let client = admin(&server);
-    let expression = "[JSONPatch{op: 'test', path: '/data/k', value: 'v'}, JSONPatch{op: 'add', path: '/data/new~1key', value: 'yes'}]";
+    let expression = "[JSONPatch{op: 'test', path: '/data/k', value: 'v'}, JSONPatch{op: 'add', path: '/data/new.key', value: 'yes'}]";
     mutating(&client, "p", patch(expression), json!({})).await;
-    assert_eq!(create(&client, "a", "v").await.ok()["data"], json!({"k": "v", "new/key": "yes"}));
+    assert_eq!(create(&client, "a", "v").await.ok()["data"], json!({"k": "v", "new.key": "yes"}));
     assert_eq!(create(&client, "b", "w").await.ok()["data"], json!({"k": "w"}));
 }
 

@@ -3,10 +3,12 @@
 //!
 //! Upstream's `admission/plugin/cel`.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use orlop_api::field::{self, ErrorList, Path};
-use orlop_cel::{DeclType, Environment, EnvironmentBuilder, ObjectType, Program, Type};
+use orlop_cel::decl::{FieldDecl, UNBOUNDED};
+use orlop_cel::{DeclType, Environment, EnvironmentBuilder, ObjectType, Program, Shape, Type};
 
 /// Which variables an expression may refer to, beside `object`, `oldObject`, `request` and `namespaceObject`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,15 +21,31 @@ pub struct Declarations {
     pub mutation: bool,
 }
 
+/// An object whose fields have the names they have in JSON: `request.namespace` is written so, although a schema's
+/// field of that name would have to be escaped.
+fn object<'a>(name: &str, fields: impl IntoIterator<Item = (&'a str, Arc<DeclType>)>) -> Arc<DeclType> {
+    let fields: BTreeMap<Arc<str>, FieldDecl> = fields
+        .into_iter()
+        .map(|(json, decl)| (Arc::from(json), FieldDecl { json: Arc::from(json), decl }))
+        .collect();
+    let types = fields.iter().map(|(name, field)| (name.as_ref(), field.decl.ty.clone()));
+    Arc::new(DeclType {
+        ty: Type::Object(ObjectType::new(name, types)),
+        max_elements: UNBOUNDED,
+        min_serialized_size: 2,
+        nullable: true,
+        shape: Shape::Object(fields),
+    })
+}
+
 /// The declaration of `request`.
 pub static REQUEST: LazyLock<Arc<DeclType>> = LazyLock::new(|| {
     let text = || DeclType::of(Type::String);
-    let triple = |name: &str, last: &str| {
-        DeclType::object(name, [("group", text()), ("version", text()), (last, text())])
-    };
+    let triple =
+        |name: &str, last: &str| object(name, [("group", text()), ("version", text()), (last, text())]);
     let kind = || triple("kubernetes.GroupVersionKind", "kind");
     let resource = || triple("kubernetes.GroupVersionResource", "resource");
-    let user = DeclType::object(
+    let user = object(
         "kubernetes.UserInfo",
         [
             ("username", text()),
@@ -36,7 +54,7 @@ pub static REQUEST: LazyLock<Arc<DeclType>> = LazyLock::new(|| {
             ("extra", DeclType::map(DeclType::list(text()))),
         ],
     );
-    DeclType::object(
+    object(
         "kubernetes.AdmissionRequest",
         [
             ("kind", kind()),
@@ -59,7 +77,7 @@ pub static REQUEST: LazyLock<Arc<DeclType>> = LazyLock::new(|| {
 pub static NAMESPACE: LazyLock<Arc<DeclType>> = LazyLock::new(|| {
     let text = || DeclType::of(Type::String);
     let time = || DeclType::of(Type::Timestamp);
-    let metadata = DeclType::object(
+    let metadata = object(
         "kubernetes.NamespaceMetadata",
         [
             ("name", text()),
@@ -76,7 +94,7 @@ pub static NAMESPACE: LazyLock<Arc<DeclType>> = LazyLock::new(|| {
             ("finalizers", DeclType::list(text())),
         ],
     );
-    let condition = DeclType::object(
+    let condition = object(
         "kubernetes.NamespaceCondition",
         [
             ("status", text()),
@@ -86,14 +104,14 @@ pub static NAMESPACE: LazyLock<Arc<DeclType>> = LazyLock::new(|| {
             ("reason", text()),
         ],
     );
-    DeclType::object(
+    object(
         "kubernetes.Namespace",
         [
             ("metadata", metadata),
-            ("spec", DeclType::object("kubernetes.NamespaceSpec", [("finalizers", DeclType::list(text()))])),
+            ("spec", object("kubernetes.NamespaceSpec", [("finalizers", DeclType::list(text()))])),
             (
                 "status",
-                DeclType::object(
+                object(
                     "kubernetes.NamespaceStatus",
                     [("conditions", DeclType::list(condition)), ("phase", text())],
                 ),
