@@ -21,10 +21,8 @@ pub fn options(flags: &Flags) -> anyhow::Result<Options> {
     let gates = flags.bool_map("feature-gates")?;
     features::check(gates.iter())?;
     let data_dir = PathBuf::from(flags.text("data-dir"));
-    let cert_dir = match flags.has("cert-dir") {
-        true => flags.path("cert-dir"),
-        false => Some(data_dir.join("pki")),
-    };
+    let named = flags.path("cert-dir").filter(|_| flags.has("cert-dir"));
+    let cert_dir = named.or_else(|| Some(data_dir.join("pki")));
     let base = Options {
         feature_gates: gates,
         cert_dir,
