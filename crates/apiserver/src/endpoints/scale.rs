@@ -153,6 +153,11 @@ impl<F: Fn(&Value) -> Result<Value, ApiError> + Send + Sync> Change for SetScale
         Some(&self.view)
     }
 
+    /// Without a version the Scale is of whatever is current, also where the kind itself wants to be told the version.
+    fn is_patch(&self) -> bool {
+        true
+    }
+
     fn make(&self, current: &Value) -> Result<Value, ApiError> {
         let name = current["metadata"]["name"].as_str().unwrap_or("");
         let places = &self.view.0;

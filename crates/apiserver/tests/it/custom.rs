@@ -107,6 +107,23 @@ async fn versions_are_views_of_one_object() {
 }
 
 #[tokio::test]
+async fn a_scale_needs_no_version() {
+    let client = admin(&server().await);
+    let mut v1 =
+        version("v1", true, json!({"type": "object", "properties": {"replicas": {"type": "integer"}}}));
+    v1["subresources"] = json!({"status": {}, "scale": {"specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas"}});
+    define(&client, json!([v1])).await;
+    client.post(WIDGETS, widget("v1", "a", json!({"replicas": 2}))).await.ok();
+    let scale = format!("{WIDGETS}/a/scale");
+    let patched = client.patch("merge", &scale, json!({"spec": {"replicas": 5}})).await.ok();
+    assert_eq!((patched["kind"].as_str(), &patched["spec"]), (Some("Scale"), &json!({"replicas": 5})));
+    assert_eq!(client.get(&format!("{WIDGETS}/a")).await.ok()["metadata"]["generation"], 2);
+    let missing = client.post(WIDGETS, widget("v1", "b", json!({}))).await;
+    missing.ok();
+    assert_eq!(client.get(&format!("{WIDGETS}/b/scale")).await.code, 500);
+}
+
+#[tokio::test]
 async fn a_new_schema_is_used_at_once_on_what_is_stored() {
     let client = admin(&server().await);
     define(&client, json!([version("v1", true, json!({"type": "object"}))])).await;

@@ -37,6 +37,10 @@ fn each_mistake_gets_upstreams_answer() {
         r#"The Pod "x" is invalid: spec.containers: Required value"#,
     );
     check(
+        "{apiVersion: v1, kind: Gadget, metadata: {name: x}}",
+        r#"no matches for kind "Gadget" in version "v1""#,
+    );
+    check(
         "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {ports: [{port: 80}]}}",
         r#"Error from server (AlreadyExists): error when creating "STDIN": services "web" already exists"#,
     );
