@@ -329,7 +329,8 @@ impl<'a> Endpoint<'a> {
         }
         let registry = &self.server.registry;
         let cache = registry.cache(self.resource)?;
-        let watch = watch::start(
+        let format = self.request.accept.format;
+        let started = watch::start(
             self.server.clone(),
             registry.caches.clone(),
             cache,
@@ -339,16 +340,24 @@ impl<'a> Endpoint<'a> {
             self.renderer.clone(),
             self.server.options.min_request_timeout,
             self.server.watches_stop(),
-        )?;
+        );
         use futures::StreamExt as _;
         use http_body_util::BodyExt as _;
-        let counted = cache.clone();
-        let frames = watch.into_stream().map(move |bytes| {
-            counted.reads.watch_events.number(bytes.len() as u64);
-            Ok::<_, crate::http::BoxError>(http_body::Frame::data(bytes))
-        });
-        let mut response = Response::new(http_body_util::StreamBody::new(frames).boxed_unsync());
-        let content_type = match self.request.accept.format {
+        let body = match started {
+            Ok(watch) => {
+                let counted = cache.clone();
+                let frames = watch.into_stream().map(move |bytes| {
+                    counted.reads.watch_events.number(bytes.len() as u64);
+                    Ok::<_, crate::http::BoxError>(http_body::Frame::data(bytes))
+                });
+                http_body_util::StreamBody::new(frames).boxed_unsync()
+            }
+            // The watch begins, and its first event says that it cannot go on.
+            Err(error) if error.code() == 410 => body::full(watch::error_frame(&error, format)),
+            Err(error) => return Err(error),
+        };
+        let mut response = Response::new(body);
+        let content_type = match format {
             Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
             _ => "application/json",
         };

@@ -18,6 +18,7 @@ use super::render::Renderer;
 use super::selection::Selection;
 use crate::ApiServer;
 use crate::cache::{Cache, Caches, Change, ChangeKind, Entry, Mailbox, Subscription, from};
+use crate::http::negotiate::Format;
 
 /// How often a watcher is told how far it has come.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
@@ -118,6 +119,24 @@ pub fn start(
         deadline: now + Duration::from_secs(seconds),
         stop,
     })
+}
+
+/// The event that tells a watcher what went wrong.
+pub fn error_frame(error: &ApiError, format: Format) -> Bytes {
+    let mut status = json!({"kind": "Status", "apiVersion": "v1"});
+    if let (Value::Object(all), Ok(Value::Object(fields))) =
+        (&mut status, serde_json::to_value(error.status()))
+    {
+        all.extend(fields);
+    }
+    if format == Format::Protobuf
+        && let Some(message) = orlop_api::protobuf::encode(&status)
+    {
+        return orlop_api::protobuf::watch_frame("ERROR", &message).into();
+    }
+    let mut line = json!({"type": "ERROR", "object": status}).to_string();
+    line.push('\n');
+    line.into()
 }
 
 fn render_change(renderer: &mut Renderer, change: &Change, kind: ChangeKind) -> Bytes {

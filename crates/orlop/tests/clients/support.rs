@@ -64,7 +64,6 @@ pub fn free_port() -> u16 {
 /// A running API server; it dies with this value.
 pub struct Server {
     pub directory: tempfile::TempDir,
-    pub port: u16,
     child: Child,
 }
 
@@ -88,7 +87,7 @@ impl Server {
             .stderr(log)
             .spawn()
             .unwrap();
-        let mut server = Server { directory, port, child };
+        let mut server = Server { directory, child };
         eventually("the API server is ready", || {
             if let Some(status) = server.child.try_wait().unwrap() {
                 panic!("the server ended with {status}:\n{}", server.log());
