@@ -210,10 +210,12 @@ fn name_of(resource: &Resource) -> String {
 /// The name of a kind's schema, as `k8s-openapi` and upstream call it.
 fn schema_name(group: &str, version: &str, kind: &str) -> String {
     let package = match group {
-        "" => "core",
-        group => group.split('.').next().unwrap_or(group),
+        "" => "api.core",
+        "apiextensions.k8s.io" => "apiextensions-apiserver.pkg.apis.apiextensions",
+        "apiregistration.k8s.io" => "kube-aggregator.pkg.apis.apiregistration",
+        group => return format!("io.k8s.api.{}.{version}.{kind}", group.split('.').next().unwrap_or(group)),
     };
-    format!("io.k8s.api.{package}.{version}.{kind}")
+    format!("io.k8s.{package}.{version}.{kind}")
 }
 
 fn parameter(name: &str, kind: &str, place: &str, v2: bool) -> Value {
@@ -401,15 +403,35 @@ macro_rules! kinds {
 /// Adds a kind's schema, and its list's, to the generator.
 fn add_type(generator: &mut schemars::SchemaGenerator, group: &str, version: &str, kind: &str) {
     use k8s_openapi::api::{
-        apps, authentication, authorization, coordination, core, discovery, events, rbac,
+        admissionregistration, apps, authentication, authorization, autoscaling, batch, certificates,
+        coordination, core, discovery, events, flowcontrol, networking, node, policy, rbac, resource,
+        scheduling, storage,
     };
+    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions;
+    use k8s_openapi::kube_aggregator::pkg::apis::apiregistration;
     kinds!(generator, (group, version, kind);
         "" "v1" {
             core::v1::Binding => "Binding", core::v1::ConfigMap => "ConfigMap", core::v1::Endpoints => "Endpoints",
             core::v1::Event => "Event", core::v1::Namespace => "Namespace", core::v1::Node => "Node",
             core::v1::Pod => "Pod", core::v1::Secret => "Secret", core::v1::Service => "Service",
-            core::v1::ServiceAccount => "ServiceAccount",
+            core::v1::ServiceAccount => "ServiceAccount", core::v1::LimitRange => "LimitRange",
+            core::v1::PersistentVolume => "PersistentVolume",
+            core::v1::PersistentVolumeClaim => "PersistentVolumeClaim", core::v1::PodTemplate => "PodTemplate",
+            core::v1::ReplicationController => "ReplicationController",
+            core::v1::ResourceQuota => "ResourceQuota", core::v1::ComponentStatus => "ComponentStatus",
         }
+        "admissionregistration.k8s.io" "v1" {
+            admissionregistration::v1::MutatingAdmissionPolicy => "MutatingAdmissionPolicy",
+            admissionregistration::v1::MutatingAdmissionPolicyBinding => "MutatingAdmissionPolicyBinding",
+            admissionregistration::v1::MutatingWebhookConfiguration => "MutatingWebhookConfiguration",
+            admissionregistration::v1::ValidatingAdmissionPolicy => "ValidatingAdmissionPolicy",
+            admissionregistration::v1::ValidatingAdmissionPolicyBinding => "ValidatingAdmissionPolicyBinding",
+            admissionregistration::v1::ValidatingWebhookConfiguration => "ValidatingWebhookConfiguration",
+        }
+        "apiextensions.k8s.io" "v1" {
+            apiextensions::v1::CustomResourceDefinition => "CustomResourceDefinition",
+        }
+        "apiregistration.k8s.io" "v1" { apiregistration::v1::APIService => "APIService" }
         "apps" "v1" {
             apps::v1::ControllerRevision => "ControllerRevision", apps::v1::Deployment => "Deployment",
             apps::v1::ReplicaSet => "ReplicaSet", apps::v1::DaemonSet => "DaemonSet", apps::v1::StatefulSet => "StatefulSet",
@@ -423,6 +445,39 @@ fn add_type(generator: &mut schemars::SchemaGenerator, group: &str, version: &st
             authorization::v1::SelfSubjectRulesReview => "SelfSubjectRulesReview",
             authorization::v1::SubjectAccessReview => "SubjectAccessReview",
         }
+        "autoscaling" "v1" {
+            autoscaling::v1::HorizontalPodAutoscaler => "HorizontalPodAutoscaler", autoscaling::v1::Scale => "Scale",
+        }
+        "autoscaling" "v2" { autoscaling::v2::HorizontalPodAutoscaler => "HorizontalPodAutoscaler" }
+        "batch" "v1" { batch::v1::CronJob => "CronJob", batch::v1::Job => "Job" }
+        "certificates.k8s.io" "v1" {
+            certificates::v1::CertificateSigningRequest => "CertificateSigningRequest",
+        }
+        "flowcontrol.apiserver.k8s.io" "v1" {
+            flowcontrol::v1::FlowSchema => "FlowSchema",
+            flowcontrol::v1::PriorityLevelConfiguration => "PriorityLevelConfiguration",
+        }
+        "networking.k8s.io" "v1" {
+            networking::v1::Ingress => "Ingress", networking::v1::IngressClass => "IngressClass",
+            networking::v1::IPAddress => "IPAddress", networking::v1::NetworkPolicy => "NetworkPolicy",
+            networking::v1::ServiceCIDR => "ServiceCIDR",
+        }
+        "node.k8s.io" "v1" { node::v1::RuntimeClass => "RuntimeClass" }
+        "policy" "v1" {
+            policy::v1::Eviction => "Eviction", policy::v1::PodDisruptionBudget => "PodDisruptionBudget",
+        }
+        "resource.k8s.io" "v1" {
+            resource::v1::DeviceClass => "DeviceClass", resource::v1::ResourceClaim => "ResourceClaim",
+            resource::v1::ResourceClaimTemplate => "ResourceClaimTemplate",
+            resource::v1::ResourceSlice => "ResourceSlice",
+        }
+        "scheduling.k8s.io" "v1" { scheduling::v1::PriorityClass => "PriorityClass" }
+        "storage.k8s.io" "v1" {
+            storage::v1::CSIDriver => "CSIDriver", storage::v1::CSINode => "CSINode",
+            storage::v1::CSIStorageCapacity => "CSIStorageCapacity", storage::v1::StorageClass => "StorageClass",
+            storage::v1::VolumeAttachment => "VolumeAttachment",
+            storage::v1::VolumeAttributesClass => "VolumeAttributesClass",
+        }
         "coordination.k8s.io" "v1" { coordination::v1::Lease => "Lease" }
         "discovery.k8s.io" "v1" { discovery::v1::EndpointSlice => "EndpointSlice" }
         "events.k8s.io" "v1" { events::v1::Event => "Event" }
@@ -431,4 +486,22 @@ fn add_type(generator: &mut schemars::SchemaGenerator, group: &str, version: &st
             rbac::v1::Role => "Role", rbac::v1::RoleBinding => "RoleBinding",
         }
     );
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// `kubectl explain` finds a kind by the definition of its resource.
+    #[test]
+    fn every_kind_has_a_schema() {
+        for row in orlop_api::resources::all() {
+            let mut generator = schemars::SchemaGenerator::default();
+            add_type(&mut generator, &row.group, &row.version, &row.kind);
+            let name = schema_name(&row.group, &row.version, &row.kind);
+            let known = generator.take_definitions(false);
+            assert!(known.contains_key(&name), "{name} is not among {:?}", known.keys().collect::<Vec<_>>());
+        }
+    }
 }

@@ -64,8 +64,12 @@ async fn a_version_from_the_past_is_gone() {
     for i in 0..5 {
         client.post(MAPS, config_map(&format!("c{i}"), json!({}))).await.ok();
     }
-    let answer = client.get(&format!("{MAPS}?watch=1&resourceVersion=1")).await;
-    assert_eq!((answer.code, answer.body["reason"].as_str()), (410, Some("Expired")));
+    // The watch begins, says so, and ends.
+    let mut events = client.watch(&format!("{MAPS}?watch=1&resourceVersion=1")).await;
+    let event = events.next().await.unwrap();
+    assert_eq!(event["type"], "ERROR");
+    assert_eq!((&event["object"]["code"], &event["object"]["reason"]), (&json!(410), &json!("Expired")));
+    assert!(events.next().await.is_none());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
