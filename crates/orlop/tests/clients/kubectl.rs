@@ -183,7 +183,7 @@ fn every_output_form() {
     let chunked = server.ok(&["get", "configmaps", "--chunk-size=1", "-l", "tier", "-o", "name"]);
     assert_eq!(chunked.lines().count(), 3);
     let bad = server.refused(&["get", "configmaps", "--field-selector=data.k=a"]);
-    assert!(bad.contains("field label not supported: data.k"), "{bad}");
+    assert!(bad.contains("\"data.k\" is not a known field selector"), "{bad}");
     assert!(
         server.refused(&["get", "gadgets"]).contains("the server doesn't have a resource type \"gadgets\"")
     );

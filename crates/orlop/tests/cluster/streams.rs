@@ -88,7 +88,8 @@ fn exec_attach_and_copies() {
         // `kubectl run -i` attaches, and shows what the container says.
         let pod = format!("echo-{}", name.to_lowercase());
         let image = crate::support::WEB;
-        let arguments = ["run", &pod, "-i", "--rm", "--restart=Never", "--image", image, "--", "cat"];
+        let arguments =
+            ["run", &pod, "-i", "--rm", "--restart=Never", "--image", image, "--command", "--", "cat"];
         let mut command = kubectl(&arguments);
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
