@@ -106,44 +106,7 @@ pub fn estimate(
         "validate" if target.is_some() && !args.is_empty() => cost(
             size(&args[0]).factor(STRING_FACTOR).factor(MAX_NAME_FORMAT_REGEX_SIZE as f64 * REGEX_FACTOR),
         ),
-        "format.named"
-        | "serviceAccount"
-        | "path"
-        | "group"
-        | "resource"
-        | "subresource"
-        | "namespace"
-        | "name"
-        | "allowed"
-        | "reason"
-        | "error"
-        | "errored"
-        | "masked"
-        | "prefixLength"
-        | "family"
-        | "isUnspecified"
-        | "isLoopback"
-        | "isLinkLocalMulticast"
-        | "isLinkLocalUnicast"
-        | "isGlobalUnicast"
-        | "sign"
-        | "asInteger"
-        | "isInteger"
-        | "asApproximateFloat"
-        | "isGreaterThan"
-        | "isLessThan"
-        | "compareTo"
-        | "add"
-        | "sub"
-        | "major"
-        | "minor"
-        | "patch"
-        | "getScheme"
-        | "getHostname"
-        | "getHost"
-        | "getPort"
-        | "getEscapedPath"
-        | "getQuery" => one(),
+        constant if super::COST_ONE.contains(&constant) => one(),
         "_==_" if args.len() == 2 && args[0].ty.same(args[1].ty) => equality(args),
         _ => None,
     }

@@ -12,6 +12,48 @@ pub(crate) const STRING_FACTOR: f64 = 0.1;
 pub(crate) const REGEX_FACTOR: f64 = 0.25;
 pub(crate) const CHECK_COST: u64 = 350_000;
 
+/// Functions that cost one, whatever they are given.
+pub(crate) const COST_ONE: &[&str] = &[
+    "format.named",
+    "serviceAccount",
+    "path",
+    "group",
+    "resource",
+    "subresource",
+    "namespace",
+    "name",
+    "allowed",
+    "reason",
+    "error",
+    "errored",
+    "masked",
+    "prefixLength",
+    "family",
+    "isUnspecified",
+    "isLoopback",
+    "isLinkLocalMulticast",
+    "isLinkLocalUnicast",
+    "isGlobalUnicast",
+    "sign",
+    "asInteger",
+    "isInteger",
+    "asApproximateFloat",
+    "isGreaterThan",
+    "isLessThan",
+    "compareTo",
+    "add",
+    "sub",
+    "major",
+    "minor",
+    "patch",
+    "getScheme",
+    "getHostname",
+    "getHost",
+    "getPort",
+    "getEscapedPath",
+    "getQuery",
+];
+
 /// A range of sizes: characters, bytes, elements or entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]

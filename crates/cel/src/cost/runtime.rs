@@ -109,44 +109,7 @@ fn kubernetes(function: &str, overload: &str, args: &[Val<'_>], result: Option<&
             Val::Opaque(Opaque::Format(format)) => pattern_cost(size(1)?, format.max_regex_size),
             _ => return None,
         },
-        "format.named"
-        | "serviceAccount"
-        | "path"
-        | "group"
-        | "resource"
-        | "subresource"
-        | "namespace"
-        | "name"
-        | "allowed"
-        | "reason"
-        | "error"
-        | "errored"
-        | "masked"
-        | "prefixLength"
-        | "family"
-        | "isUnspecified"
-        | "isLoopback"
-        | "isLinkLocalMulticast"
-        | "isLinkLocalUnicast"
-        | "isGlobalUnicast"
-        | "sign"
-        | "asInteger"
-        | "isInteger"
-        | "asApproximateFloat"
-        | "isGreaterThan"
-        | "isLessThan"
-        | "compareTo"
-        | "add"
-        | "sub"
-        | "major"
-        | "minor"
-        | "patch"
-        | "getScheme"
-        | "getHostname"
-        | "getHost"
-        | "getPort"
-        | "getEscapedPath"
-        | "getQuery" => 1,
+        constant if super::COST_ONE.contains(&constant) => 1,
         _ => return None,
     })
 }

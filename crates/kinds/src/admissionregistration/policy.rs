@@ -124,34 +124,11 @@ pub(super) fn validate_variables(
 
 /// Whether CEL could read the name as an identifier.
 fn is_identifier(name: &str) -> bool {
-    const RESERVED: [&str; 21] = [
-        "true",
-        "false",
-        "null",
-        "in",
-        "as",
-        "break",
-        "const",
-        "continue",
-        "else",
-        "for",
-        "function",
-        "if",
-        "import",
-        "let",
-        "loop",
-        "package",
-        "namespace",
-        "return",
-        "var",
-        "void",
-        "while",
-    ];
     let mut bytes = name.bytes();
     let first = |b: u8| b == b'_' || b.is_ascii_alphabetic();
     bytes.next().is_some_and(first)
         && bytes.all(|b| first(b) || b.is_ascii_digit())
-        && !RESERVED.contains(&name)
+        && !orlop_cel::escaping::RESERVED.contains(&name)
 }
 
 /// `status.conditions` as upstream's `ValidateConditions` wants them.

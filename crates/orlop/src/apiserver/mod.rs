@@ -7,6 +7,7 @@ mod table;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::bail;
 use orlop_apiserver::ApiServer;
@@ -38,6 +39,10 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     until_told(tasks, shutdown).await
 }
 
+/// Pause between attempts to reach etcd at the start.
+#[cfg(feature = "etcd")]
+const RETRY: Duration = Duration::from_millis(250);
+
 /// Where the state is kept.
 struct Storage {
     data_dir: PathBuf,
@@ -52,6 +57,8 @@ struct Etcd {
     prefix: String,
     ca_pem: Option<String>,
     identity: Option<(String, String)>,
+    /// How long etcd may take to answer for the first time.
+    patience: Duration,
 }
 
 impl Storage {
@@ -67,7 +74,8 @@ impl Storage {
         if servers.is_empty() && (ca_pem.is_some() || identity.is_some() || flags.has("etcd-prefix")) {
             bail!("--etcd-prefix, --etcd-cafile, --etcd-certfile and --etcd-keyfile need --etcd-servers");
         }
-        let etcd = (!servers.is_empty()).then_some(Etcd { servers, prefix, ca_pem, identity });
+        let patience = flags.duration("storage-initialization-timeout")?;
+        let etcd = (!servers.is_empty()).then_some(Etcd { servers, prefix, ca_pem, identity, patience });
         Ok(Storage { data_dir: PathBuf::from(flags.text("data-dir")), etcd })
     }
 
@@ -84,16 +92,25 @@ impl Etcd {
     async fn open(self) -> anyhow::Result<Arc<dyn Store>> {
         use anyhow::Context as _;
         let servers = self.servers.join(",");
-        let store = orlop_store::etcd::EtcdStore::connect(orlop_store::etcd::Options {
+        let options = orlop_store::etcd::Options {
             endpoints: self.servers,
             prefix: self.prefix,
             ca_pem: self.ca_pem,
             identity: self.identity,
             ..Default::default()
-        })
-        .await
-        .with_context(|| format!("--etcd-servers {servers}"))?;
-        Ok(Arc::new(store))
+        };
+        // Both are often started together; who comes first does not matter.
+        let deadline = tokio::time::Instant::now() + self.patience;
+        loop {
+            match orlop_store::etcd::EtcdStore::connect(options.clone()).await {
+                Ok(store) => return Ok(Arc::new(store)),
+                Err(error) if error.is_retriable() && tokio::time::Instant::now() < deadline => {
+                    info!(%error, "waiting for etcd");
+                    tokio::time::sleep(RETRY).await;
+                }
+                Err(error) => return Err(error).with_context(|| format!("--etcd-servers {servers}")),
+            }
+        }
     }
 
     #[cfg(not(feature = "etcd"))]

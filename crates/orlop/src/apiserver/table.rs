@@ -225,12 +225,11 @@ const ETCD: &[Flag] = &[
         "the state is in the data directory or in --etcd-servers",
         "Kind of storage: etcd3",
     ),
-    idle(
+    used(
         "storage-initialization-timeout",
         Duration,
         "1m0s",
-        "the store is open before the server listens",
-        "How long the storage may take to be ready",
+        "How long etcd may take to answer for the first time; a data directory is open at once",
     ),
     idle(
         "storage-media-type",
