@@ -242,7 +242,7 @@ fn scale(whole: &str, fraction: &str, base: u32, exponent: i32) -> Result<i128, 
         match number.checked_mul(10) {
             Some(product) => number = product,
             // Beyond what anything can hold; only its being huge matters.
-            None => return Ok(HUGE),
+            None => return Ok(if base == 2 { CAP } else { HUGE }),
         }
         power -= 1;
     }
@@ -381,6 +381,7 @@ mod tests {
             ("9223372036854775807", "9223372036854775807"),
             ("99999999999999999999", "99999999999999999999"),
             ("8Ei", "9223372036854775807"),
+            ("666666666666666666Ei", "9223372036854775807"),
             ("1E", "1E"),
         ];
         for (text, want) in cases {
