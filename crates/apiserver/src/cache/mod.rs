@@ -4,24 +4,27 @@
 //! enter here in revision order through [`Caches::run`]; a writer waits for its own revision before it answers, so
 //! everything it reads afterwards includes its write. The upstream counterpart is the watch cache (`Cacher`).
 
+mod applied;
 mod entry;
 mod hub;
+mod prepared;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use imbl::OrdMap;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use serde_json::Value;
-use tokio::sync::oneshot;
 
+use applied::Applied;
 pub use entry::{Entry, Fields, Labels};
 use hub::Hub;
 pub use hub::{Change, ChangeKind, Interest, Mailbox, Subscription, frame};
+use prepared::Preparations;
+pub use prepared::PreparedGuard;
 
 /// A snapshot of one kind: objects by `namespace/name`.
 pub type Snapshot = OrdMap<Arc<str>, Arc<Entry>>;
@@ -90,42 +93,6 @@ pub struct Cache {
     pub reads: crate::metrics::Reads,
 }
 
-/// How far the event stream has been taken in, and who waits for it.
-#[derive(Default)]
-struct Applied {
-    revision: AtomicU64,
-    waiters: Mutex<BTreeMap<u64, Vec<oneshot::Sender<()>>>>,
-}
-
-impl Applied {
-    fn advance(&self, revision: u64) {
-        let mut waiters = self.waiters.lock();
-        self.revision.fetch_max(revision, Ordering::Release);
-        let later = waiters.split_off(&(revision + 1));
-        let ready = std::mem::replace(&mut *waiters, later);
-        drop(waiters);
-        for waiter in ready.into_values().flatten() {
-            let _ = waiter.send(());
-        }
-    }
-
-    async fn wait(&self, revision: u64) {
-        if self.revision.load(Ordering::Acquire) >= revision {
-            return;
-        }
-        let receiver = {
-            let mut waiters = self.waiters.lock();
-            if self.revision.load(Ordering::Acquire) >= revision {
-                return;
-            }
-            let (sender, receiver) = oneshot::channel();
-            waiters.entry(revision).or_default().push(sender);
-            receiver
-        };
-        let _ = receiver.await;
-    }
-}
-
 /// Sorted labels of an object.
 pub fn labels_of(object: &Value) -> Labels {
     let Some(labels) = object.pointer("/metadata/labels").and_then(Value::as_object) else {
@@ -153,7 +120,7 @@ impl Cache {
     pub fn snapshot(&self) -> (Snapshot, u64) {
         let state = self.state.read();
         // Under the lock: everything up to `applied` is in the map, and nothing of this kind beyond `last`.
-        (state.map.clone(), state.last.max(self.applied.revision.load(Ordering::Acquire)))
+        (state.map.clone(), state.last.max(self.applied.revision()))
     }
 
     /// The object with this `namespace/name`.
@@ -199,7 +166,7 @@ impl Cache {
     /// Starts a watch of the changes after `from` (exclusive), or with the whole current state when `None`.
     pub fn subscribe(&self, from: Option<u64>, interest: Interest) -> Result<Subscription, TooOld> {
         let mut state = self.state.write();
-        let current = state.last.max(self.applied.revision.load(Ordering::Acquire));
+        let current = state.last.max(self.applied.revision());
         let mut subscription =
             Subscription { initial: None, backlog: Vec::new(), revision: current, receiver: None };
         match from {
@@ -219,7 +186,7 @@ impl Cache {
 
     /// Revision up to which every event of every kind has been taken in.
     pub fn applied(&self) -> u64 {
-        self.applied.revision.load(Ordering::Acquire)
+        self.applied.revision()
     }
 
     /// How many objects there are, and how large they are together.
@@ -350,43 +317,17 @@ impl State {
     }
 }
 
-/// Facts about a value that is about to be committed, so that taking it in need not parse it again.
-struct Prepared {
-    value: Bytes,
-    labels: Labels,
-    fields: Fields,
-}
-
 /// All caches, fed by one event stream.
 pub struct Caches {
     by_prefix: ArcSwap<BTreeMap<String, Arc<Cache>>>,
     applied: Arc<Applied>,
-    prepared: Mutex<HashMap<Bytes, Vec<Arc<Prepared>>>>,
-}
-
-/// Withdraws the facts when the transaction is over, whatever came of it.
-pub struct PreparedGuard<'a> {
-    caches: &'a Caches,
-    key: Bytes,
-    prepared: Arc<Prepared>,
-}
-
-impl Drop for PreparedGuard<'_> {
-    fn drop(&mut self) {
-        let mut all = self.caches.prepared.lock();
-        if let Some(list) = all.get_mut(&self.key) {
-            list.retain(|other| !Arc::ptr_eq(other, &self.prepared));
-            if list.is_empty() {
-                all.remove(&self.key);
-            }
-        }
-    }
+    prepared: Preparations,
 }
 
 impl Caches {
     /// No kinds yet.
     pub fn new() -> Caches {
-        Caches { by_prefix: ArcSwap::default(), applied: Arc::default(), prepared: Mutex::default() }
+        Caches { by_prefix: ArcSwap::default(), applied: Arc::default(), prepared: Preparations::default() }
     }
 
     fn make(
@@ -487,7 +428,7 @@ impl Caches {
 
     /// Revision up to which every event has been taken in.
     pub fn applied(&self) -> u64 {
-        self.applied.revision.load(Ordering::Acquire)
+        self.applied.revision()
     }
 
     /// Waits until the event of `revision` has been taken in.
@@ -497,15 +438,7 @@ impl Caches {
 
     /// Announces the facts of a value that is about to be written under `key`.
     pub fn prepare(&self, key: Bytes, value: Bytes, labels: Labels, fields: Fields) -> PreparedGuard<'_> {
-        let prepared = Arc::new(Prepared { value, labels, fields });
-        self.prepared.lock().entry(key.clone()).or_default().push(prepared.clone());
-        PreparedGuard { caches: self, key, prepared }
-    }
-
-    fn facts(&self, key: &Bytes, value: &Bytes) -> Option<(Labels, Fields)> {
-        let all = self.prepared.lock();
-        let found = all.get(key)?.iter().find(|prepared| prepared.value == *value)?;
-        Some((found.labels.clone(), found.fields.clone()))
+        self.prepared.announce(key, value, labels, fields)
     }
 
     /// Fills every cache from the store and follows its events until `stop`; returns when the caches are filled.
@@ -582,7 +515,7 @@ impl Caches {
             let entry = match event.kind {
                 orlop_store::EventKind::Delete | orlop_store::EventKind::Progress => None,
                 orlop_store::EventKind::Put => {
-                    let facts = self.facts(&event.kv.key, &event.kv.value);
+                    let facts = self.prepared.facts(&event.kv.key, &event.kv.value);
                     let entry = cache.entry(&event.kv.key, &event.kv.value, revision, facts);
                     if entry.is_none() {
                         tracing::error!(key, "committed object cannot be decoded; ignored");

@@ -15,6 +15,7 @@ pub mod follow;
 pub mod inflight;
 mod metrics;
 mod queueset;
+mod terms;
 mod width;
 
 use std::collections::BTreeMap;
