@@ -33,18 +33,30 @@ impl Expectations {
         })
     }
 
-    /// To be called before the creations, because their events may arrive before the calls return.
-    pub(crate) fn expect_creations(&self, key: &ObjectKey, count: usize) {
-        let creations = i64::try_from(count).unwrap_or(i64::MAX);
-        let expected = Expected { creations, deletions: HashSet::new(), since: Instant::now() };
+    /// To be called before the creations and the deletions (by uid), because their events may arrive before the calls
+    /// return.
+    pub(crate) fn expect(
+        &self,
+        key: &ObjectKey,
+        creations: usize,
+        deletions: impl IntoIterator<Item = String>,
+    ) {
+        let expected = Expected {
+            creations: i64::try_from(creations).unwrap_or(i64::MAX),
+            deletions: deletions.into_iter().collect(),
+            since: Instant::now(),
+        };
         self.open.lock().insert(key.clone(), expected);
     }
 
-    /// To be called before the deletions.
+    /// [`expect`](Self::expect) creations only.
+    pub(crate) fn expect_creations(&self, key: &ObjectKey, count: usize) {
+        self.expect(key, count, []);
+    }
+
+    /// [`expect`](Self::expect) deletions only.
     pub(crate) fn expect_deletions(&self, key: &ObjectKey, uids: impl IntoIterator<Item = String>) {
-        let expected =
-            Expected { creations: 0, deletions: uids.into_iter().collect(), since: Instant::now() };
-        self.open.lock().insert(key.clone(), expected);
+        self.expect(key, 0, uids);
     }
 
     /// A creation showed up in the cache, or failed.

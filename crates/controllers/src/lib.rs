@@ -7,16 +7,20 @@
 
 mod claim;
 mod cluster_role_aggregation;
+mod daemonset;
 mod deployment;
 mod discovery;
+mod disruption;
 mod endpoints;
 mod endpointslice;
 mod error;
 mod expectations;
 mod garbage;
+mod history;
 mod namespace;
 mod node;
 mod objects;
+mod placement;
 mod pod_control;
 mod podgc;
 mod replicaset;
@@ -24,6 +28,8 @@ mod root_ca;
 mod service_account;
 mod services;
 mod shell;
+mod statefulset;
+mod workload;
 
 pub use error::Error;
 pub use shell::{CONTROLLERS, ClientFor, Context, Options, run};

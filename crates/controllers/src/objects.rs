@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::core::{Selector, SelectorExt};
 use orlop_client::Informer;
 
@@ -155,6 +156,19 @@ pub(crate) fn is_available(pod: &Pod, min_ready: i32, now: Timestamp) -> bool {
 pub(crate) fn until_available(pod: &Pod, min_ready: i32, now: Timestamp) -> Option<Duration> {
     let due = ready_since(pod)?.as_nanosecond() + i128::from(min_ready) * 1_000_000_000;
     Some(Duration::from_nanos(u64::try_from((due - now.as_nanosecond()).max(0)).unwrap_or(u64::MAX)))
+}
+
+/// An absolute number, or a percentage of `total`. What is neither counts as 0 (validation keeps it out).
+pub(crate) fn scaled(value: &IntOrString, total: i32, round_up: bool) -> i32 {
+    match value {
+        IntOrString::Int(number) => *number,
+        IntOrString::String(text) => {
+            let percent: i64 = text.strip_suffix('%').and_then(|number| number.parse().ok()).unwrap_or(0);
+            let hundredths = percent * i64::from(total);
+            let whole = if round_up { (hundredths + 99).div_euclid(100) } else { hundredths.div_euclid(100) };
+            i32::try_from(whole).unwrap_or(i32::MAX)
+        }
+    }
 }
 
 /// Seconds from `then` to `now`; negative when `then` is in the future.

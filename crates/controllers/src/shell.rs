@@ -96,6 +96,10 @@ macro_rules! controllers {
 controllers! {
     "deployment-controller", "deployment-controller", "deployment-controller", crate::deployment::run;
     "replicaset-controller", "replicaset-controller", "replicaset-controller", crate::replicaset::run;
+    "replicationcontroller-controller", "replication-controller", "replication-controller", crate::replicaset::run_replication_controllers;
+    "daemonset-controller", "daemon-set-controller", "daemonset-controller", crate::daemonset::run;
+    "statefulset-controller", "statefulset-controller", "statefulset-controller", crate::statefulset::run;
+    "disruption-controller", "disruption-controller", "controllermanager", crate::disruption::run;
     "endpoints-controller", "endpoint-controller", "endpoint-controller", crate::endpoints::run;
     "endpointslice-controller", "endpointslice-controller", "endpoint-slice-controller", crate::endpointslice::run;
     "namespace-controller", "namespace-controller", "namespace-controller", crate::namespace::run;

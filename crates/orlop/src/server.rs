@@ -23,21 +23,17 @@ use crate::node::{self, Identities, NodeName};
 const STOP: Duration = Duration::from_secs(5);
 
 /// What the API server serves and no part of `orlop server` acts on yet. Nobody shall wait for a Job that never runs.
-const UNATTENDED: [&str; 16] = [
+const UNATTENDED: [&str; 12] = [
     "certificatesigningrequests",
     "cronjobs",
-    "daemonsets",
     "horizontalpodautoscalers",
     "ingresses",
     "jobs",
     "networkpolicies",
     "persistentvolumeclaims",
     "persistentvolumes",
-    "poddisruptionbudgets",
-    "replicationcontrollers",
     "resourceclaims",
     "resourcequotas",
-    "statefulsets",
     "storageclasses",
     "volumeattachments",
 ];

@@ -8,6 +8,7 @@ mod sets;
 mod tests;
 
 use sets::same_template;
+pub(crate) use sets::template_hash;
 
 use std::collections::HashSet;
 use std::sync::Arc;

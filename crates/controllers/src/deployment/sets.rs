@@ -8,7 +8,8 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::objects::{Labels, Meta};
+use crate::history::safe_encode;
+use crate::objects::{Labels, Meta, scaled};
 
 pub(crate) const HASH_LABEL: &str = "pod-template-hash";
 pub(crate) const REVISION: &str = "deployment.kubernetes.io/revision";
@@ -75,19 +76,6 @@ fn fenceposts(update: &RollingUpdateDeployment, replicas: i32) -> (i32, i32) {
     if surge == 0 && unavailable == 0 { (0, 1) } else { (surge, unavailable) }
 }
 
-/// An absolute number, or a percentage of `total`. What is neither counts as 0 (validation keeps it out).
-pub(crate) fn scaled(value: &IntOrString, total: i32, round_up: bool) -> i32 {
-    match value {
-        IntOrString::Int(number) => *number,
-        IntOrString::String(text) => {
-            let percent: i64 = text.strip_suffix('%').and_then(|number| number.parse().ok()).unwrap_or(0);
-            let hundredths = percent * i64::from(total);
-            let whole = if round_up { (hundredths + 99).div_euclid(100) } else { hundredths.div_euclid(100) };
-            i32::try_from(whole).unwrap_or(i32::MAX)
-        }
-    }
-}
-
 pub(crate) fn size(set: &ReplicaSet) -> i32 {
     set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
 }
@@ -133,11 +121,6 @@ pub(crate) fn template_hash(template: &PodTemplateSpec, collisions: Option<i32>)
     let hash =
         bytes.iter().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
     safe_encode(&hash.to_string())
-}
-
-pub(crate) fn safe_encode(text: &str) -> String {
-    const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
-    text.bytes().map(|byte| char::from(ALPHABET[usize::from(byte) % ALPHABET.len()])).collect()
 }
 
 /// `<deployment>-<hash>`, the first part cut when the whole would be too long for a name.

@@ -15,6 +15,7 @@ use super::lifecycle::{BY_NODE, index_by_node};
 use super::taints_of;
 use crate::error::{Error, unless_gone};
 use crate::objects::{Meta, is_finished, node_name};
+use crate::placement::tolerates;
 use crate::shell::Shell;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -22,20 +23,6 @@ enum Fate {
     Stays,
     /// Seconds from when the taint was put until the pod goes; 0 at once.
     GoesAfter(i64),
-}
-
-pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let field = |text: &Option<String>| text.clone().unwrap_or_default();
-    let (effect, key, operator) =
-        (field(&toleration.effect), field(&toleration.key), field(&toleration.operator));
-    if (!effect.is_empty() && effect != taint.effect) || (!key.is_empty() && key != taint.key) {
-        return false;
-    }
-    match operator.as_str() {
-        "Exists" => true,
-        "" | "Equal" => field(&toleration.value) == field(&taint.value),
-        _ => false,
-    }
 }
 
 /// What becomes of a pod with these tolerations under these NoExecute taints.

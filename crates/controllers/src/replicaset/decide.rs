@@ -47,11 +47,12 @@ pub(crate) fn scale(
     }
 }
 
-/// What the status should be. `failure` is why the last scaling failed.
+/// What the status should be. `failure` is why the last scaling failed; `terminating` is `None` for a kind that does not
+/// tell.
 pub(crate) fn status(
     set: &ReplicaSet,
     active: &[Arc<Pod>],
-    terminating: usize,
+    terminating: Option<usize>,
     failure: Option<&str>,
     now: Timestamp,
 ) -> ReplicaSetStatus {
@@ -68,7 +69,7 @@ pub(crate) fn status(
     }));
     status.ready_replicas = Some(count(&is_ready));
     status.available_replicas = Some(count(&|pod| is_available(pod, min_ready(set), now)));
-    status.terminating_replicas = Some(i32::try_from(terminating).unwrap_or(i32::MAX));
+    status.terminating_replicas = terminating.map(|count| i32::try_from(count).unwrap_or(i32::MAX));
     status.observed_generation = Some(set.generation());
 
     let conditions = status.conditions.get_or_insert_default();
@@ -163,7 +164,7 @@ mod tests {
     #[test]
     fn tells_what_it_sees() {
         let now = at("2026-01-01T00:01:00Z");
-        let seen = status(&set(3, 30), &pods(2, Some("2026-01-01T00:00:45Z")), 1, None, now);
+        let seen = status(&set(3, 30), &pods(2, Some("2026-01-01T00:00:45Z")), Some(1), None, now);
         assert_eq!(
             serde_json::to_value(&seen).unwrap(),
             json!({"availableReplicas": 0, "fullyLabeledReplicas": 2,
@@ -173,7 +174,8 @@ mod tests {
             next_available(&set(3, 30), &pods(2, Some("2026-01-01T00:00:45Z")), now),
             Some(Duration::from_secs(15))
         );
-        let later = status(&set(3, 30), &pods(2, Some("2026-01-01T00:00:30Z")), 0, Some("no quota"), now);
+        let later =
+            status(&set(3, 30), &pods(2, Some("2026-01-01T00:00:30Z")), Some(0), Some("no quota"), now);
         assert_eq!(later.available_replicas, Some(2));
         let failure = &later.conditions.as_ref().unwrap()[0];
         assert_eq!(
@@ -182,7 +184,7 @@ mod tests {
         );
         let mut failing = set(3, 0);
         failing.status = Some(later);
-        assert_eq!(status(&failing, &pods(3, None), 0, None, now).conditions, None, "it works again");
+        assert_eq!(status(&failing, &pods(3, None), None, None, now).conditions, None, "it works again");
         assert!(differs(None, &seen) && !differs(Some(&seen), &seen));
     }
 }

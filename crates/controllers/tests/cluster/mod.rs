@@ -1,5 +1,7 @@
 //! A cluster in memory: the API server, the controllers, and in place of scheduler and kubelets one task that binds
 //! pods, makes them ready, and lets them go.
+// Each test file uses a part of it.
+#![allow(dead_code)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,0 +1,97 @@
+//! What the controllers of pods have in common: which of their objects a changed pod concerns.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::{DaemonSet, ReplicaSet, StatefulSet};
+use k8s_openapi::api::core::v1::{Pod, ReplicationController};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use orlop_client::{Informer, InformerEvent, ObjectKey, WorkQueue};
+
+use crate::claim::Namespaced;
+use crate::expectations::Expectations;
+use crate::objects::{Meta, selects};
+
+/// An object that makes pods and finds them again by a selector.
+pub(crate) trait Workload: Namespaced {
+    /// Which pods are its own; an empty selector means none.
+    fn selector(&self) -> LabelSelector;
+}
+
+macro_rules! workloads {
+    ($($kind:ty),*) => {$(
+        impl Workload for $kind {
+            fn selector(&self) -> LabelSelector {
+                self.spec.as_ref().map(|spec| spec.selector.clone()).unwrap_or_default()
+            }
+        }
+    )*};
+}
+workloads!(DaemonSet, ReplicaSet, StatefulSet);
+
+impl Workload for ReplicationController {
+    fn selector(&self) -> LabelSelector {
+        let labels = self.spec.as_ref().and_then(|spec| spec.selector.clone());
+        LabelSelector { match_labels: labels, ..LabelSelector::default() }
+    }
+}
+
+/// Queues the owner of every pod that changes, and whoever could adopt a pod without an owner. Takes note of what
+/// `expectations` wait for.
+pub(crate) fn queue_for_pods<O: Workload>(
+    pods: &Informer<Pod>,
+    owners: &Informer<O>,
+    expectations: &Expectations,
+    queue: &WorkQueue<ObjectKey>,
+) {
+    let watch = PodWatch { owners: owners.clone(), expectations: expectations.clone(), queue: queue.clone() };
+    pods.subscribe(move |event| watch.pod(event));
+}
+
+struct PodWatch<O> {
+    owners: Informer<O>,
+    expectations: Expectations,
+    queue: WorkQueue<ObjectKey>,
+}
+
+impl<O: Workload> PodWatch<O> {
+    fn owner(&self, pod: &Pod) -> Option<ObjectKey> {
+        let reference = pod.controller().filter(|owner| owner.kind == O::kind(&()))?;
+        let owner: Arc<O> = self.owners.get(pod.namespace(), &reference.name)?;
+        (owner.uid() == reference.uid).then(|| ObjectKey::of(Meta::meta(&*owner)))
+    }
+
+    fn pod(&self, event: &InformerEvent<Pod>) {
+        let pod = event.object();
+        if let InformerEvent::Updated { old, .. } = event
+            && old.controller().map(|owner| &owner.uid) != pod.controller().map(|owner| &owner.uid)
+            && let Some(former) = self.owner(old)
+        {
+            self.queue.add(former);
+        }
+        let Some(key) = self.owner(pod) else {
+            return self.orphan(event);
+        };
+        if matches!(event, InformerEvent::Added(_)) {
+            self.expectations.creation_observed(&key);
+        }
+        // A pod with a deletion timestamp does not count any more, long before it is gone.
+        if pod.deleting() || matches!(event, InformerEvent::Deleted(_)) {
+            self.expectations.deletion_observed(&key, pod.uid());
+        }
+        self.queue.add(key);
+    }
+
+    fn orphan(&self, event: &InformerEvent<Pod>) {
+        let pod = event.object();
+        let unchanged = matches!(event, InformerEvent::Updated { old, .. }
+            if old.metadata.labels == pod.metadata.labels && old.controller().is_none());
+        if pod.controller().is_some() || unchanged || matches!(event, InformerEvent::Deleted(_)) {
+            return;
+        }
+        for owner in self.owners.list_namespace(pod.namespace()) {
+            if selects(&owner.selector(), &pod.metadata) {
+                self.queue.add(ObjectKey::of(Meta::meta(&*owner)));
+            }
+        }
+    }
+}
