@@ -1,7 +1,14 @@
-//! What resources the server has, for the controllers that deal with all kinds: namespace deletion and garbage
-//! collection.
+//! What resources the server has, for the controllers that deal with all kinds: namespace deletion, garbage collection
+//! and quota.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
 
 use kube::api::{Api, ApiResource, DynamicObject};
+use orlop_client::SharedInformerFactory;
+use tokio::sync::Notify;
+use tracing::warn;
 
 use crate::error::message;
 
@@ -65,6 +72,51 @@ pub(crate) async fn discover(client: &kube::Client) -> Discovered {
         }
     }
     found
+}
+
+/// Asks at once, and again whenever definitions of resources change; does not end by itself. `found` gets all resources,
+/// and those among them that were not there before and can be listed, watched and deleted.
+pub(crate) async fn follow<F, Fut>(
+    client: &kube::Client,
+    informers: &SharedInformerFactory,
+    controller: &'static str,
+    found: F,
+) where
+    F: Fn(Vec<Arc<Resource>>, Vec<Arc<Resource>>) -> Fut,
+    Fut: Future<Output = ()>,
+{
+    let changed = Arc::new(Notify::new());
+    let mut known = HashSet::new();
+    let mut wait = Duration::from_secs(1);
+    loop {
+        let discovered = discover(client).await;
+        let all: Vec<_> = discovered.resources.into_iter().map(Arc::new).collect();
+        let mut new = Vec::new();
+        for resource in &all {
+            let usable = ["list", "watch", "delete"].iter().all(|verb| resource.can(verb));
+            let (group, plural) = (resource.api.group.clone(), resource.api.plural.clone());
+            let defines = matches!(plural.as_str(), "customresourcedefinitions" | "apiservices");
+            if !usable || !known.insert((group, plural)) {
+                continue;
+            }
+            if defines {
+                let changed = changed.clone();
+                informers.metadata(&resource.api).subscribe(move |_| changed.notify_one());
+            }
+            new.push(resource.clone());
+        }
+        found(all, new).await;
+        if discovered.failures.is_empty() {
+            wait = Duration::from_secs(1);
+            changed.notified().await;
+            // A definition takes a moment until it is served, and several often come together.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        } else {
+            warn!(controller, failures = ?discovered.failures, "some resources are not known; asking again");
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(Duration::from_secs(60));
+        }
+    }
 }
 
 impl Discovered {

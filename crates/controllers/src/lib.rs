@@ -24,6 +24,7 @@ mod placement;
 mod pod_control;
 mod podgc;
 mod replicaset;
+mod resourcequota;
 mod root_ca;
 mod service_account;
 mod services;

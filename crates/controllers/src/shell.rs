@@ -102,7 +102,9 @@ controllers! {
     "disruption-controller", "disruption-controller", "controllermanager", crate::disruption::run;
     "endpoints-controller", "endpoint-controller", "endpoint-controller", crate::endpoints::run;
     "endpointslice-controller", "endpointslice-controller", "endpoint-slice-controller", crate::endpointslice::run;
+    "endpointslice-mirroring-controller", "endpointslicemirroring-controller", "endpoint-slice-mirroring-controller", crate::endpointslice::run_mirroring;
     "namespace-controller", "namespace-controller", "namespace-controller", crate::namespace::run;
+    "resourcequota-controller", "resourcequota-controller", "resourcequota-controller", crate::resourcequota::run;
     "serviceaccount-controller", "service-account-controller", "service-account-controller", crate::service_account::run;
     "root-ca-certificate-publisher-controller", "root-ca-cert-publisher", "root-ca-cert-publisher", crate::root_ca::run;
     "garbage-collector-controller", "generic-garbage-collector", "garbage-collector-controller", crate::garbage::run;

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use cluster::{Cluster, eventually, start};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::{Pod, ReplicationController};
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Pod, ReplicationController, ResourceQuota, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use orlop_controllers::Options;
 use serde_json::{Value, json};
 
@@ -227,21 +228,100 @@ async fn a_budget_counts_by_the_scale_of_the_owners() {
     evict(&pods[0]).await.unwrap();
     status(&cluster, path, json!({"currentHealthy": 3, "disruptionsAllowed": 1})).await;
 
-    // A Job has no scale: nobody can tell how many pods there should be.
-    let pod = json!({"metadata": {"name": "lone", "labels": {"app": "web"}, "ownerReferences": [
-        {"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": "u", "controller": true}]},
-        "spec": {"containers": [{"name": "c", "image": "web:1"}]}});
-    cluster.create::<Pod>("default", pod).await;
-    let failed = eventually("the failure is told", || async {
+    // A DaemonSet has no scale: nobody can tell how many pods there should be.
+    let budget = json!({"metadata": {"name": "agent"}, "spec": {"maxUnavailable": 1,
+        "selector": {"matchLabels": {"app": "agent"}}}});
+    cluster.create::<PodDisruptionBudget>("default", budget).await;
+    let set = json!({"metadata": {"name": "agent"}, "spec": {
+        "selector": {"matchLabels": {"app": "agent"}}, "template": template("agent")}});
+    cluster.create::<DaemonSet>("default", set).await;
+    let path = "apis/policy/v1/namespaces/default/poddisruptionbudgets/agent";
+    eventually("the failure is told", || async {
         let seen = cluster.get(path).await;
-        let told = cluster::conditions(&seen).get("DisruptionAllowed").cloned().unwrap_or_default();
-        let gone = cluster.get("api/v1/namespaces/default/pods/lone").await.is_null();
-        if told == "False SyncFailed" || gone { Ok(seen) } else { Err(seen) }
+        let told = &seen["status"]["conditions"][0];
+        let expected = "daemonsets.apps does not implement the scale subresource";
+        if told["reason"] == "SyncFailed" && told["message"] == expected { Ok(()) } else { Err(seen) }
     })
     .await;
-    let message = failed["status"]["conditions"][0]["message"].as_str().unwrap_or_default();
-    assert!(
-        message.is_empty() || message == "jobs.batch does not implement the scale subresource",
-        "{message}"
-    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endpoints_made_by_hand_are_mirrored() {
+    let cluster = cluster().await;
+    let service = json!({"metadata": {"name": "db"}, "spec": {"ports": [{"port": 5432}]}});
+    cluster.create::<Service>("default", service).await;
+    let endpoints = json!({"metadata": {"name": "db"}, "subsets": [{"addresses": [{"ip": "192.0.2.7"}],
+        "ports": [{"port": 5432}]}]});
+    cluster.create::<Endpoints>("default", endpoints).await;
+    let path = "apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    let slices = || async {
+        let mut slices = cluster.list(path).await;
+        slices.retain(|slice| slice["metadata"]["name"] != "kubernetes");
+        slices
+    };
+    let slice = eventually("a slice", || async {
+        let slices = slices().await;
+        if slices.len() == 1 { Ok(slices[0].clone()) } else { Err(json!(slices)) }
+    })
+    .await;
+    assert_eq!(slice["endpoints"][0]["addresses"], json!(["192.0.2.7"]));
+    assert_eq!(slice["metadata"]["ownerReferences"][0]["kind"], "Endpoints");
+    idle(&cluster).await;
+    let select = Patch::Merge(json!({"spec": {"selector": {"app": "db"}}}));
+    cluster.api::<Service>("default").patch("db", &PatchParams::default(), &select).await.unwrap();
+    eventually("the other controller takes over", || async {
+        let slices = slices().await;
+        let managers: Vec<_> = slices
+            .iter()
+            .map(|slice| slice["metadata"]["labels"]["endpointslice.kubernetes.io/managed-by"].clone())
+            .collect();
+        if managers == ["endpointslice-controller.k8s.io"] { Ok(()) } else { Err(json!(slices)) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quota_gets_back_what_is_deleted() {
+    let cluster = cluster().await;
+    cluster.create::<ConfigMap>("default", json!({"metadata": {"name": "before"}})).await;
+    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"configmaps": "3", "pods": "2", "requests.cpu": "1",
+        "count/deployments.apps": "1", "count/gadgets.example.com": "1"}}});
+    cluster.create::<ResourceQuota>("default", quota).await;
+    let path = "api/v1/namespaces/default/resourcequotas/q";
+    let used = |name: &'static str, count: &'static str| {
+        let cluster = &cluster;
+        async move {
+            eventually("the usage", || async {
+                let seen = cluster.get(path).await;
+                if seen["status"]["used"][name] == count { Ok(()) } else { Err(seen) }
+            })
+            .await;
+        }
+    };
+    used("configmaps", "1").await;
+    used("count/deployments.apps", "0").await;
+    let pod = |name: &str| {
+        json!({"metadata": {"name": name, "labels": {"app": name}}, "spec": {"containers": [{"name": "c", "image": "web:1",
+            "resources": {"requests": {"cpu": "300m"}}}]}})
+    };
+    cluster.create::<Pod>("default", pod("a")).await;
+    cluster.create::<Pod>("default", pod("b")).await;
+    let refused = serde_json::from_value(pod("c")).unwrap();
+    let error = cluster.api::<Pod>("default").create(&PostParams::default(), &refused).await.unwrap_err();
+    assert!(error.to_string().contains("exceeded quota: q"), "{error}");
+    used("requests.cpu", "600m").await;
+    cluster.api::<Pod>("default").delete("a", &DeleteParams::default()).await.unwrap();
+    used("pods", "1").await;
+    used("requests.cpu", "300m").await;
+    cluster.api::<ConfigMap>("default").delete("before", &DeleteParams::default()).await.unwrap();
+    used("configmaps", "0").await;
+
+    let definition = json!({"metadata": {"name": "gadgets.example.com"}, "spec": {"group": "example.com",
+        "scope": "Namespaced", "names": {"plural": "gadgets", "singular": "gadget", "kind": "Gadget"},
+        "versions": [{"name": "v1", "served": true, "storage": true,
+            "schema": {"openAPIV3Schema": {"type": "object"}}}]}});
+    let definition: CustomResourceDefinition = serde_json::from_value(definition).unwrap();
+    kube::Api::all(cluster.admin.clone()).create(&PostParams::default(), &definition).await.unwrap();
+    used("count/gadgets.example.com", "0").await;
+    idle(&cluster).await;
 }

@@ -23,7 +23,7 @@ use crate::node::{self, Identities, NodeName};
 const STOP: Duration = Duration::from_secs(5);
 
 /// What the API server serves and no part of `orlop server` acts on yet. Nobody shall wait for a Job that never runs.
-const UNATTENDED: [&str; 12] = [
+const UNATTENDED: [&str; 11] = [
     "certificatesigningrequests",
     "cronjobs",
     "horizontalpodautoscalers",
@@ -33,7 +33,6 @@ const UNATTENDED: [&str; 12] = [
     "persistentvolumeclaims",
     "persistentvolumes",
     "resourceclaims",
-    "resourcequotas",
     "storageclasses",
     "volumeattachments",
 ];

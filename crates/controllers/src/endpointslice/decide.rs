@@ -76,9 +76,9 @@ fn endpoints_of(slice: &EndpointSlice) -> &[Endpoint] {
     slice.endpoints.as_deref().unwrap_or_default()
 }
 
-type PortKey = BTreeSet<(Option<String>, Option<i32>, Option<String>, Option<String>)>;
+pub(super) type PortKey = BTreeSet<(Option<String>, Option<i32>, Option<String>, Option<String>)>;
 
-fn key_of(ports: &[EndpointPort]) -> PortKey {
+pub(super) fn key_of(ports: &[EndpointPort]) -> PortKey {
     ports
         .iter()
         .map(|port| (port.name.clone(), port.port, port.protocol.clone(), port.app_protocol.clone()))

@@ -1,8 +1,9 @@
 //! Writes the EndpointSlices of each Service with a selector. Answers to upstream's `endpointslice-controller`.
 
 mod decide;
+mod mirror;
+mod written;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,18 +11,16 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, DeleteParams, PostParams};
 use orlop_client::{EventRecorder, EventType, Informer, InformerEvent, ObjectKey, WorkQueue, run_workers};
-use parking_lot::Mutex;
-use tokio::time::Instant;
 
 use crate::error::{Error, is_conflict, is_namespace_terminating, unless_gone};
 use crate::objects::Meta;
 use crate::services::{self, TriggerTimes};
 use crate::shell::Shell;
 use decide::{MANAGED_BY, MANAGER, SERVICE_NAME};
+pub(crate) use mirror::run as run_mirroring;
+use written::Written;
 
 const BY_SERVICE: &str = "endpointslice-service";
-/// How long a write is waited for to show up in the cache.
-const STALE_LIMIT: Duration = Duration::from_secs(30);
 
 struct Controller {
     services: Informer<Service>,
@@ -58,7 +57,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
     let (own, written) = (queue.clone(), controller.written.clone());
     controller.slices.subscribe(move |event| {
         if matches!(event, InformerEvent::Deleted(_)) {
-            written.forget(event.object());
+            written.forget(event.object().uid());
         }
         if let Some(key) = service_of(event.object()) {
             own.add(key);
@@ -134,47 +133,9 @@ impl Controller {
             self.written.note(key, &api.replace(slice.name(), &params, slice).await?);
         }
         for slice in &plan.delete {
-            self.written.forget(slice);
+            self.written.forget(slice.uid());
             unless_gone(api.delete(slice.name(), &DeleteParams::default()).await)?;
         }
         Ok(())
-    }
-}
-
-/// Generation and time of each slice's last write, by uid.
-type Writes = HashMap<String, (i64, Instant)>;
-
-/// Slices as last written, until the cache shows them.
-#[derive(Default)]
-struct Written {
-    slices: Mutex<HashMap<ObjectKey, Writes>>,
-}
-
-impl Written {
-    fn note(&self, service: &ObjectKey, slice: &EndpointSlice) {
-        let mut all = self.slices.lock();
-        let entry = (slice.generation(), Instant::now());
-        all.entry(service.clone()).or_default().insert(slice.uid().to_owned(), entry);
-    }
-
-    fn forget(&self, slice: &EndpointSlice) {
-        if let Some(key) = service_of(slice) {
-            self.slices.lock().entry(key).or_default().remove(slice.uid());
-        }
-    }
-
-    /// Whether something written is not in the cached slices; forgets what is.
-    fn is_ahead(&self, service: &ObjectKey, cached: &[Arc<EndpointSlice>]) -> bool {
-        let mut all = self.slices.lock();
-        let Some(written) = all.get_mut(service) else { return false };
-        written.retain(|uid, (generation, since)| {
-            let seen = cached.iter().any(|slice| slice.uid() == uid && slice.generation() >= *generation);
-            !seen && since.elapsed() < STALE_LIMIT
-        });
-        if written.is_empty() {
-            all.remove(service);
-            return false;
-        }
-        true
     }
 }

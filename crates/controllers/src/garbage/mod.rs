@@ -18,11 +18,9 @@ use kube::core::PartialObjectMeta;
 use orlop_client::{EventRecorder, EventType, InformerEvent, SharedInformerFactory, WorkQueue, run_workers};
 use parking_lot::Mutex;
 use serde_json::json;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
-use crate::discovery::{Resource, discover};
+use crate::discovery::{Resource, follow};
 use crate::error::{Error, is_not_found, unless_gone};
 use crate::objects::Meta;
 use crate::shell::Shell;
@@ -82,52 +80,34 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
     Ok(())
 }
 
-/// Watches every resource there is, and looks for new ones when definitions of resources change.
-/// `whole` is cancelled when the first caches are filled, or when that takes too long to be waited for.
+/// Watches every resource there is. `whole` is cancelled when the first caches are filled, or when that takes too long
+/// to be waited for.
 async fn keep_watching(
     collector: &Arc<Collector>,
     informers: &SharedInformerFactory,
     whole: CancellationToken,
 ) {
-    let changed = Arc::new(Notify::new());
-    let mut watched = HashSet::new();
-    let mut wait = Duration::from_secs(1);
-    loop {
-        let discovered = discover(&collector.client).await;
+    let whole = &whole;
+    follow(&collector.client, informers, "garbage-collector-controller", |all, new| {
+        let kind =
+            |resource: Arc<Resource>| ((resource.api.group.clone(), resource.api.kind.clone()), resource);
+        collector.kinds.lock().extend(all.into_iter().map(kind));
         let mut filling = Vec::new();
-        for resource in discovered.resources {
-            let resource = Arc::new(resource);
-            let (group, plural) = (resource.api.group.clone(), resource.api.plural.clone());
-            collector.kinds.lock().insert((group.clone(), resource.api.kind.clone()), resource.clone());
-            let usable = ["list", "watch", "delete"].iter().all(|verb| resource.can(verb));
-            // Events are short-lived and own nothing.
-            if !usable || plural == "events" || !watched.insert((group.clone(), plural.clone())) {
-                continue;
-            }
+        // Events are short-lived and own nothing.
+        for resource in new.into_iter().filter(|resource| resource.api.plural != "events") {
             let informer = informers.metadata(&resource.api);
-            let (own, of) = (collector.clone(), resource.clone());
-            informer.subscribe(move |event| own.observe(&of, event));
-            if matches!(plural.as_str(), "customresourcedefinitions" | "apiservices") {
-                let changed = changed.clone();
-                informer.subscribe(move |_| changed.notify_one());
-            }
+            let own = collector.clone();
+            informer.subscribe(move |event| own.observe(&resource, event));
             filling.push(async move { informer.synced().await });
         }
-        if !whole.is_cancelled() {
-            let _ = tokio::time::timeout(SYNC_LIMIT, futures::future::join_all(filling)).await;
-            whole.cancel();
+        async move {
+            if !whole.is_cancelled() {
+                let _ = tokio::time::timeout(SYNC_LIMIT, futures::future::join_all(filling)).await;
+                whole.cancel();
+            }
         }
-        if discovered.failures.is_empty() {
-            wait = Duration::from_secs(1);
-            changed.notified().await;
-            // A definition takes a moment until it is served, and several often come together.
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        } else {
-            warn!(failures = ?discovered.failures, "some resources are not known and not collected; asking again");
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(Duration::from_secs(60));
-        }
-    }
+    })
+    .await;
 }
 
 impl Collector {
