@@ -14,6 +14,7 @@ pub mod authn;
 pub mod authz;
 pub mod bootstrap;
 pub mod cache;
+pub mod components;
 pub mod custom;
 pub mod encryption;
 pub mod endpoints;

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::components::{self, Component};
 use crate::pki::Leaf;
 
 /// An authorizer by upstream's `--authorization-mode` name.
@@ -283,6 +285,8 @@ pub struct Options {
     pub strict_transport_security: Vec<String>,
     /// `--proxy-client-cert-file` and key: shown to aggregated API servers.
     pub proxy_client: Option<Leaf>,
+    /// The components of the control plane that ComponentStatus tells of, by name, besides the store.
+    pub components: Vec<(String, Arc<dyn Component>)>,
     /// The command line as it was understood, for `/configz` and `/flagz`: flag name and value.
     pub flags: Vec<(String, String)>,
 }
@@ -348,6 +352,7 @@ impl Default for Options {
             http2_max_streams: 0,
             strict_transport_security: Vec::new(),
             proxy_client: None,
+            components: components::at_their_ports(),
             flags: Vec::new(),
         }
     }

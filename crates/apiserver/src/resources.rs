@@ -155,9 +155,10 @@ impl Resource {
     }
 }
 
-/// Kinds that exist only as requests and answers.
-const VIRTUAL: [(&str, &str); 7] = [
+/// Kinds that exist only as requests and answers; one that is read has a strategy to print it with.
+const VIRTUAL: [(&str, &str); 8] = [
     ("", "Binding"),
+    ("", "ComponentStatus"),
     ("authentication.k8s.io", "SelfSubjectReview"),
     ("authentication.k8s.io", "TokenReview"),
     ("authorization.k8s.io", "LocalSubjectAccessReview"),
@@ -266,7 +267,7 @@ impl Resources {
                 None => strategy,
             };
             let strategy = conversion.map(Conversion::strategy).or(strategy);
-            let cache = stored.map(|strategy| {
+            let cache = stored.filter(|_| !is_virtual).map(|strategy| {
                 let labels: Vec<Arc<str>> = facts
                     .field_labels
                     .iter()

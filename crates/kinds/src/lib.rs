@@ -193,6 +193,7 @@ pub fn conversion(group: &str, version: &str, kind: &str) -> Option<&'static dyn
 /// then the API server does not serve it.
 pub fn strategy(group: &str, kind: &str) -> Option<&'static dyn Strategy> {
     Some(match (group, kind) {
+        ("", "ComponentStatus") => &core::componentstatus::ComponentStatus,
         ("", "ConfigMap") => &core::configmap::ConfigMap,
         ("", "Endpoints") => &core::endpoints::Endpoints,
         ("", "Event") => &core::event::Event,

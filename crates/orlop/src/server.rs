@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use orlop_apiserver::components::Running;
 use orlop_apiserver::pki::{self, CertificateAuthority, Subject};
 use orlop_apiserver::{ApiServer, Options, UserInfo};
 use orlop_client::SharedInformerFactory;
@@ -51,7 +52,12 @@ pub async fn run(arguments: ServerArguments) -> anyhow::Result<()> {
 
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
+    let (controllers, scheduler) = (Running::default(), Running::default());
     let options = Options {
+        components: vec![
+            ("controller-manager".to_owned(), Arc::new(controllers.clone())),
+            ("scheduler".to_owned(), Arc::new(scheduler.clone())),
+        ],
         bind_address: arguments.listen(),
         advertise_address: node.as_ref().map(|node| node.ip),
         extra_sans: arguments.tls_san.clone(),
@@ -67,8 +73,8 @@ pub async fn run(arguments: ServerArguments) -> anyhow::Result<()> {
     write_kubeconfig(&server, &arguments.write_kubeconfig, arguments.https_listen_port)?;
     info!(after = ?begun.elapsed(), kubeconfig = %arguments.write_kubeconfig.display(), "API server is ready");
 
-    start_controllers(&server, &arguments, &shutdown, &mut tasks);
-    start_scheduler(&server, &shutdown, &mut tasks);
+    start_controllers(&server, &arguments, controllers, &shutdown, &mut tasks);
+    start_scheduler(&server, scheduler, &shutdown, &mut tasks);
     if let Some(node) = node {
         let ca = CertificateAuthority::load_or_generate(&layout.pki(), "ca", "orlop-ca")?;
         let identities = Identities {
@@ -116,6 +122,7 @@ fn client(server: &Arc<ApiServer>, user: UserInfo, component: &'static str) -> k
 fn start_controllers(
     server: &Arc<ApiServer>,
     arguments: &ServerArguments,
+    running: Running,
     shutdown: &CancellationToken,
     tasks: &mut JoinSet<anyhow::Result<()>>,
 ) {
@@ -137,6 +144,7 @@ fn start_controllers(
         shutdown: shutdown.clone(),
     };
     tasks.spawn(async move {
+        let _running = running.begin();
         orlop_controllers::run(context).await;
         Ok(())
     });
@@ -144,12 +152,14 @@ fn start_controllers(
 
 fn start_scheduler(
     server: &Arc<ApiServer>,
+    running: Running,
     shutdown: &CancellationToken,
     tasks: &mut JoinSet<anyhow::Result<()>>,
 ) {
     let client = client(server, UserInfo::new("system:kube-scheduler", &[]), "kube-scheduler");
     let (informers, shutdown) = (SharedInformerFactory::new(client, shutdown.clone()), shutdown.clone());
     tasks.spawn(async move {
+        let _running = running.begin();
         orlop_scheduler::run(informers, orlop_scheduler::Options::default(), shutdown).await;
         Ok(())
     });

@@ -231,6 +231,9 @@ pub struct RangeResult {
 /// (`Compacted` when the reader fell behind compaction) the stream ends. It ends without error when the store closes.
 pub type WatchStream = BoxStream<'static, Result<Vec<Event>, StoreError>>;
 
+/// What is read to see whether a store answers, as upstream does; it need not exist.
+const HEALTH_KEY: &[u8] = b"/registry/health";
+
 /// The revisioned key-value contract; see the crate's documentation for the rules.
 #[async_trait]
 pub trait Store: Send + Sync {
@@ -286,6 +289,27 @@ pub trait Store: Send + Sync {
     /// Engine errors.
     async fn latest(&self) -> Result<Revision, StoreError> {
         Ok(self.revision())
+    }
+
+    /// Whether the store can be read and written now.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    async fn check(&self) -> Result<(), StoreError> {
+        self.get(HEALTH_KEY, None).await.map(drop)
+    }
+
+    /// How many servers hold the data; a store in this process is one.
+    fn servers(&self) -> usize {
+        1
+    }
+
+    /// [`Store::check`] of one of the [`Store::servers`], counted from 0.
+    ///
+    /// # Errors
+    /// Why it does not answer.
+    async fn check_server(&self, _server: usize) -> Result<(), StoreError> {
+        self.check().await
     }
 
     /// Bytes that the store occupies (on disk; in memory for the memory engine).

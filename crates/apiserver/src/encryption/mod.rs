@@ -176,6 +176,18 @@ impl Store for EncryptedStore {
         self.inner.latest().await
     }
 
+    async fn check(&self) -> Result<(), StoreError> {
+        self.inner.check().await
+    }
+
+    fn servers(&self) -> usize {
+        self.inner.servers()
+    }
+
+    async fn check_server(&self, server: usize) -> Result<(), StoreError> {
+        self.inner.check_server(server).await
+    }
+
     async fn size_bytes(&self) -> Result<u64, StoreError> {
         self.inner.size_bytes().await
     }

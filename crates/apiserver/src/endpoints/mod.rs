@@ -2,6 +2,7 @@
 
 mod backend;
 mod binding;
+mod component_status;
 mod eviction;
 mod health;
 mod kubelet;
@@ -93,8 +94,14 @@ async fn serve(server: Arc<ApiServer>, request: &Request, body: Bytes) -> Result
             return Err(method_not_allowed());
         }
     }
-    if resource.group.is_empty() && resource.plural == "endpoints" {
-        request.warnings.add("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice");
+    if resource.group.is_empty() {
+        match resource.plural.as_str() {
+            "endpoints" => request
+                .warnings
+                .add("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+            "componentstatuses" => request.warnings.add("v1 ComponentStatus is deprecated in v1.19+"),
+            _ => {}
+        }
     }
     let include = IncludeObject::parse(request.query.value("includeObject"));
     let renderer = Renderer::new(resource.clone(), request.accept, include);
@@ -245,7 +252,10 @@ impl<'a> Endpoint<'a> {
             return Err(method_not_allowed());
         }
         if self.resource.cache.is_none() {
-            return reviews::create(self, body).await;
+            return match self.resource.kind.as_str() {
+                "ComponentStatus" => component_status::serve(self).await,
+                _ => reviews::create(self, body).await,
+            };
         }
         match info.verb.as_str() {
             "get" => self.get().await,

@@ -165,7 +165,8 @@ impl Renderer {
             View::Object | View::PartialList(_) => value.clone(),
             View::Partial(version) => self.partial(value, version),
             View::Table(version) => {
-                let metadata = json!({"resourceVersion": value["metadata"]["resourceVersion"]});
+                let revision = value["metadata"].get("resourceVersion");
+                let metadata = revision.map_or(json!({}), |revision| json!({"resourceVersion": revision}));
                 self.table(version, metadata, true, std::iter::once(value))
             }
         }
@@ -217,7 +218,12 @@ impl Renderer {
             let version = self.resource.group_version();
             return Bytes::from(protobuf::encode_list(&version, &kind, &metadata, items));
         }
-        let objects: Vec<Value> = page.entries.iter().map(|entry| self.served(entry)).collect();
+        self.list(page.entries.iter().map(|entry| self.served(entry)).collect(), metadata)
+    }
+
+    /// A list of objects in served form.
+    pub fn list(&self, objects: Vec<Value>, metadata: Value) -> Bytes {
+        let custom = self.resource.custom.is_some();
         let value = match self.accept.view {
             View::Table(version) => self.table(version, metadata, true, objects.iter()),
             View::Partial(version) | View::PartialList(version) => {
@@ -235,6 +241,7 @@ impl Renderer {
                         object
                     })
                     .collect();
+                let kind = self.resource.list_kind();
                 json!({"kind": kind, "apiVersion": self.resource.group_version(), "metadata": metadata, "items": items})
             }
         };

@@ -20,8 +20,7 @@ pub struct Selection {
     prefix: Arc<str>,
 }
 
-fn label_matches(requirement: &Requirement, entry: &Entry) -> bool {
-    let value = entry.label(&requirement.key);
+fn label_matches(requirement: &Requirement, value: Option<&str>) -> bool {
     let listed = |value: &str| requirement.values.iter().any(|known| known == value);
     let number = |text: &str| text.parse::<i64>().ok();
     let compared = |smaller: bool| {
@@ -104,7 +103,17 @@ impl Selection {
                 .requirements()
                 .iter()
                 .all(|term| (entry.field(&term.field).unwrap_or("") == term.value) != term.negated)
-            && self.labels.requirements().iter().all(|requirement| label_matches(requirement, entry))
+            && self.labels
+                .requirements()
+                .iter()
+                .all(|requirement| label_matches(requirement, entry.label(&requirement.key)))
+    }
+
+    /// Whether an object that has nothing but this name matches.
+    pub fn matches_name(&self, name: &str) -> bool {
+        let field = |label: &str| if label == "metadata.name" { name } else { "" };
+        self.fields.requirements().iter().all(|term| (field(&term.field) == term.value) != term.negated)
+            && self.labels.requirements().iter().all(|requirement| label_matches(requirement, None))
     }
 
     /// Whether namespace, labels and fields match.

@@ -288,6 +288,11 @@ impl Store for EmbeddedStore {
         Ok(())
     }
 
+    async fn check(&self) -> Result<(), StoreError> {
+        self.shared.refuse_if_poisoned()?;
+        self.get(crate::HEALTH_KEY, None).await.map(drop)
+    }
+
     fn revision(&self) -> Revision {
         Revision(self.shared.index.read().revision())
     }

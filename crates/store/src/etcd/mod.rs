@@ -52,6 +52,26 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    fn connect(&self) -> ConnectOptions {
+        let connect = ConnectOptions::new()
+            .with_connect_timeout(self.timeout)
+            .with_keep_alive(Duration::from_secs(30), Duration::from_secs(10))
+            .with_keep_alive_while_idle(true);
+        if self.ca_pem.is_none() && self.identity.is_none() {
+            return connect;
+        }
+        let mut tls = TlsOptions::new();
+        if let Some(ca) = &self.ca_pem {
+            tls = tls.ca_certificate(Certificate::from_pem(ca));
+        }
+        if let Some((cert, key)) = &self.identity {
+            tls = tls.identity(Identity::from_pem(cert, key));
+        }
+        connect.with_tls(tls)
+    }
+}
+
 /// What every part of the engine shares.
 struct Shared {
     endpoints: String,
@@ -94,6 +114,7 @@ impl Shared {
 
 /// A store in etcd. Dropping it ends its watches.
 pub struct EtcdStore {
+    options: Options,
     kv: KvClient,
     watch: WatchClient,
     maintenance: etcd_client::MaintenanceClient,
@@ -116,20 +137,7 @@ impl EtcdStore {
         if options.endpoints.is_empty() {
             return Err(StoreError::InvalidArgument("no etcd server is named".into()));
         }
-        let mut connect = ConnectOptions::new()
-            .with_connect_timeout(options.timeout)
-            .with_keep_alive(Duration::from_secs(30), Duration::from_secs(10))
-            .with_keep_alive_while_idle(true);
-        if options.ca_pem.is_some() || options.identity.is_some() {
-            let mut tls = TlsOptions::new();
-            if let Some(ca) = &options.ca_pem {
-                tls = tls.ca_certificate(Certificate::from_pem(ca));
-            }
-            if let Some((cert, key)) = &options.identity {
-                tls = tls.identity(Identity::from_pem(cert, key));
-            }
-            connect = connect.with_tls(tls);
-        }
+        let connect = options.connect();
         let (wanted, _) = signal::channel(0);
         let shared = Arc::new(Shared {
             endpoints: options.endpoints.join(","),
@@ -141,6 +149,7 @@ impl EtcdStore {
         });
         let client = shared.in_time("connect", Client::connect(&options.endpoints, Some(connect))).await?;
         let store = EtcdStore {
+            options,
             kv: client
                 .kv_client()
                 .max_decoding_message_size(usize::MAX)
@@ -351,6 +360,20 @@ impl Store for EtcdStore {
             newer
         });
         Ok(Revision(revision))
+    }
+
+    fn servers(&self) -> usize {
+        self.options.endpoints.len()
+    }
+
+    async fn check_server(&self, server: usize) -> Result<(), StoreError> {
+        let Some(endpoint) = self.options.endpoints.get(server) else { return self.check().await };
+        // A connection of its own: the shared one turns to whichever member answers.
+        let question = async {
+            let mut client = Client::connect([endpoint], Some(self.options.connect())).await?;
+            client.get(self.shared.keys.translate(crate::HEALTH_KEY), None).await
+        };
+        self.shared.in_time("read", question).await.map(drop)
     }
 
     async fn size_bytes(&self) -> Result<u64, StoreError> {
