@@ -2,6 +2,7 @@
 //! the CA that in-cluster clients trust. Each start adds what is missing and leaves what was changed.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use orlop_api::status::ApiError;
 use serde_json::{Value, json};
@@ -10,7 +11,9 @@ use crate::ApiServer;
 use crate::authn::UserInfo;
 use crate::registry::object::{meta, set_meta};
 use crate::registry::update::Replace;
+use crate::registry::options::DeleteOptions;
 use crate::registry::{Call, CallOptions, Warnings};
+use crate::resources::Resource;
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 /// The priority classes of the system's own pods.
@@ -55,24 +58,35 @@ struct Bootstrap<'a> {
 }
 
 impl Bootstrap<'_> {
+    /// The server's own call.
+    fn call<'b>(
+        &'b self,
+        resource: &'b Arc<Resource>,
+        namespace: &'b str,
+        name: &'b str,
+        manager: &'b str,
+    ) -> Call<'b> {
+        Call {
+            user: &self.user,
+            resource,
+            namespace,
+            name,
+            subresource: "",
+            dry_run: false,
+            field_manager: manager,
+            warnings: &self.warnings,
+            annotations: None,
+            options: CallOptions::None,
+        }
+    }
+
     /// Creates an object unless it exists; a kind that is not served is passed over.
     async fn ensure(&self, group: &str, object: Value) -> Result<(), ApiError> {
         let kind = object["kind"].as_str().unwrap_or("");
         let Some(resource) = self.server.registry.resources.of_kind(group, kind) else { return Ok(()) };
         let namespace = meta(&object, "namespace").to_string();
         let name = meta(&object, "name").to_string();
-        let call = Call {
-            user: &self.user,
-            resource: &resource,
-            namespace: &namespace,
-            name: &name,
-            subresource: "",
-            dry_run: false,
-            field_manager: "kube-apiserver",
-            warnings: &self.warnings,
-            annotations: None,
-            options: CallOptions::None,
-        };
+        let call = self.call(&resource, &namespace, &name, "kube-apiserver");
         if let Ok(entry) = self.server.registry.get(&call) {
             if group == RBAC_GROUP {
                 self.reconcile(&call, entry.value(), object).await?;
@@ -104,18 +118,7 @@ impl Bootstrap<'_> {
         let kind = object["kind"].as_str().unwrap_or("").to_string();
         let Some(resource) = self.server.registry.resources.of_kind(FLOW_GROUP, &kind) else { return Ok(()) };
         let name = meta(&object, "name").to_string();
-        let call = Call {
-            user: &self.user,
-            resource: &resource,
-            namespace: "",
-            name: &name,
-            subresource: "",
-            dry_run: false,
-            field_manager: FLOW_MANAGER,
-            warnings: &self.warnings,
-            annotations: None,
-            options: CallOptions::None,
-        };
+        let call = self.call(&resource, "", &name, FLOW_MANAGER);
         let Ok(entry) = self.server.registry.get(&call) else {
             return self.ensure(FLOW_GROUP, object).await;
         };
@@ -203,22 +206,47 @@ async fn flow_control(bootstrap: &Bootstrap<'_>) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// The APIServices of the groups and versions that this server serves itself.
+/// Says that the server keeps an APIService: `onstart` when it starts, `true` always.
+pub(crate) const AUTOMANAGED: &str = "kube-aggregator.kubernetes.io/automanaged";
+
+/// The APIServices of the groups and versions that this server serves itself: what is missing is made, what the server
+/// keeps is brought back to what it shall be, and what it kept and does not serve any more goes.
 async fn api_services(bootstrap: &Bootstrap<'_>) -> Result<(), ApiError> {
+    const GROUP: &str = crate::aggregation::GROUP;
+    let registry = &bootstrap.server.registry;
+    let Some(resource) = registry.resources.of_kind(GROUP, "APIService") else { return Ok(()) };
     let all: Value = serde_json::from_str(API_SERVICES).map_err(ApiError::internal)?;
+    let table = registry.resources.table();
     for row in all.as_array().into_iter().flatten() {
         let text = |key: &str| row["spec"].get(key).and_then(Value::as_str).unwrap_or("");
-        let (group, version) = (text("group"), text("version"));
-        let table = bootstrap.server.registry.resources.table();
-        if !table.list.iter().any(|r| r.group == group && r.version == version) {
+        let served = table.list.iter().any(|r| r.group == text("group") && r.version == text("version"));
+        let name = row["name"].as_str().unwrap_or("");
+        let call = bootstrap.call(&resource, "", name, "kube-apiserver");
+        let Ok(entry) = registry.get(&call) else {
+            if served {
+                let object = json!({
+                    "kind": "APIService", "apiVersion": "apiregistration.k8s.io/v1",
+                    "metadata": {"name": row["name"], "labels": row["labels"]},
+                    "spec": row["spec"],
+                });
+                bootstrap.ensure(GROUP, object).await?;
+            }
+            continue;
+        };
+        // Without the label it is somebody else's.
+        if !matches!(entry.label(AUTOMANAGED), Some("onstart" | "true")) {
             continue;
         }
-        let object = json!({
-            "kind": "APIService", "apiVersion": "apiregistration.k8s.io/v1",
-            "metadata": {"name": row["name"], "labels": row["labels"]},
-            "spec": row["spec"],
-        });
-        bootstrap.ensure("apiregistration.k8s.io", object).await?;
+        if !served {
+            registry.delete(&call, &DeleteOptions::default()).await?;
+            continue;
+        }
+        let mut object = entry.value();
+        if object["spec"] != row["spec"] {
+            object["spec"] = row["spec"].clone();
+            set_meta(&mut object, "resourceVersion", None);
+            registry.update(&call, &Replace(object)).await?;
+        }
     }
     Ok(())
 }
@@ -229,14 +257,41 @@ async fn service_range(bootstrap: &Bootstrap<'_>) -> Result<(), ApiError> {
     let registry = &bootstrap.server.registry;
     let object = json!({
         "kind": "ServiceCIDR", "apiVersion": "networking.k8s.io/v1", "metadata": {"name": "kubernetes"},
-        "spec": {"cidrs": [registry.allocators.configured()]},
+        "spec": {"cidrs": registry.allocators.configured()},
         "status": {"conditions": [{
             "type": "Ready", "status": "True", "reason": "", "lastTransitionTime": crate::registry::now(),
             "message": "Kubernetes default Service CIDR is ready",
         }]},
     });
+    let wanted = object["spec"]["cidrs"].clone();
     bootstrap.ensure("networking.k8s.io", object).await?;
+    widen(bootstrap, wanted).await?;
     registry.allocators.repair(registry).await
+}
+
+/// Gives the range of a cluster that becomes dual stack its second half; any other difference is told of.
+async fn widen(bootstrap: &Bootstrap<'_>, wanted: Value) -> Result<(), ApiError> {
+    let registry = &bootstrap.server.registry;
+    let Some(resource) = registry.resources.of_kind("networking.k8s.io", "ServiceCIDR") else {
+        return Ok(());
+    };
+    let call = bootstrap.call(&resource, "", "kubernetes", "kube-apiserver");
+    let Ok(entry) = registry.get(&call) else { return Ok(()) };
+    let mut object = entry.value();
+    let known = &object["spec"]["cidrs"];
+    if *known == wanted {
+        return Ok(());
+    }
+    let one = known.as_array().map(Vec::len) == Some(1);
+    if !one || known[0] != wanted[0] {
+        tracing::warn!(
+            stored = %known, configured = %wanted,
+            "the ServiceCIDR kubernetes differs from --service-cluster-ip-range; delete it to take the new range in"
+        );
+        return Ok(());
+    }
+    object["spec"]["cidrs"] = wanted;
+    registry.update(&call, &Replace(object)).await.map(|_| ())
 }
 
 async fn rbac(bootstrap: &Bootstrap<'_>) -> Result<(), ApiError> {
@@ -267,7 +322,14 @@ async fn rbac(bootstrap: &Bootstrap<'_>) -> Result<(), ApiError> {
 /// Publishes where this server is: the `kubernetes` Service with its Endpoints and EndpointSlice.
 pub async fn publish(server: &ApiServer, address: IpAddr, port: u16) -> Result<(), ApiError> {
     let bootstrap = Bootstrap { server, user: UserInfo::loopback(), warnings: Warnings::default() };
-    let first = server.registry.allocators.first().to_string();
+    let first = server.registry.allocators.first();
+    let family = if first.is_ipv4() { "IPv4" } else { "IPv6" };
+    let mut ports = json!([{"name": "https", "protocol": "TCP", "port": 443, "targetPort": port}]);
+    let node_port = server.options.kubernetes_node_port;
+    if node_port > 0 {
+        ports[0]["nodePort"] = json!(node_port);
+    }
+    let first = first.to_string();
     bootstrap
         .ensure(
             "",
@@ -275,9 +337,9 @@ pub async fn publish(server: &ApiServer, address: IpAddr, port: u16) -> Result<(
                 "kind": "Service", "apiVersion": "v1",
                 "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"component": "apiserver", "provider": "kubernetes"}},
                 "spec": {
-                    "clusterIP": first, "clusterIPs": [first], "type": "ClusterIP", "sessionAffinity": "None",
-                    "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
-                    "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": port}],
+                    "clusterIP": first, "clusterIPs": [first], "sessionAffinity": "None",
+                    "type": if node_port > 0 { "NodePort" } else { "ClusterIP" },
+                    "ipFamilies": [family], "ipFamilyPolicy": "SingleStack", "ports": ports,
                 },
             }),
         )
@@ -313,7 +375,6 @@ pub async fn publish(server: &ApiServer, address: IpAddr, port: u16) -> Result<(
     .await
 }
 
-/// Creates an object or makes it say what it should.
 /// Creates an object, or brings everything but its metadata back to what it shall be.
 pub(crate) async fn keep(server: &ApiServer, group: &str, object: Value) -> Result<(), ApiError> {
     let bootstrap = Bootstrap { server, user: UserInfo::loopback(), warnings: Warnings::default() };
@@ -324,18 +385,7 @@ async fn overwrite(bootstrap: &Bootstrap<'_>, group: &str, object: Value) -> Res
     let kind = object["kind"].as_str().unwrap_or("").to_string();
     let Some(resource) = bootstrap.server.registry.resources.of_kind(group, &kind) else { return Ok(()) };
     let (namespace, name) = (meta(&object, "namespace").to_string(), meta(&object, "name").to_string());
-    let call = Call {
-        user: &bootstrap.user,
-        resource: &resource,
-        namespace: &namespace,
-        name: &name,
-        subresource: "",
-        dry_run: false,
-        field_manager: "kube-apiserver",
-        warnings: &bootstrap.warnings,
-        annotations: None,
-        options: CallOptions::None,
-    };
+    let call = bootstrap.call(&resource, &namespace, &name, "kube-apiserver");
     let Ok(entry) = bootstrap.server.registry.get(&call) else {
         return bootstrap.ensure(group, object).await;
     };

@@ -63,7 +63,7 @@ pub fn on_change(
     path: PathBuf,
     take_in: impl Fn(&ApiServer, &Path) -> Result<(), String> + Send + 'static,
 ) {
-    let (server, stop) = (Arc::downgrade(server), server.watches_stop());
+    let (server, stop) = (Arc::downgrade(server), server.stopped());
     tokio::spawn(async move {
         let mut last = tokio::fs::read(&path).await.unwrap_or_default();
         loop {

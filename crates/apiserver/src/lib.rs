@@ -29,6 +29,7 @@ pub mod pki;
 pub mod registry;
 pub mod request_info;
 pub mod resources;
+pub mod runtime_config;
 pub mod services;
 
 mod configuration;
@@ -36,7 +37,7 @@ mod housekeeping;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use orlop_store::Store;
@@ -57,6 +58,7 @@ use metrics::Metrics;
 use pki::{CertificateAuthority, Leaf, PkiError, Subject};
 use registry::Registry;
 use resources::Resources;
+use runtime_config::RuntimeConfig;
 
 /// Why a server cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +98,9 @@ pub enum Error {
     Bootstrap(#[from] orlop_api::status::ApiError),
 }
 
+/// In how many steps watches end when a server goes gently.
+const WATCH_GROUPS: usize = 64;
+
 /// An API server.
 pub struct ApiServer {
     /// Its settings.
@@ -120,7 +125,10 @@ pub struct ApiServer {
     pub(crate) audit: Option<Arc<audit::Audit>>,
     ca: CertificateAuthority,
     stop: CancellationToken,
-    watches_end: CancellationToken,
+    /// Watches are spread over these, so that they can end one after the other.
+    watches_end: Vec<CancellationToken>,
+    next_watch: AtomicUsize,
+    pub(crate) cors: http::cors::Cors,
     ready: AtomicBool,
 }
 
@@ -165,7 +173,8 @@ impl ApiServer {
         };
 
         let caches = Caches::new();
-        let resources = Resources::load(&caches, options.watch_cache_size);
+        let served = RuntimeConfig::parse(&options.runtime_config).map_err(Error::Configuration)?;
+        let resources = Resources::load(&caches, options.watch_cache_size, &served);
         // What authorization reads; a cache of a kind that is served is found, not made again.
         let read =
             |prefix: &str| caches.add(prefix, options.watch_cache_size, Box::new(|_| Default::default()));
@@ -223,7 +232,7 @@ impl ApiServer {
         };
         let proxies = options.request_header.as_ref().map(|header| header.client_ca_pem.as_str());
         let authorities = authn::peer::Authorities::new(Some(&client_ca_pem), proxies)?;
-        let allocators = services::Allocators::new(options.service_cidr, options.service_node_port_range);
+        let allocators = services::Allocators::new(&options.service_cidrs, options.service_node_port_range);
         if let Some(services) = resources.cache("", "Service") {
             let objects: Vec<serde_json::Value> = services.snapshot().0.values().map(|e| e.value()).collect();
             allocators.load(objects.iter());
@@ -233,6 +242,7 @@ impl ApiServer {
         let registry = Registry {
             metrics: metrics.clone(),
             unattended: options.unattended_resources.clone(),
+            allow_privileged: options.allow_privileged,
             store,
             caches,
             resources,
@@ -247,6 +257,8 @@ impl ApiServer {
             .priority_and_fairness
             .then(|| Arc::new(FlowControl::new(u32::try_from(seats).unwrap_or(u32::MAX / 4).max(1))));
         metrics.name_plugins(registry.admission.iter().map(|plugin| plugin.name()));
+        let watch_groups = if options.shutdown_watch_grace.is_zero() { 1 } else { WATCH_GROUPS };
+        let cors = http::cors::Cors::new(&options.cors_allowed_origins).map_err(Error::Configuration)?;
         let server = Arc::new(ApiServer {
             flows: flows.clone(),
             max_in_flight: MaxInFlight::new(
@@ -269,7 +281,9 @@ impl ApiServer {
             authorities,
             audit,
             ca,
-            watches_end: stop.child_token(),
+            watches_end: (0..watch_groups).map(|_| stop.child_token()).collect(),
+            next_watch: AtomicUsize::new(0),
+            cors,
             stop,
             ready: AtomicBool::new(false),
         });
@@ -301,9 +315,10 @@ impl ApiServer {
         self.drain.has_begun() || self.stop.is_cancelled()
     }
 
-    /// Cancelled when watches shall end.
-    pub(crate) fn watches_stop(&self) -> CancellationToken {
-        self.watches_end.clone()
+    /// Cancelled when a watch that begins now shall end.
+    pub(crate) fn watch_end(&self) -> CancellationToken {
+        let at = self.next_watch.fetch_add(1, Ordering::Relaxed) % self.watches_end.len();
+        self.watches_end[at].clone()
     }
 
     /// Cancelled when the server is over: what it does on its own ends.
@@ -311,9 +326,14 @@ impl ApiServer {
         self.stop.clone()
     }
 
-    /// Ends every watch; requests under way are still served.
-    pub fn end_watches(&self) {
-        self.watches_end.cancel();
+    /// Ends every watch, spread over the grace period; requests under way are still served.
+    pub async fn end_watches(&self) {
+        // The grace period is divided by a small number of groups.
+        let pause = self.options.shutdown_watch_grace / self.watches_end.len() as u32;
+        for end in &self.watches_end {
+            end.cancel();
+            tokio::time::sleep(pause).await;
+        }
     }
 
     /// Ends every watch, and the feeding of the cache: nothing can be served any more.
@@ -363,6 +383,8 @@ impl ApiServer {
             named,
             tls13_only: self.options.tls13_only,
             cipher_suites: &self.options.tls_cipher_suites,
+            curves: &self.options.tls_curves,
+            http1_only: self.options.http1_only,
         };
         Ok(Arc::new(pki::server_config(&leaf, &tls)?))
     }

@@ -227,14 +227,28 @@ pub struct Options {
     pub service_account_signing_key: Option<Leaf>,
     /// `--service-account-max-token-expiration`, seconds; 0 sets no limit.
     pub service_account_max_token_expiration: i64,
-    /// `--service-cluster-ip-range` (IPv4).
-    pub service_cidr: (Ipv4Addr, u8),
+    /// `--service-cluster-ip-range`: the primary range, and one of the other family for dual stack.
+    pub service_cidrs: Vec<(IpAddr, u8)>,
     /// `--service-node-port-range`, both ends included.
     pub service_node_port_range: (u16, u16),
     /// `--kubelet-certificate-authority`: PEM text; the cluster's CA when absent.
     pub kubelet_ca_pem: Option<String>,
     /// `--kubelet-client-certificate` and key; issued by the cluster's CA when absent.
     pub kubelet_client: Option<Leaf>,
+    /// `--kubelet-preferred-address-types`: which address of a node is used, best first.
+    pub kubelet_address_types: Vec<String>,
+    /// `--kubelet-port`: port of kubelets whose node does not say one.
+    pub kubelet_port: u16,
+    /// `--kubernetes-service-node-port`: node port of the `kubernetes` Service; 0 for none.
+    pub kubernetes_node_port: u16,
+    /// `--allow-privileged`. Upstream's flag is off when it is not given; a cluster of its own needs privileged pods.
+    pub allow_privileged: bool,
+    /// `--default-not-ready-toleration-seconds`
+    pub default_not_ready_toleration_seconds: i64,
+    /// `--default-unreachable-toleration-seconds`
+    pub default_unreachable_toleration_seconds: i64,
+    /// `--cors-allowed-origins`: expressions.
+    pub cors_allowed_origins: Vec<String>,
     /// `--event-ttl`, seconds.
     pub event_ttl: u64,
     /// `--min-request-timeout`, seconds: lower bound of the random time-out of a watch.
@@ -244,6 +258,8 @@ pub struct Options {
     /// Plurals (`jobs`, `ingresses`) of kinds that are served but that nothing in this cluster acts on: who creates
     /// one is warned. Upstream has no such option; a server that is used with controllers of its own leaves it empty.
     pub unattended_resources: Vec<String>,
+    /// `--etcd-healthcheck-timeout` and `--etcd-readycheck-timeout`: how long the store may take to answer a check.
+    pub store_check_timeouts: [Duration; 2],
     /// `--etcd-compaction-interval`, seconds; 0 turns it off.
     pub compaction_interval: u64,
     /// `--external-hostname`: the host in addresses given to others (OpenID discovery).
@@ -273,12 +289,18 @@ pub struct Options {
     pub goaway_chance: f64,
     /// `--shutdown-delay-duration`: how long requests are served after the signal, while `/readyz` says no.
     pub shutdown_delay: Duration,
+    /// `--shutdown-watch-termination-grace-period`: over how long watches end then.
+    pub shutdown_watch_grace: Duration,
     /// `--shutdown-send-retry-after`
     pub shutdown_send_retry_after: bool,
     /// `--feature-gates` that were set.
     pub feature_gates: BTreeMap<String, bool>,
     /// `--runtime-config` that was set: `api/all`, `group/version`, `group/version/resource`.
     pub runtime_config: BTreeMap<String, bool>,
+    /// `--disable-http2-serving`
+    pub http1_only: bool,
+    /// `--tls-curve-preferences`: key exchanges by their IANA numbers, best first; the default ones when empty.
+    pub tls_curves: Vec<u16>,
     /// `--http2-max-streams-per-connection`; 0 for the default.
     pub http2_max_streams: u32,
     /// `--strict-transport-security-directives`
@@ -324,14 +346,23 @@ impl Default for Options {
             api_audiences: vec!["https://kubernetes.default.svc".to_string()],
             service_account_signing_key: None,
             service_account_max_token_expiration: 0,
-            service_cidr: (Ipv4Addr::new(10, 96, 0, 0), 16),
+            service_cidrs: vec![(Ipv4Addr::new(10, 96, 0, 0).into(), 16)],
             service_node_port_range: (30_000, 32_767),
             kubelet_ca_pem: None,
             kubelet_client: None,
+            // The host name, which upstream tries first, need not be resolvable here.
+            kubelet_address_types: ["InternalIP", "Hostname", "ExternalIP"].map(String::from).to_vec(),
+            kubelet_port: 10_250,
+            kubernetes_node_port: 0,
+            allow_privileged: true,
+            default_not_ready_toleration_seconds: 300,
+            default_unreachable_toleration_seconds: 300,
+            cors_allowed_origins: Vec::new(),
             event_ttl: 3600,
             min_request_timeout: 1800,
             watch_cache_size: 10_000,
             unattended_resources: Vec::new(),
+            store_check_timeouts: [Duration::from_secs(2); 2],
             compaction_interval: 300,
             external_hostname: None,
             enable_admission_plugins: vec!["NodeRestriction".to_string()],
@@ -346,9 +377,12 @@ impl Default for Options {
             request_timeout: Duration::from_secs(60),
             goaway_chance: 0.0,
             shutdown_delay: Duration::ZERO,
+            shutdown_watch_grace: Duration::ZERO,
             shutdown_send_retry_after: false,
             feature_gates: BTreeMap::new(),
             runtime_config: BTreeMap::new(),
+            http1_only: false,
+            tls_curves: Vec::new(),
             http2_max_streams: 0,
             strict_transport_security: Vec::new(),
             proxy_client: None,

@@ -218,6 +218,26 @@ pub struct ServerTls<'a> {
     pub tls13_only: bool,
     /// Cipher suites by their Go names; the default ones when empty.
     pub cipher_suites: &'a [String],
+    /// Key exchanges by their IANA numbers; the default ones when empty.
+    pub curves: &'a [u16],
+    /// Whether HTTP/2 is not offered.
+    pub http1_only: bool,
+}
+
+/// The chosen key exchanges in the order in which they were named.
+fn curves(
+    provider: &rustls::crypto::CryptoProvider,
+    numbers: &[u16],
+) -> Result<Vec<&'static dyn rustls::crypto::SupportedKxGroup>, PkiError> {
+    let known = |number: &u16| {
+        let found = provider.kx_groups.iter().find(|group| u16::from(group.name()) == *number);
+        found.copied().ok_or_else(|| {
+            let all: Vec<String> =
+                provider.kx_groups.iter().map(|group| u16::from(group.name()).to_string()).collect();
+            PkiError::Pem(format!("TLS curve {number} is not supported, use {}", all.join(", ")))
+        })
+    };
+    numbers.iter().map(known).collect()
 }
 
 /// TLS settings of a server that asks for, but does not insist on, client certificates.
@@ -225,6 +245,9 @@ pub fn server_config(leaf: &Leaf, tls: &ServerTls<'_>) -> Result<rustls::ServerC
     let mut provider = rustls::crypto::ring::default_provider();
     if !tls.cipher_suites.is_empty() {
         provider.cipher_suites = cipher_suites(&provider, tls.cipher_suites)?;
+    }
+    if !tls.curves.is_empty() {
+        provider.kx_groups = curves(&provider, tls.curves)?;
     }
     let provider = std::sync::Arc::new(provider);
     let versions: &[&rustls::SupportedProtocolVersion] =
@@ -250,6 +273,9 @@ pub fn server_config(leaf: &Leaf, tls: &ServerTls<'_>) -> Result<rustls::ServerC
     let resolver = ByName { named, default: key_of(leaf)? };
     let mut config = builder.with_cert_resolver(std::sync::Arc::new(resolver));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    if tls.http1_only {
+        config.alpn_protocols.remove(0);
+    }
     Ok(config)
 }
 

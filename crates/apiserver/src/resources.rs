@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::cache::{Cache, Caches, Fields};
 use crate::custom::CustomKind;
+use crate::runtime_config::RuntimeConfig;
 
 /// The versions in which a built-in kind is served, for field managers who speak another one than a request.
 #[derive(Debug)]
@@ -250,10 +251,10 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// Makes a cache, with room for `capacity` recent changes, for every stored kind.
-    pub fn load(caches: &Caches, capacity: usize) -> Resources {
+    /// Makes a cache, with room for `capacity` recent changes, for every stored kind that shall be served.
+    pub fn load(caches: &Caches, capacity: usize, config: &RuntimeConfig) -> Resources {
         let mut list = Vec::new();
-        for row in orlop_api::resources::all() {
+        for row in orlop_api::resources::all().iter().filter(|row| config.serves(row)) {
             let facts = row.clone();
             let is_virtual = VIRTUAL.contains(&(facts.group.as_str(), facts.kind.as_str()));
             let strategy = orlop_kinds::strategy(&facts.group, &facts.kind);

@@ -40,8 +40,8 @@ struct Taken {
 
 /// The allocators of a cluster.
 pub struct Allocators {
-    /// The range of the server's own settings, its primary one.
-    configured: Range,
+    /// The ranges of the server's own settings, the primary one first; one of each family.
+    configured: Vec<Range>,
     ports: (u16, u16),
     taken: Mutex<Taken>,
     ranges: Ranges,
@@ -179,24 +179,24 @@ fn invalid(name: &str, error: field::FieldError) -> ApiError {
 }
 
 impl Allocators {
-    /// For this service range and node port range.
-    pub fn new(cidr: (Ipv4Addr, u8), ports: (u16, u16)) -> Allocators {
+    /// For these service ranges and this node port range.
+    pub fn new(cidrs: &[(IpAddr, u8)], ports: (u16, u16)) -> Allocators {
         Allocators {
-            configured: Range::new(IpAddr::V4(cidr.0), cidr.1),
+            configured: cidrs.iter().map(|(address, prefix)| Range::new(*address, *prefix)).collect(),
             ports,
             taken: Mutex::default(),
             ranges: Ranges::default(),
         }
     }
 
-    /// The first address of the range: that of the `kubernetes` Service.
+    /// The first address of the primary range: that of the `kubernetes` Service.
     pub fn first(&self) -> IpAddr {
-        self.configured.first()
+        self.configured.first().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), Range::first)
     }
 
-    /// The server's own range as a CIDR.
-    pub fn configured(&self) -> String {
-        self.configured.to_string()
+    /// The server's own ranges as CIDRs.
+    pub fn configured(&self) -> Vec<String> {
+        self.configured.iter().map(Range::to_string).collect()
     }
 
     /// Takes note of every stored service.
@@ -285,8 +285,8 @@ impl Allocators {
     }
 
     /// The IP families of the cluster, its primary one first.
-    fn families(&self) -> [&'static str; 1] {
-        [if self.configured.is_ipv4() { "IPv4" } else { "IPv6" }]
+    pub fn families(&self) -> Vec<&'static str> {
+        self.configured.iter().map(|range| if range.is_ipv4() { "IPv4" } else { "IPv6" }).collect()
     }
 
     /// Fills in what a new service needs.
@@ -338,6 +338,8 @@ impl Allocators {
             self.assign_addresses(registry, service, &mut reservation).map_err(refused)?;
         } else if kind::needs_cluster_ip(old) && !kind::needs_cluster_ip(service) {
             reservation.obsolete.0 = addresses_of(old);
+        } else if !kind::is_headless(service) {
+            self.change_stack(registry, service, old, &mut reservation).map_err(refused)?;
         }
         if matches!(text(&service["spec"], "type"), "NodePort" | "LoadBalancer") {
             self.update_ports(service, old, &mut reservation).map_err(refused)?;
@@ -348,6 +350,40 @@ impl Allocators {
         let has = ports_of(service);
         reservation.obsolete.1 = ports_of(old).into_iter().filter(|p| !has.contains(p)).collect();
         Ok(reservation)
+    }
+
+    /// A second address for a service that becomes dual stack; the second one of a service that ceases to be is free.
+    fn change_stack(
+        &self,
+        registry: &Registry,
+        service: &mut Value,
+        old: &Value,
+        reservation: &mut Reservation<'_>,
+    ) -> Result<(), Refusal> {
+        let (before, now) = (strings(&old["spec"], "ipFamilies"), strings(&service["spec"], "ipFamilies"));
+        let mut addresses = strings(&service["spec"], "clusterIPs");
+        match (before.len(), now.as_slice()) {
+            (1, [_, second]) => {
+                match addresses.get(1).filter(|address| !address.is_empty()) {
+                    None => {
+                        let chosen = self.any_address(registry, second == "IPv4", reservation)?;
+                        addresses.truncate(1);
+                        addresses.push(chosen.to_string());
+                    }
+                    // A text that is no address the validation refuses later.
+                    Some(wanted) => {
+                        if let Ok(address) = wanted.parse() {
+                            let all = &service["spec"]["clusterIPs"];
+                            self.this_address(registry, address, all, reservation)?;
+                        }
+                    }
+                }
+                service["spec"]["clusterIPs"] = json!(addresses);
+            }
+            (2, [_]) => reservation.obsolete.0.extend(addresses_of(old).into_iter().skip(1)),
+            _ => {}
+        }
+        Ok(())
     }
 
     /// An address of each family the service is of, unless it is headless.
@@ -567,7 +603,7 @@ mod tests {
 
     #[test]
     fn node_ports_of_new_services() {
-        let allocators = Allocators::new((Ipv4Addr::new(10, 96, 0, 0), 16), (30000, 30003));
+        let allocators = Allocators::new(&[(Ipv4Addr::new(10, 96, 0, 0).into(), 16)], (30000, 30003));
         let both = json!({"type": "NodePort", "ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]});
         let shared = ports(&allocators, both).unwrap();
         assert_eq!(shared[0], shared[1]);
@@ -585,7 +621,7 @@ mod tests {
 
     #[test]
     fn failed_writes_give_back() {
-        let allocators = Allocators::new((Ipv4Addr::new(10, 96, 0, 0), 16), (30000, 30000));
+        let allocators = Allocators::new(&[(Ipv4Addr::new(10, 96, 0, 0).into(), 16)], (30000, 30000));
         let mut service = json!({"spec": {"type": "NodePort", "ports": [{"port": 80}]}});
         let mut reservation = allocators.none();
         allocators.assign_ports(&mut service, &mut reservation).unwrap();

@@ -21,7 +21,7 @@ use crate::layout::Layout;
 use crate::node::{self, Identities, NodeName};
 
 /// How long components may take to end after a signal. Nothing is lost when they do not.
-const STOP: Duration = Duration::from_secs(5);
+pub(crate) const STOP: Duration = Duration::from_secs(5);
 
 /// What the API server serves and no part of `orlop server` acts on yet. Nobody shall wait for a Job that never runs.
 const UNATTENDED: [&str; 11] = [
@@ -64,7 +64,7 @@ pub async fn run(arguments: ServerArguments) -> anyhow::Result<()> {
         cert_dir: Some(layout.pki()),
         token_auth_file: arguments.token_auth_file.clone(),
         unattended_resources: UNATTENDED.map(str::to_owned).to_vec(),
-        service_cidr: (arguments.service_cidr.network(), arguments.service_cidr.prefix_len()),
+        service_cidrs: vec![(arguments.service_cidr.network().into(), arguments.service_cidr.prefix_len())],
         ..Options::default()
     };
     let store = open_store(&layout.store()).await?;
@@ -84,7 +84,7 @@ pub async fn run(arguments: ServerArguments) -> anyhow::Result<()> {
         node::start(&layout, &arguments, &node, &ca, identities, &shutdown, &mut tasks).await?;
         info!(after = ?begun.elapsed(), node = node.name, ip = %node.ip, "node started");
     }
-    until_told(tasks, shutdown).await
+    until_told(tasks, shutdown, STOP).await
 }
 
 /// Opens the state in a directory.
@@ -104,6 +104,16 @@ pub(crate) async fn listen(
     let listener = tokio::net::TcpListener::bind(address).await.with_context(|| {
         format!("port {} is not free; choose another one with --https-listen-port", address.port())
     })?;
+    serve(server, listener, shutdown, tasks).await
+}
+
+/// Publishes and serves.
+pub(crate) async fn serve(
+    server: &Arc<ApiServer>,
+    listener: tokio::net::TcpListener,
+    shutdown: &CancellationToken,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+) -> anyhow::Result<()> {
     let tls = server.tls_config()?;
     server.publish(listener.local_addr()?.port()).await?;
     let (server, shutdown) = (server.clone(), shutdown.clone());
@@ -172,10 +182,11 @@ pub(crate) fn write_kubeconfig(server: &ApiServer, path: &Path, port: u16) -> an
     Ok(pki::write_file(path, &text, true)?)
 }
 
-/// Runs until a signal, or until a component ends that should not.
+/// Runs until a signal, or until a component ends that should not; then everything has `patience` to end.
 pub(crate) async fn until_told(
     mut tasks: JoinSet<anyhow::Result<()>>,
     shutdown: CancellationToken,
+    patience: Duration,
 ) -> anyhow::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let result = tokio::select! {
@@ -194,7 +205,7 @@ pub(crate) async fn until_told(
     }
     shutdown.cancel();
     let ended = async { while tasks.join_next().await.is_some() {} };
-    if tokio::time::timeout(STOP, ended).await.is_err() {
+    if tokio::time::timeout(patience, ended).await.is_err() {
         info!("not everything ended in time; leaving it");
     }
     result

@@ -1,5 +1,5 @@
-//! `DefaultTolerationSeconds`: a pod stays five minutes on a node that became unreachable or not ready, unless it
-//! says otherwise.
+//! `DefaultTolerationSeconds`: a pod stays five minutes (or as long as the flags say) on a node that became
+//! unreachable or not ready, unless it says otherwise.
 
 use async_trait::async_trait;
 use orlop_api::status::ApiError;
@@ -9,9 +9,22 @@ use super::{Admission, Operation, Request};
 use crate::registry::Registry;
 
 const TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
-const SECONDS: i64 = 300;
 
-pub(super) struct DefaultTolerationSeconds;
+pub(super) struct DefaultTolerationSeconds {
+    /// Seconds for each of [`TAINTS`].
+    seconds: [i64; 2],
+}
+
+impl DefaultTolerationSeconds {
+    pub(super) fn new(options: &crate::Options) -> DefaultTolerationSeconds {
+        DefaultTolerationSeconds {
+            seconds: [
+                options.default_not_ready_toleration_seconds,
+                options.default_unreachable_toleration_seconds,
+            ],
+        }
+    }
+}
 
 /// Whether a toleration answers a NoExecute taint of this key.
 fn tolerates(toleration: &Value, taint: &str) -> bool {
@@ -33,10 +46,10 @@ impl Admission for DefaultTolerationSeconds {
         let current =
             request.object["spec"].get("tolerations").and_then(Value::as_array).cloned().unwrap_or_default();
         let mut tolerations = current.clone();
-        for taint in TAINTS {
+        for (taint, seconds) in TAINTS.into_iter().zip(self.seconds) {
             if !current.iter().any(|toleration| tolerates(toleration, taint)) {
                 tolerations.push(
-                    json!({"key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": SECONDS}),
+                    json!({"key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds}),
                 );
             }
         }

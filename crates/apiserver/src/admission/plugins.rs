@@ -41,7 +41,7 @@ pub enum PluginError {
     },
 }
 
-type Make = fn(Option<&Value>) -> Result<Box<dyn Admission>, String>;
+type Make = fn(Option<&Value>, &Options) -> Result<Box<dyn Admission>, String>;
 
 /// One row of the table.
 struct Row {
@@ -66,7 +66,7 @@ const fn missing(name: &'static str) -> Row {
 /// A plugin that takes no configuration.
 macro_rules! plain {
     ($plugin:expr) => {
-        |_| Ok(Box::new($plugin))
+        |_, _| Ok(Box::new($plugin))
     };
 }
 
@@ -83,16 +83,18 @@ const PLUGINS: &[Row] = &[
     on("TaintNodesByCondition", plain!(taint_nodes_by_condition::TaintNodesByCondition)),
     off("AlwaysPullImages", plain!(always_pull_images::AlwaysPullImages)),
     missing("ImagePolicyWebhook"),
-    on("PodSecurity", |configuration| Ok(Box::new(pod_security::PodSecurity::new(configuration)?))),
-    off("PodNodeSelector", |configuration| {
+    on("PodSecurity", |configuration, _| Ok(Box::new(pod_security::PodSecurity::new(configuration)?))),
+    off("PodNodeSelector", |configuration, _| {
         Ok(Box::new(pod_node_selector::PodNodeSelector::new(configuration)?))
     }),
     on("Priority", plain!(priority::Priority)),
-    on("DefaultTolerationSeconds", plain!(default_toleration_seconds::DefaultTolerationSeconds)),
-    off("PodTolerationRestriction", |configuration| {
+    on("DefaultTolerationSeconds", |_, options| {
+        Ok(Box::new(default_toleration_seconds::DefaultTolerationSeconds::new(options)))
+    }),
+    off("PodTolerationRestriction", |configuration, _| {
         Ok(Box::new(pod_toleration_restriction::PodTolerationRestriction::new(configuration)?))
     }),
-    off("EventRateLimit", |configuration| {
+    off("EventRateLimit", |configuration, _| {
         Ok(Box::new(event_rate_limit::EventRateLimit::new(configuration)?))
     }),
     off("ExtendedResourceToleration", plain!(extended_resource_toleration::ExtendedResourceToleration)),
@@ -115,7 +117,7 @@ const PLUGINS: &[Row] = &[
     on("MutatingAdmissionWebhook", plain!(webhook::MutatingAdmissionWebhook)),
     on("ValidatingAdmissionPolicy", plain!(policy::ValidatingAdmissionPolicy)),
     on("ValidatingAdmissionWebhook", plain!(webhook::ValidatingAdmissionWebhook)),
-    on("ResourceQuota", |configuration| Ok(Box::new(resource_quota::ResourceQuota::new(configuration)?))),
+    on("ResourceQuota", |configuration, _| Ok(Box::new(resource_quota::ResourceQuota::new(configuration)?))),
     off("AlwaysDeny", plain!(always::AlwaysDeny)),
 ];
 
@@ -144,6 +146,11 @@ fn check_names(enabled: &[String], disabled: &[String]) -> Result<(), PluginErro
     }
 }
 
+/// The plugins that are on without being named.
+pub fn default_plugins() -> impl Iterator<Item = &'static str> {
+    PLUGINS.iter().filter(|row| row.default_on).map(|row| row.name)
+}
+
 /// The plugins that are asked under these options, in order.
 pub fn plugins(options: &Options) -> Result<Vec<Box<dyn Admission>>, PluginError> {
     let (enabled, disabled) = (&options.enable_admission_plugins, &options.disable_admission_plugins);
@@ -159,7 +166,7 @@ pub fn plugins(options: &Options) -> Result<Vec<Box<dyn Admission>>, PluginError
             continue;
         }
         let make = row.make.ok_or(PluginError::NotBuilt(row.name))?;
-        let plugin = make(configurations.get(row.name))
+        let plugin = make(configurations.get(row.name), options)
             .map_err(|message| PluginError::Configuration { plugin: row.name.to_string(), message })?;
         out.push(plugin);
     }
@@ -231,7 +238,7 @@ mod tests {
         for row in PLUGINS {
             // One cannot be without a configuration.
             if let Some(make) = row.make.filter(|_| row.name != "EventRateLimit") {
-                assert_eq!(make(None).map(|plugin| plugin.name()), Ok(row.name));
+                assert_eq!(make(None, &Options::default()).map(|plugin| plugin.name()), Ok(row.name));
             }
         }
         let check = |enabled: &[&str], disabled: &[&str], expected: &str| {

@@ -18,6 +18,7 @@ use super::resolve::{self, Unavailable};
 use super::{GROUP, Priority, Published, Remote, ServiceReference, check, priority_of, service_of, text};
 use crate::ApiServer;
 use crate::authn::UserInfo;
+use crate::bootstrap::AUTOMANAGED;
 use crate::cache::{Cache, Interest, Mailbox};
 use crate::registry::options::DeleteOptions;
 use crate::registry::update::Replace;
@@ -30,8 +31,6 @@ const RECHECK: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_millis(500);
 /// Changes within this time are one.
 const DEBOUNCE: Duration = Duration::from_millis(20);
-/// Marks the APIServices that come and go with custom resources.
-const AUTOMANAGED: &str = "kube-aggregator.kubernetes.io/automanaged";
 
 /// Starts it; ends with the server.
 pub fn start(server: &Arc<ApiServer>) {
@@ -366,16 +365,21 @@ async fn register(server: &ApiServer, resource: &Arc<Resource>, cache: &Cache) {
         .map(|r| (format!("{}.{}", r.version, r.group), (r.group.clone(), r.version.clone())))
         .collect();
     for (name, (group, version)) in &wanted {
-        if cache.get(name).is_some() {
+        let spec = json!({
+            "group": group, "version": version,
+            "groupPriorityMinimum": Priority::DEFAULT.group, "versionPriority": Priority::DEFAULT.version,
+        });
+        // One without the label is somebody else's, who answers for the group.
+        let current = cache.get(name);
+        if current.is_some_and(|entry| {
+            !matches!(entry.label(AUTOMANAGED), Some("true" | "onstart")) || entry.value()["spec"] == spec
+        }) {
             continue;
         }
         let object = json!({
             "kind": "APIService", "apiVersion": "apiregistration.k8s.io/v1",
             "metadata": {"name": name, "labels": {AUTOMANAGED: "true"}},
-            "spec": {
-                "group": group, "version": version,
-                "groupPriorityMinimum": Priority::DEFAULT.group, "versionPriority": Priority::DEFAULT.version,
-            },
+            "spec": spec,
         });
         if let Err(error) = crate::bootstrap::keep(server, GROUP, object).await {
             tracing::debug!(name, error = error.status().message, "an APIService was not registered");

@@ -110,7 +110,7 @@ pub async fn start(server: &Arc<ApiServer>) -> Result<(), ApiError> {
         follower.retry(entry.name(), again);
     }
     let Some(mut changes) = subscription.receiver else { return Ok(()) };
-    let stop = server.watches_stop();
+    let stop = server.stopped();
     tokio::spawn(async move {
         loop {
             let name = tokio::select! {

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::Endpoint;
 use super::backend::{self, Backend};
+use crate::Options;
 use crate::admission::{ObjectKind, Operation, Request};
 use crate::http::body::{BoxError, Response};
 use crate::request_info::Query;
@@ -194,17 +195,22 @@ fn connect_options(subresource: &str, query: &Query) -> Option<(ObjectKind<'stat
     Some((ObjectKind::new("", "v1", kind), options))
 }
 
-/// The address of a node's kubelet: its internal address and the port it says it serves on.
-pub(super) fn address(node: &Value) -> Option<(String, u16)> {
-    let addresses = node.pointer("/status/addresses")?.as_array()?;
-    let of = |kind: &str| addresses.iter().find(|a| a["type"] == kind).and_then(|a| a["address"].as_str());
-    // Upstream's default order of preference; the host name must be resolvable here.
-    let host = of("InternalIP").or_else(|| of("Hostname")).or_else(|| of("ExternalIP"))?;
-    let port = node
-        .pointer("/status/daemonEndpoints/kubeletEndpoint/Port")
-        .and_then(Value::as_u64)
-        .unwrap_or(10_250);
-    Some((host.to_string(), u16::try_from(port).ok().filter(|p| *p > 0).unwrap_or(10_250)))
+/// The address of a node's kubelet, and the port it says it serves on.
+pub(super) fn address(options: &Options, node: &Value) -> Result<(String, u16), ApiError> {
+    let addresses = node["status"]["addresses"].as_array().map_or(&[][..], Vec::as_slice);
+    let of = |kind: &String| addresses.iter().find(|a| a["type"] == *kind).and_then(|a| a["address"].as_str());
+    let Some(host) = options.kubelet_address_types.iter().find_map(of) else {
+        let text = |address: &Value, field: &str| address[field].as_str().unwrap_or("").to_string();
+        let known: Vec<String> =
+            addresses.iter().map(|a| format!("{{{} {}}}", text(a, "type"), text(a, "address"))).collect();
+        let known = known.join(" ");
+        return Err(ApiError::internal(format!(
+            "no preferred addresses found; known addresses: [{known}]"
+        )));
+    };
+    let port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64();
+    let port = port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
+    Ok((host.to_string(), port.unwrap_or(options.kubelet_port)))
 }
 
 pub(super) async fn connect(endpoint: &Endpoint<'_>) -> Result<Response, ApiError> {
@@ -240,9 +246,7 @@ pub(super) async fn connect(endpoint: &Endpoint<'_>) -> Result<Response, ApiErro
         .and_then(|cache| cache.get(node_name))
         .ok_or_else(|| ApiError::not_found("", "nodes", node_name))?
         .value();
-    let (host, port) = address(&node).ok_or_else(|| {
-        ApiError::internal(format!("no preferred addresses found; known addresses: [] of node {node_name}"))
-    })?;
+    let (host, port) = address(&endpoint.server.options, &node)?;
     let kubelet = Backend { host, port, tls: Some(endpoint.server.kubelet_connector.clone()) };
     let response = forward(endpoint, &kubelet, &path)
         .await
@@ -315,6 +319,29 @@ fn tunnel(
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn addresses() {
+        let check = |types: &[&str], status: Value, expected: Result<(&str, u16), &str>| {
+            let types = types.iter().map(|kind| kind.to_string()).collect();
+            let options = Options { kubelet_address_types: types, kubelet_port: 99, ..Options::default() };
+            let got = address(&options, &json!({"status": status})).map_err(|e| e.status().message.clone());
+            assert_eq!(got, expected.map(|(h, p)| (h.to_string(), p)).map_err(str::to_string));
+        };
+        let addresses = json!([{"type": "InternalIP", "address": "10.0.0.1"}, {"type": "Hostname", "address": "n"}]);
+        let port = json!({"kubeletEndpoint": {"Port": 7}});
+        check(
+            &["Hostname", "InternalIP"],
+            json!({"addresses": addresses, "daemonEndpoints": port}),
+            Ok(("n", 7)),
+        );
+        check(&["InternalDNS", "InternalIP"], json!({"addresses": addresses}), Ok(("10.0.0.1", 99)));
+        check(
+            &["ExternalIP"],
+            json!({"addresses": addresses}),
+            Err("Internal error occurred: no preferred addresses found; known addresses: [{InternalIP 10.0.0.1} {Hostname n}]"),
+        );
+    }
 
     #[test]
     fn kubelet_paths() {

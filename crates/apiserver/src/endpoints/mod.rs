@@ -349,7 +349,7 @@ impl<'a> Endpoint<'a> {
             selection,
             self.renderer.clone(),
             self.server.options.min_request_timeout,
-            self.server.watches_stop(),
+            self.server.watch_end(),
         );
         use futures::StreamExt as _;
         use http_body_util::BodyExt as _;

@@ -16,7 +16,7 @@ use orlop_api::status::ApiError;
 
 use super::body::{self, Body, BoxError, Response};
 use super::pipeline::{Identity, RequestBody};
-use super::{discovery, openapi};
+use super::{cors, discovery, openapi};
 use crate::ApiServer;
 use crate::metrics::{Gauge, Metrics, RequestLabels, RequestSeries, is_long_running, is_read_only};
 use crate::request_info::{Query, RequestInfo};
@@ -209,6 +209,8 @@ impl ApiServer {
                 self.drain.refuse(parts.uri.path(), self.options.shutdown_send_retry_after)
             }
         };
+        let page = self.cors.allowed(&parts.headers);
+        let late = late.or_else(|| page.as_ref().and_then(|_| cors::preflight(&parts.method)));
         let log = tracing::enabled!(target: "orlop_apiserver::access", tracing::Level::DEBUG).then(|| {
             let agent = parts.headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok());
             (info.verb.clone(), parts.uri.to_string(), agent.unwrap_or("").to_string())
@@ -227,6 +229,14 @@ impl ApiServer {
                     None => response,
                     Some(running) => response.map(|body| Tracked { body, _running: running }.boxed_unsync()),
                 }
+            }
+        };
+        let response = match page {
+            None => response,
+            Some(origin) => {
+                let mut response = response;
+                cors::allow(origin, response.headers_mut());
+                response
             }
         };
         let elapsed = started.elapsed();

@@ -1,6 +1,7 @@
 //! Everything between a connection and the registry: bodies, negotiation, the request pipeline, discovery.
 
 pub mod body;
+pub mod cors;
 pub mod discovery;
 pub mod drain;
 pub mod filters;

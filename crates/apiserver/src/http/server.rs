@@ -60,7 +60,7 @@ impl ApiServer {
         }
         drop(listener);
         self.drain.close();
-        self.end_watches();
+        self.end_watches().await;
         connections.close();
         let _ = tokio::time::timeout(self.options.request_timeout, connections.wait()).await;
         self.stop_watches();
@@ -90,6 +90,7 @@ impl ApiServer {
             0 => MAX_STREAMS,
             chosen => chosen,
         };
+        let http1_only = self.options.http1_only;
         let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
             let (server, identity) = (self.clone(), identity.clone());
             let chance = server.options.goaway_chance;
@@ -113,6 +114,9 @@ impl ApiServer {
             .timer(hyper_util::rt::TokioTimer::new())
             .header_read_timeout(IDLE_TIMEOUT)
             .max_buf_size(MAX_HEADER);
+        if http1_only {
+            builder = builder.http1_only();
+        }
         builder
             .http2()
             .timer(hyper_util::rt::TokioTimer::new())

@@ -86,6 +86,7 @@ impl Registry {
         }
         let mut errors = per_kind::refusals_of_create(self, call, &object);
         errors.extend(strategy.validate_create(&object));
+        errors.extend(per_kind::privileged_containers(self, call, &object));
         if !errors.is_empty() {
             return Err(ApiError::invalid(&resource.group, &resource.kind, meta(&object, "name"), errors));
         }

@@ -135,6 +135,8 @@ impl Written {
 
 /// The registry of a server.
 pub struct Registry {
+    /// Whether pods may have privileged containers.
+    pub allow_privileged: bool,
     /// What is counted.
     pub metrics: Arc<crate::metrics::Metrics>,
     /// The engine.

@@ -221,6 +221,9 @@ impl Registry {
             "status" | "finalize" | "approval" | "resize" | "ephemeralcontainers" => errors,
             _ => strategy.validate_update(&new, old),
         });
+        if matches!(call.subresource, "" | "ephemeralcontainers") {
+            all.extend(per_kind::privileged_containers(self, call, &new));
+        }
         let errors = all;
         if !errors.is_empty() {
             return Err(invalid(errors));

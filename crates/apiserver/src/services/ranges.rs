@@ -104,9 +104,9 @@ fn is_ready(cidr: &Value) -> bool {
 
 impl Ranges {
     /// The ready ranges; `configured` alone where ServiceCIDRs are not served.
-    pub fn ready(&self, registry: &Registry, configured: &Range) -> Arc<[Range]> {
+    pub fn ready(&self, registry: &Registry, configured: &[Range]) -> Arc<[Range]> {
         let Some(cache) = registry.resources.cache(IP_GROUP, "ServiceCIDR") else {
-            return Arc::from([configured.clone()]);
+            return Arc::from(configured);
         };
         let mut known = self.0.lock();
         let changed = cache.last_change();

@@ -5,24 +5,27 @@ mod flags;
 mod settings;
 mod table;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use orlop_apiserver::ApiServer;
 use orlop_store::Store;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 pub use flags::{Flags, normalize};
 
-use crate::server::{listen, open_store, until_told, write_kubeconfig};
+use crate::server::{STOP, open_store, serve, until_told, write_kubeconfig};
 
 /// Serves until a signal.
 pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let options = settings::options(&flags)?;
+    let share_port = sharing(&flags)?;
     let storage = Storage::of(&flags)?;
     let kubeconfig = flags.path("write-kubeconfig");
     flags.settle()?;
@@ -31,12 +34,39 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let server = ApiServer::new(options, store).await?;
-    listen(&server, &shutdown, &mut tasks).await?;
+    let listener = bind(server.options.bind_address, share_port)?;
+    // Who is asked to stop goes on serving for a while, and lets requests finish.
+    let options = &server.options;
+    let patience = options.shutdown_delay + options.shutdown_watch_grace + options.request_timeout + STOP;
+    serve(&server, listener, &shutdown, &mut tasks).await?;
     if let Some(path) = &kubeconfig {
         write_kubeconfig(&server, path, port)?;
     }
     info!(port, "API server is ready");
-    until_told(tasks, shutdown).await
+    until_told(tasks, shutdown, patience).await
+}
+
+/// Connections that wait to be accepted; as Go's.
+const BACKLOG: u32 = 4096;
+
+/// Whether another process may listen at the same port. The address alone is always shared with connections that a
+/// server which has just ended left behind, as Go's listeners do.
+fn sharing(flags: &Flags) -> anyhow::Result<bool> {
+    flags.bool("permit-address-sharing")?;
+    flags.bool("permit-port-sharing")
+}
+
+fn bind(address: SocketAddr, share_port: bool) -> anyhow::Result<TcpListener> {
+    let bind = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.set_reuseport(share_port)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    bind().with_context(|| {
+        format!("failed to create listener: failed to listen on {address} (--bind-address, --secure-port)")
+    })
 }
 
 /// Pause between attempts to reach etcd at the start.
@@ -90,7 +120,6 @@ impl Storage {
 impl Etcd {
     #[cfg(feature = "etcd")]
     async fn open(self) -> anyhow::Result<Arc<dyn Store>> {
-        use anyhow::Context as _;
         let servers = self.servers.join(",");
         let options = orlop_store::etcd::Options {
             endpoints: self.servers,

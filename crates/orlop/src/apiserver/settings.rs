@@ -1,5 +1,6 @@
 //! From flags to the API server's options, with upstream's checks of what does not go together.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
@@ -7,11 +8,14 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use orlop_apiserver::Options;
+use orlop_apiserver::admission::default_plugins;
+use orlop_apiserver::http::cors::Cors;
 use orlop_apiserver::options::{
     AuditBatch, AuditLogOptions, AuditMode, AuditOptions, AuditWebhookOptions, AuthorizationMode,
     OidcOptions, RequestHeaderOptions, SniCertificate, WebhookOptions,
 };
 use orlop_apiserver::pki::Leaf;
+use orlop_apiserver::runtime_config::RuntimeConfig;
 
 use super::features;
 use super::flags::Flags;
@@ -28,13 +32,15 @@ pub fn options(flags: &Flags) -> anyhow::Result<Options> {
         cert_dir,
         flags: flags.shown(),
         runtime_config: runtime_config(flags)?,
-        enable_admission_plugins: flags.list("enable-admission-plugins"),
-        disable_admission_plugins: flags.list("disable-admission-plugins"),
         admission_control_config_file: flags.path("admission-control-config-file"),
         encryption_provider_config: flags.path("encryption-provider-config"),
         encryption_automatic_reload: flags.bool("encryption-provider-config-automatic-reload")?,
         compaction_interval: flags.duration("etcd-compaction-interval")?.as_secs(),
         event_ttl: flags.duration("event-ttl")?.as_secs(),
+        store_check_timeouts: [
+            flags.duration("etcd-healthcheck-timeout")?,
+            flags.duration("etcd-readycheck-timeout")?,
+        ],
         audit: audit(flags)?,
         ..Options::default()
     };
@@ -45,6 +51,7 @@ pub fn options(flags: &Flags) -> anyhow::Result<Options> {
         );
     }
     let options = generic(flags, base)?;
+    let options = admission(flags, options)?;
     let options = serving(flags, options)?;
     let options = authentication(flags, options)?;
     let options = service_accounts(flags, options)?;
@@ -52,16 +59,33 @@ pub fn options(flags: &Flags) -> anyhow::Result<Options> {
     network(flags, options)
 }
 
-/// What is served cannot be changed; asking for what is served anyway is no fault.
-fn runtime_config(flags: &Flags) -> anyhow::Result<std::collections::BTreeMap<String, bool>> {
+fn runtime_config(flags: &Flags) -> anyhow::Result<BTreeMap<String, bool>> {
     let set = flags.bool_map("runtime-config")?;
-    if let Some((api, _)) = set.iter().find(|(_, served)| !**served) {
-        bail!("--runtime-config {api}=false is not built: it would stop serving {api}; leave it out");
-    }
-    for api in set.keys() {
-        tracing::info!(api, "--runtime-config: what is built of it is served");
-    }
+    RuntimeConfig::parse(&set).map_err(anyhow::Error::msg)?;
     Ok(set)
+}
+
+fn admission(flags: &Flags, options: Options) -> anyhow::Result<Options> {
+    let (mut enabled, mut disabled) =
+        (flags.list("enable-admission-plugins"), flags.list("disable-admission-plugins"));
+    // The old flag names all plugins: what is on by default and not among them is off.
+    let all = flags.list("admission-control");
+    if !all.is_empty() {
+        ensure!(
+            enabled.is_empty() && disabled.is_empty(),
+            "admission-control and enable-admission-plugins/disable-admission-plugins flags are mutually exclusive"
+        );
+        disabled = default_plugins().filter(|name| !all.iter().any(|n| n == name)).map(String::from).collect();
+        enabled = all;
+    }
+    Ok(Options {
+        enable_admission_plugins: enabled,
+        disable_admission_plugins: disabled,
+        allow_privileged: flags.bool("allow-privileged")?,
+        default_not_ready_toleration_seconds: flags.number("default-not-ready-toleration-seconds")?,
+        default_unreachable_toleration_seconds: flags.number("default-unreachable-toleration-seconds")?,
+        ..options
+    })
 }
 
 fn address(flags: &Flags, name: &str) -> anyhow::Result<Option<IpAddr>> {
@@ -83,7 +107,11 @@ fn generic(flags: &Flags, options: Options) -> anyhow::Result<Options> {
         "--goaway-chance can not be less than 0 or greater than 0.02"
     );
     let shutdown_delay = flags.duration("shutdown-delay-duration")?;
+    let cors_allowed_origins = flags.list("cors-allowed-origins");
+    Cors::new(&cors_allowed_origins).map_err(anyhow::Error::msg)?;
     Ok(Options {
+        cors_allowed_origins,
+        shutdown_watch_grace: flags.duration("shutdown-watch-termination-grace-period")?,
         advertise_address: address(flags, "advertise-address")?,
         external_hostname: flags.optional("external-hostname"),
         strict_transport_security: flags.list("strict-transport-security-directives"),
@@ -131,6 +159,12 @@ fn serving(flags: &Flags, options: Options) -> anyhow::Result<Options> {
             .iter()
             .map(|text| sni(text))
             .collect::<Result<_, _>>()?,
+        tls_curves: flags
+            .list("tls-curve-preferences")
+            .iter()
+            .map(|text| text.parse().with_context(|| format!("invalid argument {text:?} for \"--tls-curve-preferences\" flag")))
+            .collect::<Result<_, _>>()?,
+        http1_only: flags.bool("disable-http2-serving")?,
         http2_max_streams: flags.number("http2-max-streams-per-connection")?,
         ..options
     })
@@ -339,13 +373,6 @@ fn modes_text(flags: &Flags) -> Vec<String> {
 }
 
 fn network(flags: &Flags, options: Options) -> anyhow::Result<Options> {
-    let ranges = flags.list("service-cluster-ip-range");
-    let [range] = ranges.as_slice() else {
-        bail!("--service-cluster-ip-range: one IPv4 range is built, not a second one for dual stack");
-    };
-    let range: ipnet::Ipv4Net = range
-        .parse()
-        .with_context(|| format!("--service-cluster-ip-range {range}: an IPv4 range such as 10.96.0.0/16"))?;
     let ports = flags.text("service-node-port-range");
     let pair = |name: &str, certificate: &str, key: &str| -> anyhow::Result<Option<Leaf>> {
         match (flags.file(certificate)?, flags.file(key)?) {
@@ -355,7 +382,10 @@ fn network(flags: &Flags, options: Options) -> anyhow::Result<Options> {
         }
     };
     Ok(Options {
-        service_cidr: (range.network(), range.prefix_len()),
+        service_cidrs: service_ranges(flags)?,
+        kubelet_address_types: flags.list("kubelet-preferred-address-types"),
+        kubelet_port: flags.number("kubelet-port")?,
+        kubernetes_node_port: kubernetes_node_port(flags, &ports)?,
         service_node_port_range: port_range(&ports)
             .with_context(|| format!("invalid argument {ports:?} for \"--service-node-port-range\" flag"))?,
         kubelet_ca_pem: flags.file("kubelet-certificate-authority")?,
@@ -363,6 +393,47 @@ fn network(flags: &Flags, options: Options) -> anyhow::Result<Options> {
         proxy_client: pair("proxy client", "proxy-client-cert-file", "proxy-client-key-file")?,
         ..options
     })
+}
+
+/// The ranges of Services: one, or one of each family.
+fn service_ranges(flags: &Flags) -> anyhow::Result<Vec<(IpAddr, u8)>> {
+    /// Bits of the addresses of a range, as upstream bounds them.
+    const MAX_BITS: u8 = 20;
+    let mut ranges = Vec::new();
+    for text in flags.list("service-cluster-ip-range") {
+        let range: ipnet::IpNet =
+            text.parse().with_context(|| format!("--service-cluster-ip-range {text}: invalid CIDR address"))?;
+        let smallest = range.max_prefix_len() - MAX_BITS;
+        // Of IPv6, upstream uses as much of a larger range as it can.
+        ensure!(
+            range.prefix_len() >= smallest || range.addr().is_ipv6() && range.prefix_len() >= 64,
+            "specified --service-cluster-ip-range is too large; for {}-bit addresses, the mask must be >= {}",
+            range.max_prefix_len(),
+            smallest
+        );
+        ranges.push((range.network(), range.prefix_len()));
+    }
+    match ranges.as_slice() {
+        [] => bail!("--service-cluster-ip-range must contain at least one valid cidr"),
+        [_] => {}
+        [(first, _), (second, _)] => ensure!(
+            first.is_ipv4() != second.is_ipv4(),
+            "--service-cluster-ip-range[0] and --service-cluster-ip-range[1] must be of different IP family"
+        ),
+        _ => bail!("--service-cluster-ip-range must not contain more than two entries"),
+    }
+    Ok(ranges)
+}
+
+/// Port of the `kubernetes` Service at the nodes, which must be one of the node ports.
+fn kubernetes_node_port(flags: &Flags, range: &str) -> anyhow::Result<u16> {
+    let port: u16 = flags.number("kubernetes-service-node-port")?;
+    let fits = |(low, high): (u16, u16)| (low..=high).contains(&port);
+    ensure!(
+        port == 0 || port_range(range).is_ok_and(fits),
+        "kubernetes service port range {range} doesn't contain {port}"
+    );
+    Ok(port)
 }
 
 /// `first-last`, `first+count` or one port; both ends included.
@@ -463,6 +534,7 @@ mod tests {
         let flags = Flags::of(&[]).unwrap();
         options(&flags).unwrap();
         super::super::Storage::of(&flags).unwrap();
+        super::super::sharing(&flags).unwrap();
         let forgotten: Vec<_> =
             flags.forgotten().into_iter().filter(|name| *name != "write-kubeconfig").collect();
         assert!(forgotten.is_empty(), "{forgotten:?}");
@@ -479,9 +551,14 @@ mod tests {
             &["--egress-selector-config-file=x"],
             "--egress-selector-config-file is not built: it would reach",
         );
-        check(&["--watch-cache=false"], "--watch-cache is not built");
-        check(&["--allow-privileged=false"], "--allow-privileged is not built: it would refuse");
-        check(&["--runtime-config=batch/v1=false"], "it would stop serving batch/v1");
+        check(&["--runtime-config=nope/v1=true"], "unknown api groups nope");
+        check(&["--runtime-config=api/all=false"], "invalid key with only api/all=false");
+        check(&["--cors-allowed-origins=a"], "does not pin to start/end of host");
+        check(&["--service-cluster-ip-range=10.0.0.0/16,10.1.0.0/16"], "must be of different IP family");
+        check(&["--service-cluster-ip-range=10.0.0.0/8"], "for 32-bit addresses, the mask must be >= 12");
+        check(&["--service-cluster-ip-range=a,b,c"], "invalid CIDR address");
+        check(&["--kubernetes-service-node-port=80"], "range 30000-32767 doesn't contain 80");
+        check(&["--admission-control=A", "--enable-admission-plugins=B"], "flags are mutually exclusive");
         check(&["--goaway-chance=0.5"], "can not be less than 0 or greater than 0.02");
         check(&["--feature-gates=Nope=true"], "unrecognized feature gate: Nope");
         check(&["--authorization-mode=RBAC,Foo"], "authorization-mode \"Foo\" is not a valid mode");
@@ -518,7 +595,18 @@ mod tests {
         check(&["--enable-admission-plugins=A,B", "--enable-admission-plugins=C"], |o| {
             o.enable_admission_plugins == ["A", "B", "C"]
         });
-        check(&["--runtime-config=api/all=true,batch/v1=true"], |o| o.runtime_config.len() == 2);
+        check(&["--runtime-config=api/all=true,batch/v1=false"], |o| o.runtime_config.len() == 2);
+        check(&[], |o| !o.allow_privileged && o.kubelet_address_types[0] == "Hostname");
+        check(&["--allow-privileged"], |o| o.allow_privileged);
+        check(&["--service-cluster-ip-range=10.96.0.0/16,fd00::/108"], |o| {
+            o.service_cidrs.len() == 2 && o.service_cidrs[1].0.is_ipv6()
+        });
+        check(&["--admission-control=NamespaceLifecycle"], |o| {
+            o.enable_admission_plugins == ["NamespaceLifecycle"]
+                && o.disable_admission_plugins.iter().any(|name| name == "LimitRanger")
+                && o.disable_admission_plugins.iter().all(|name| name != "NamespaceLifecycle")
+        });
+        check(&["--tls-curve-preferences=29,23"], |o| o.tls_curves == [29, 23]);
         check(&["--service-node-port-range=100+50"], |o| o.service_node_port_range == (100, 150));
         check(&["--storage-backend=etcd3", "--v=4", "--watch-cache"], |_| true);
         check(&["--tls-sni-cert-key=a.crt,a.key:x.example,*.y.example"], |o| {

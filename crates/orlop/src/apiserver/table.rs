@@ -69,7 +69,6 @@ const fn lacks(name: &'static str, kind: Kind, default: &'static str, would: &'s
 
 use Kind::{Bool, Duration, Float, Int, List, Map, Repeat, Text};
 
-const ONE_ENGINE: &str = "the state is in the data directory, which has no such setting";
 const OWN_LOGS: &str = "Orlop's logs are set with --log-level and --log-format";
 
 /// The flags by the headings of upstream's `--help`.
@@ -103,37 +102,45 @@ const ORLOP: &[Flag] = &[
 
 const GENERIC: &[Flag] = &[
     used("advertise-address", Text, "", "Address published in the kubernetes Service"),
-    lacks(
+    idle(
         "cloud-provider-gce-l7lb-src-cidrs",
         List,
         "130.211.0.0/22,35.191.0.0/16",
-        "open a firewall of a cloud for its load balancers",
+        "there is no cloud provider in the API server",
+        "Addresses that a cloud's load balancers come from",
     ),
-    lacks("cors-allowed-origins", List, "", "let pages of these origins call the API from browsers"),
-    lacks(
+    used("cors-allowed-origins", List, "", "Expressions of origins whose pages may call the API from browsers"),
+    used(
         "default-not-ready-toleration-seconds",
         Int,
         "300",
-        "change how long pods tolerate a node that is not ready",
+        "How long pods that do not say tolerate a node that is not ready",
     ),
-    lacks(
+    used(
         "default-unreachable-toleration-seconds",
         Int,
         "300",
-        "change how long pods tolerate a node that cannot be reached",
+        "How long pods that do not say tolerate a node that cannot be reached",
     ),
     lacks("emulated-version", List, "", "answer as an older Kubernetes version would"),
-    lacks(
+    idle(
         "emulation-forward-compatible",
         Bool,
         "false",
-        "serve newer API versions while an older release is emulated",
+        "no older release is emulated",
+        "Serve newer API versions while an older release is emulated",
     ),
     used("enable-priority-and-fairness", Bool, "true", "Queue requests by flow instead of two plain limits"),
     used("external-hostname", Text, "", "Host name in addresses given to others, such as OpenID discovery"),
     used("feature-gates", Map, "", "Feature gates: Name=true or Name=false"),
     used("goaway-chance", Float, "0", "Share of HTTP/2 requests (at most 0.02) that close their connection"),
-    lacks("livez-grace-period", Duration, "0s", "let /livez say yes while the server is still starting"),
+    idle(
+        "livez-grace-period",
+        Duration,
+        "0s",
+        "the server can be reached only when its start is over",
+        "How long /livez says yes while the server starts",
+    ),
     used("max-mutating-requests-inflight", Int, "200", "Changing requests served at once"),
     used("max-requests-inflight", Int, "400", "Reading requests served at once"),
     lacks("min-compatibility-version", List, "", "keep what an older release would need to read"),
@@ -146,11 +153,11 @@ const GENERIC: &[Flag] = &[
         "false",
         "Answer 429 with Retry-After to new requests while stopping",
     ),
-    lacks(
+    used(
         "shutdown-watch-termination-grace-period",
         Duration,
         "0s",
-        "let watches go on for a while when the server stops",
+        "Over how long watches end when the server stops",
     ),
     used(
         "strict-transport-security-directives",
@@ -199,10 +206,10 @@ const ETCD: &[Flag] = &[
         "the size is read when asked",
         "How often the size of the database is read",
     ),
-    idle("etcd-healthcheck-timeout", Duration, "2s", ONE_ENGINE, "Time-out of the check of etcd's health"),
+    used("etcd-healthcheck-timeout", Duration, "2s", "How long the store may take to answer a health check"),
     used("etcd-keyfile", Text, "", "Key of the client certificate for etcd"),
     used("etcd-prefix", Text, "/registry", "What all keys begin with"),
-    idle("etcd-readycheck-timeout", Duration, "2s", ONE_ENGINE, "Time-out of the check of etcd's readiness"),
+    used("etcd-readycheck-timeout", Duration, "2s", "How long the store may take to answer a readiness check"),
     used(
         "etcd-servers",
         List,
@@ -238,7 +245,13 @@ const ETCD: &[Flag] = &[
         "objects are stored as JSON",
         "Encoding of stored objects",
     ),
-    lacks("watch-cache", Bool, "true", "read from etcd instead of memory when false"),
+    idle(
+        "watch-cache",
+        Bool,
+        "true",
+        "objects are always read from memory, as fresh as from the store",
+        "Keep objects in memory",
+    ),
     idle(
         "watch-cache-sizes",
         List,
@@ -264,18 +277,13 @@ const SECURE_SERVING: &[Flag] = &[
         "Where the server's own certificates are kept; in the data directory when absent",
     ),
     used("http2-max-streams-per-connection", Int, "0", "HTTP/2 streams a connection may have at once"),
-    lacks("disable-http2-serving", Bool, "false", "serve HTTP/1.1 only"),
-    lacks(
-        "permit-address-sharing",
-        Bool,
-        "false",
-        "listen with SO_REUSEADDR while another process may hold the address",
-    ),
-    lacks("permit-port-sharing", Bool, "false", "listen with SO_REUSEPORT beside another process"),
+    used("disable-http2-serving", Bool, "false", "Serve HTTP/1.1 only"),
+    used("permit-address-sharing", Bool, "false", "Listen with SO_REUSEADDR"),
+    used("permit-port-sharing", Bool, "false", "Listen with SO_REUSEPORT, beside another process"),
     used("secure-port", Int, "6443", "Port to listen on"),
     used("tls-cert-file", Text, "", "Serving certificate; issued by the server's own CA when absent"),
     used("tls-cipher-suites", List, "", "Cipher suites by their Go names"),
-    lacks("tls-curve-preferences", List, "", "choose the key exchanges"),
+    used("tls-curve-preferences", List, "", "Key exchanges by their IANA numbers, best first"),
     used("tls-min-version", Text, "", "VersionTLS12 or VersionTLS13"),
     used("tls-private-key-file", Text, "", "Key of the serving certificate"),
     used("tls-sni-cert-key", Repeat, "", "A further certificate,key[:names] by server name"),
@@ -328,12 +336,36 @@ const AUDITING: &[Flag] = &[
 ];
 
 const FEATURES: &[Flag] = &[
-    lacks("contention-profiling", Bool, "false", "profile waiting for locks"),
+    idle(
+        "contention-profiling",
+        Bool,
+        "false",
+        "there is no profiler to turn on",
+        "Profile waiting for locks, when profiling is on",
+    ),
     lacks("debug-socket-path", Text, "", "serve profiles on a Unix socket"),
     idle("profiling", Bool, "true", "there is no /debug/pprof to turn off", "Serve profiles at /debug/pprof"),
-    lacks("coordinated-leadership-lease-duration", Duration, "15s", "time coordinated leader election"),
-    lacks("coordinated-leadership-renew-deadline", Duration, "10s", "time coordinated leader election"),
-    lacks("coordinated-leadership-retry-period", Duration, "2s", "time coordinated leader election"),
+    idle(
+        "coordinated-leadership-lease-duration",
+        Duration,
+        "15s",
+        "as upstream without the feature gate CoordinatedLeaderElection",
+        "A time of coordinated leader election",
+    ),
+    idle(
+        "coordinated-leadership-renew-deadline",
+        Duration,
+        "10s",
+        "as upstream without the feature gate CoordinatedLeaderElection",
+        "A time of coordinated leader election",
+    ),
+    idle(
+        "coordinated-leadership-retry-period",
+        Duration,
+        "2s",
+        "as upstream without the feature gate CoordinatedLeaderElection",
+        "A time of coordinated leader election",
+    ),
 ];
 
 const AUTHENTICATION: &[Flag] = &[
@@ -416,11 +448,12 @@ const AUTHORIZATION: &[Flag] = &[
 
 const API_ENABLEMENT: &[Flag] = &[
     used("runtime-config", Map, "", "API groups and versions that are served: group/version=true|false"),
-    lacks(
+    idle(
         "runtime-config-emulation-forward-compatible",
         Bool,
         "false",
-        "serve named APIs under an emulated version",
+        "no older release is emulated",
+        "Serve named APIs under an emulated version",
     ),
 ];
 
@@ -428,11 +461,11 @@ const EGRESS: &[Flag] =
     &[lacks("egress-selector-config-file", Text, "", "reach nodes, etcd and webhooks through proxies")];
 
 const ADMISSION: &[Flag] = &[
-    lacks(
+    used(
         "admission-control",
         List,
         "",
-        "name all plugins in order, as releases before 1.10 did: use --enable-admission-plugins",
+        "Deprecated: all plugins by name; use --enable-admission-plugins and --disable-admission-plugins",
     ),
     used("admission-control-config-file", Text, "", "Settings of admission plugins"),
     used("disable-admission-plugins", List, "", "Default plugins to turn off"),
@@ -472,13 +505,14 @@ const MISC: &[Flag] = &[
         "true",
         "pass on redirects of aggregated servers when false",
     ),
-    lacks("allow-privileged", Bool, "true", "refuse privileged pods when false"),
+    used("allow-privileged", Bool, "false", "Whether pods may have privileged containers"),
     idle("apiserver-count", Int, "1", "each server keeps its own endpoint by a lease", "Number of servers"),
-    lacks(
+    idle(
         "enable-aggregator-routing",
         Bool,
         "false",
-        "reach aggregated servers by endpoint instead of cluster address",
+        "aggregated servers are always reached at their endpoints",
+        "Reach aggregated servers at their endpoints",
     ),
     idle(
         "enable-logs-handler",
@@ -497,12 +531,12 @@ const MISC: &[Flag] = &[
     used("kubelet-certificate-authority", Text, "", "CA of the kubelets' serving certificates"),
     used("kubelet-client-certificate", Text, "", "Certificate shown to kubelets"),
     used("kubelet-client-key", Text, "", "Key of that certificate"),
-    lacks("kubelet-port", Int, "10250", "reach kubelets at another port than the one in the node's status"),
-    lacks(
+    used("kubelet-port", Int, "10250", "Deprecated: port of kubelets whose node does not say one"),
+    used(
         "kubelet-preferred-address-types",
         List,
         "Hostname,InternalDNS,InternalIP,ExternalDNS,ExternalIP",
-        "choose which address of a node is used",
+        "Which address of a node is used, best first",
     ),
     idle(
         "kubelet-read-only-port",
@@ -512,7 +546,7 @@ const MISC: &[Flag] = &[
         "Read-only port of kubelets",
     ),
     lacks("kubelet-timeout", Duration, "5s", "bound connecting to a kubelet"),
-    lacks("kubernetes-service-node-port", Int, "0", "make the kubernetes Service a NodePort"),
+    used("kubernetes-service-node-port", Int, "0", "Node port of the kubernetes Service; 0 makes it a ClusterIP"),
     lacks(
         "max-connection-bytes-per-sec",
         Int,
@@ -526,6 +560,11 @@ const MISC: &[Flag] = &[
     used("proxy-client-key-file", Text, "", "Key of that certificate"),
     used("service-account-signing-key-file", Text, "", "Key that service account tokens are signed with"),
     lacks("service-account-signing-endpoint", Text, "", "have tokens signed by a service outside"),
-    used("service-cluster-ip-range", List, "10.96.0.0/16", "Addresses of Services"),
+    used(
+        "service-cluster-ip-range",
+        List,
+        "10.96.0.0/16",
+        "Addresses of Services; a second range of the other family for dual stack",
+    ),
     used("service-node-port-range", Text, "30000-32767", "Node ports of Services"),
 ];

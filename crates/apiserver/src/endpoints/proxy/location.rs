@@ -153,12 +153,7 @@ fn service(endpoint: &Endpoint<'_>, target: &Target<'_>) -> Result<Backend, ApiE
 
 fn node(endpoint: &Endpoint<'_>, target: &Target<'_>) -> Result<Backend, ApiError> {
     let node = object(endpoint, "Node", "nodes", target.name)?;
-    let (host, kubelet_port) = kubelet::address(&node).ok_or_else(|| {
-        ApiError::internal(format!(
-            "no preferred addresses found; known addresses: [] of node {}",
-            target.name
-        ))
-    })?;
+    let (host, kubelet_port) = kubelet::address(&endpoint.server.options, &node)?;
     if target.port.is_empty() || target.port == kubelet_port.to_string() {
         let tls = Some(endpoint.server.kubelet_connector.clone());
         return Ok(Backend { host, port: kubelet_port, tls });
