@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use crate::ApiServer;
 use crate::authn::UserInfo;
 use crate::registry::object::{meta, set_meta};
-use crate::registry::update::Replace;
 use crate::registry::options::DeleteOptions;
+use crate::registry::update::Replace;
 use crate::registry::{Call, CallOptions, Warnings};
 use crate::resources::Resource;
 

@@ -130,6 +130,8 @@ pub struct ApiServer {
     next_watch: AtomicUsize,
     pub(crate) cors: http::cors::Cors,
     ready: AtomicBool,
+    /// What the last check of the store found.
+    pub(crate) store_healthy: AtomicBool,
 }
 
 impl ApiServer {
@@ -145,7 +147,11 @@ impl ApiServer {
             })
             .transpose()?;
         let store: Arc<dyn Store> = match &encryption {
-            Some(encrypted) => encrypted.clone(),
+            Some(encrypted) => {
+                let wrong = |error| Error::Configuration(format!("--encryption-provider-config: {error}"));
+                encrypted.prime().await.map_err(wrong)?;
+                encrypted.clone()
+            }
             None => store,
         };
         let audit = audit::Audit::start(&options.audit).map_err(Error::Configuration)?;
@@ -286,6 +292,7 @@ impl ApiServer {
             cors,
             stop,
             ready: AtomicBool::new(false),
+            store_healthy: AtomicBool::new(true),
         });
         custom::start(&server).await?;
         bootstrap::run(&server).await?;

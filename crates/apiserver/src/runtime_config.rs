@@ -95,7 +95,9 @@ impl RuntimeConfig {
                 return Err(format!("group version {group}/{version} that has not been registered"));
             }
             if *enabled && !is_built(group, version) {
-                return Err(format!("--runtime-config {key}=true: {group}/{version} is not built; leave it out"));
+                return Err(format!(
+                    "--runtime-config {key}=true: {group}/{version} is not built; leave it out"
+                ));
             }
             match plural {
                 None => _ = config.versions.insert((group.into(), version.into()), *enabled),

@@ -50,7 +50,7 @@ use serde_json::Value;
 use crate::registry::{Call, Registry};
 
 pub use dynamic::Dynamic;
-pub use plugins::{default_plugins, PluginError, plugins};
+pub use plugins::{PluginError, default_plugins, plugins};
 pub use reinvocation::Reinvocation;
 
 /// What is being done.

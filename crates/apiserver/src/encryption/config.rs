@@ -1,10 +1,13 @@
 //! `EncryptionConfiguration` (`apiserver.config.k8s.io/v1`): which resources are encrypted at rest, and with which keys.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use serde::Deserialize;
 
+use super::kms::Kms;
 use super::transform::{Cipher, Key, Provider};
 
 #[derive(Debug, Default, Deserialize)]
@@ -29,7 +32,29 @@ struct ProviderConfig {
     aescbc: Option<Keys>,
     secretbox: Option<Keys>,
     identity: Option<serde_json::Value>,
-    kms: Option<serde_json::Value>,
+    kms: Option<KmsConfig>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct KmsConfig {
+    api_version: String,
+    name: String,
+    cachesize: Option<i64>,
+    endpoint: String,
+    timeout: String,
+}
+
+impl Default for KmsConfig {
+    fn default() -> KmsConfig {
+        KmsConfig {
+            api_version: "v1".to_string(),
+            name: String::new(),
+            cachesize: None,
+            endpoint: String::new(),
+            timeout: "3s".to_string(),
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -72,14 +97,27 @@ impl Rule {
     }
 }
 
-/// Reads a file.
-pub fn load(path: &Path) -> Result<Vec<Rule>, String> {
+/// The plugins that rules use, each once.
+pub fn plugins(rules: &[Rule]) -> Vec<Arc<Kms>> {
+    let mut all: Vec<Arc<Kms>> = Vec::new();
+    for provider in rules.iter().flat_map(|rule| &rule.providers) {
+        if let Provider::Kms(kms) = provider
+            && !all.iter().any(|other| Arc::ptr_eq(other, kms))
+        {
+            all.push(kms.clone());
+        }
+    }
+    all
+}
+
+/// Reads a file. Plugins that are `known` and did not change go on.
+pub fn load(path: &Path, known: &[Arc<Kms>]) -> Result<Vec<Rule>, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    parse(&text).map_err(|error| format!("{}: {error}", path.display()))
+    parse(&text, known).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// Reads the text of such a file.
-pub fn parse(text: &str) -> Result<Vec<Rule>, String> {
+pub fn parse(text: &str, known: &[Arc<Kms>]) -> Result<Vec<Rule>, String> {
     let file: File = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
     if file.kind != "EncryptionConfiguration" || file.api_version != "apiserver.config.k8s.io/v1" {
         return Err(format!(
@@ -93,6 +131,7 @@ pub fn parse(text: &str) -> Result<Vec<Rule>, String> {
     let mut errors = Vec::new();
     let mut rules = Vec::new();
     let mut seen: Vec<&str> = Vec::new();
+    let mut plugins: Vec<&str> = Vec::new();
     for (at, entry) in file.resources.iter().enumerate() {
         let path = format!("resources[{at}]");
         if entry.resources.is_empty() {
@@ -115,7 +154,16 @@ pub fn parse(text: &str) -> Result<Vec<Rule>, String> {
         }
         let mut providers = Vec::new();
         for (at, config) in entry.providers.iter().enumerate() {
-            match provider(config) {
+            if let Some(kms) = &config.kms {
+                if plugins.contains(&kms.name.as_str()) {
+                    errors.push(format!(
+                        "{path}.providers[{at}].kms.name: Invalid value: {0:?}: duplicate KMS provider name {0}, names must be unique",
+                        kms.name
+                    ));
+                }
+                plugins.push(&kms.name);
+            }
+            match provider(config, known) {
                 Ok(provider) => providers.push(provider),
                 Err(error) => errors.push(format!("{path}.providers[{at}]{error}")),
             }
@@ -160,7 +208,51 @@ fn resource_problem(resource: &str) -> Option<&'static str> {
         .then_some("'*.events.k8s.io' objects are stored using the 'events' API group in etcd. Use 'events' instead in the config file")
 }
 
-fn provider(config: &ProviderConfig) -> Result<Provider, String> {
+/// Upstream's refusal of the old form, unless its feature gate is on.
+const KMS_V1: &str = "KMSv1 is deprecated and will only receive security updates going forward. Use KMSv2 instead.  Set --feature-gates=KMSv1=true to use the deprecated KMSv1 feature.";
+
+/// A plugin; one that is known goes on.
+fn kms(config: &KmsConfig, known: &[Arc<Kms>]) -> Result<Provider, String> {
+    let KmsConfig { api_version, name, cachesize, endpoint, timeout } = config;
+    let invalid = |field: &str, value: &str, why: String| {
+        Err(format!(".kms.{field}: Invalid value: {}: {why}", orlop_api::field::go_quote(value)))
+    };
+    if name.is_empty() {
+        return Err(".kms.name: Required value: name is a mandatory field for a provider".to_string());
+    }
+    match api_version.as_str() {
+        "v2" => {}
+        "v1" => return Err(format!(".kms: {KMS_V1}")),
+        other => {
+            let why = "unsupported apiVersion apiVersion for KMS provider, only v1 and v2 are supported";
+            return invalid("apiVersion", other, why.to_string());
+        }
+    }
+    if name.contains(':') {
+        return invalid("name", name, format!("invalid KMS provider name {name}, must not contain ':'"));
+    }
+    if let Some(size) = cachesize {
+        return Err(format!(".kms.cachesize: Invalid value: {size}: cachesize is not supported in v2"));
+    }
+    let time = orlop_api::decode::scalar::parse_duration(timeout).ok().and_then(|n| u64::try_from(n).ok());
+    let Some(time) = time.filter(|time| *time > 0).map(Duration::from_nanos) else {
+        return invalid("timeout", timeout, "timeout should be a positive value".to_string());
+    };
+    if endpoint.is_empty() {
+        return invalid("endpoint", "", "endpoint is a mandatory field for a kms".to_string());
+    }
+    let scheme = endpoint.split_once(':').map_or("", |(scheme, _)| scheme);
+    if scheme != "unix" {
+        let why = format!("unsupported scheme {scheme:?} for KMS provider, only unix is supported");
+        return invalid("endpoint", endpoint, why);
+    }
+    let key = (endpoint.clone(), time);
+    let same = known.iter().find(|plugin| plugin.name == *name && plugin.endpoint == key);
+    let plugin = same.cloned().unwrap_or_else(|| Arc::new(Kms::new(name.clone(), key.0, time)));
+    Ok(Provider::Kms(plugin))
+}
+
+fn provider(config: &ProviderConfig, known: &[Arc<Kms>]) -> Result<Provider, String> {
     let given = [
         config.aesgcm.is_some(),
         config.aescbc.is_some(),
@@ -173,11 +265,8 @@ fn provider(config: &ProviderConfig) -> Result<Provider, String> {
         1 => {}
         _ => return Err(": Invalid value: more than one provider specified in a single element, should split into different list elements".to_string()),
     }
-    if config.kms.is_some() {
-        return Err(
-            ".kms: Invalid value: key management services are not built: use aesgcm, aescbc or secretbox"
-                .to_string(),
-        );
+    if let Some(config) = &config.kms {
+        return kms(config, known);
     }
     for (name, cipher, keys, sizes) in [
         ("aesgcm", Cipher::AesGcm, &config.aesgcm, &[16, 24, 32][..]),
@@ -227,20 +316,28 @@ mod tests {
     #[test]
     fn files() {
         let check = |rest: &str, expected: &str| {
-            let error = parse(&format!("{HEAD}{rest}")).err().unwrap();
+            let error = parse(&format!("{HEAD}{rest}"), &[]).err().unwrap();
             assert!(error.contains(expected), "{error}");
         };
         let key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
         let good = format!(
             "- resources: [secrets, '*.apps']\n  providers:\n  - aesgcm: {{keys: [{{name: k, secret: {key}}}]}}\n  - identity: {{}}\n"
         );
-        let rules = parse(&format!("{HEAD}{good}")).unwrap();
+        let rules = parse(&format!("{HEAD}{good}"), &[]).unwrap();
         assert!(rules[0].covers("", "secrets") && rules[0].covers("apps", "deployments"));
         assert!(!rules[0].covers("", "configmaps") && !rules[0].covers("batch", "jobs"));
         check(&good.replace("secrets,", "'*',"), "use '*.' to encrypt");
         check(&good.replace(key, "c2hvcnQ="), "expected length, got 5");
         check(&good.replace(key, "'%'"), "must be base64");
-        check(&good.replace("identity: {}", "kms: {name: a}"), "key management services are not built");
+        let kms = |fields: &str| good.replace("identity: {}", &format!("kms: {{{fields}}}"));
+        check(&kms("name: a, endpoint: 'unix:///a'"), "KMSv1 is deprecated");
+        check(&kms("apiVersion: v2, endpoint: 'unix:///a'"), "name is a mandatory field for a provider");
+        check(&kms("apiVersion: v2, name: 'a:b', endpoint: 'unix:///a'"), "must not contain ':'");
+        check(&kms("apiVersion: v2, name: a"), "endpoint is a mandatory field for a kms");
+        check(&kms("apiVersion: v2, name: a, endpoint: 'tcp://a'"), "only unix is supported");
+        check(&kms("apiVersion: v2, name: a, endpoint: 'unix:///a', cachesize: 1"), "not supported in v2");
+        check(&kms("apiVersion: v2, name: a, endpoint: 'unix:///a', timeout: 0s"), "a positive value");
+        check(&kms("apiVersion: v3, name: a, endpoint: 'unix:///a'"), "only v1 and v2 are supported");
         check(&good.replace("identity: {}", "{}"), "does not contain any");
         check(
             &format!("{good}- {{resources: [deployments.apps], providers: [{{identity: {{}}}}]}}\n"),

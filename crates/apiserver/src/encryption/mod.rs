@@ -4,11 +4,14 @@
 //! be decrypted is shown as it is stored: whoever reads it finds that it is no object and says so.
 
 mod config;
+mod kms;
+mod plugin;
 mod transform;
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -20,6 +23,8 @@ use orlop_store::{
 use parking_lot::Mutex;
 
 use config::Rule;
+use kms::Kms;
+use transform::TransformError;
 
 /// A store with encrypted values.
 pub struct EncryptedStore {
@@ -45,13 +50,63 @@ impl EncryptedStore {
         mut prefixes: Vec<(String, String, String)>,
     ) -> Result<EncryptedStore, String> {
         prefixes.sort_by_key(|(prefix, _, _)| std::cmp::Reverse(prefix.len()));
-        let rules = ArcSwap::from_pointee(config::load(path)?);
+        let rules = ArcSwap::from_pointee(config::load(path, &[])?);
         Ok(EncryptedStore { inner, shared: Arc::new(Shared { rules, prefixes, written: Mutex::default() }) })
     }
 
-    /// Takes in a changed file.
+    /// Waits for the plugins of the configuration.
+    ///
+    /// # Errors
+    /// What is wrong with one of them.
+    pub async fn prime(&self) -> Result<(), String> {
+        futures::future::try_join_all(self.plugins().iter().map(Kms::prime)).await.map(drop)
+    }
+
+    /// The plugins of the configuration.
+    fn plugins(&self) -> Vec<Arc<Kms>> {
+        config::plugins(&self.shared.rules.load())
+    }
+
+    /// How many plugins there are.
+    pub fn plugin_count(&self) -> usize {
+        self.plugins().len()
+    }
+
+    /// How a plugin is, counted from 0.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub async fn check_plugin(&self, at: usize) -> Result<(), String> {
+        match self.plugins().get(at) {
+            Some(plugin) => plugin.check().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Takes in a changed file, as soon as its new plugins have answered.
     pub fn reload(&self, path: &Path) -> Result<(), String> {
-        self.shared.rules.store(Arc::new(config::load(path)?));
+        let known = self.plugins();
+        let rules = Arc::new(config::load(path, &known)?);
+        let new: Vec<Arc<Kms>> = config::plugins(&rules)
+            .into_iter()
+            .filter(|plugin| !known.iter().any(|other| Arc::ptr_eq(other, plugin)))
+            .collect();
+        if new.is_empty() {
+            self.shared.rules.store(rules);
+            return Ok(());
+        }
+        let shared = self.shared.clone();
+        tokio::spawn(async move {
+            match futures::future::try_join_all(new.iter().map(Kms::prime)).await {
+                Ok(_) => shared.rules.store(rules),
+                Err(error) => {
+                    tracing::error!(
+                        error,
+                        "the new encryption configuration is not used: a KMS plugin is not well"
+                    );
+                }
+            }
+        });
         Ok(())
     }
 
@@ -61,7 +116,7 @@ impl EncryptedStore {
         let Some(rule) = self.shared.rule(&rules, key) else { return false };
         let Some(provider) = rule.providers.first() else { return false };
         let written = self.shared.written.lock();
-        written.get(key).is_some_and(|prefix| prefix.as_ref() != provider.write_prefix().as_bytes())
+        written.get(key).is_some_and(|mark| mark.as_ref() != provider.write_mark())
     }
 }
 
@@ -85,33 +140,62 @@ impl Shared {
         let Some(provider) = self.rule(&rules, key).and_then(|rule| rule.providers.first()) else {
             return Ok(value);
         };
-        provider
-            .encrypt(&value, key)
-            .map(Bytes::from)
-            .map_err(|error| StoreError::InvalidArgument(format!("encryption: {error}")))
+        provider.encrypt(&value, key).map(Bytes::from).map_err(|error| match error {
+            TransformError::Plugin(cause) => {
+                StoreError::Remote { action: "encrypt", endpoints: "the KMS plugin".to_string(), cause }
+            }
+            error => StoreError::InvalidArgument(format!("encryption: {error}")),
+        })
     }
 
-    fn decrypt(&self, mut kv: KeyValue) -> KeyValue {
-        let rules = self.rules.load();
-        let Some(rule) = self.rule(&rules, &kv.key) else { return kv };
-        match transform::decrypt(&rule.providers, &kv.value, &kv.key) {
+    /// What cannot be decrypted now but perhaps later is an error.
+    async fn decrypt(&self, mut kv: KeyValue) -> Result<KeyValue, StoreError> {
+        let rules = self.rules.load_full();
+        let Some(rule) = self.rule(&rules, &kv.key) else { return Ok(kv) };
+        match transform::decrypt(&rule.providers, &kv.value, &kv.key).await {
             Ok(plain) => {
-                let prefix = transform::prefix_of(&kv.value).into();
-                self.written.lock().insert(kv.key.clone(), prefix);
-                kv.value = plain.into();
+                self.written.lock().insert(kv.key.clone(), plain.mark);
+                kv.value = plain.value.into();
+            }
+            Err(TransformError::Plugin(cause)) => {
+                let endpoints = "the KMS plugin".to_string();
+                return Err(StoreError::Remote { action: "decrypt", endpoints, cause });
             }
             Err(error) => {
                 tracing::error!(key = %String::from_utf8_lossy(&kv.key), %error, "stored value cannot be decrypted");
             }
         }
-        kv
+        Ok(kv)
     }
 
-    fn event(&self, mut event: Event) -> Event {
+    async fn decrypt_all(&self, kvs: Vec<KeyValue>) -> Result<Vec<KeyValue>, StoreError> {
+        let mut plain = Vec::with_capacity(kvs.len());
+        for kv in kvs {
+            plain.push(self.decrypt(kv).await?);
+        }
+        Ok(plain)
+    }
+
+    /// Decrypts what a watch tells of, which cannot be told later: it waits for the plugin.
+    async fn decrypt_in_time(&self, kv: KeyValue) -> KeyValue {
+        loop {
+            match self.decrypt(kv.clone()).await {
+                Ok(plain) => return plain,
+                Err(error) => {
+                    tracing::error!(%error, "changes are held back");
+                    tokio::time::sleep(PATIENCE).await;
+                }
+            }
+        }
+    }
+
+    async fn event(&self, mut event: Event) -> Event {
         // The value before goes first, so that what is remembered about the key is how it is written now.
-        event.prev = event.prev.map(|kv| self.decrypt(kv));
+        if let Some(kv) = event.prev.take() {
+            event.prev = Some(self.decrypt_in_time(kv).await);
+        }
         match event.kind {
-            orlop_store::EventKind::Put => event.kv = self.decrypt(event.kv),
+            orlop_store::EventKind::Put => event.kv = self.decrypt_in_time(event.kv).await,
             orlop_store::EventKind::Delete => {
                 self.written.lock().remove(&event.kv.key);
             }
@@ -119,7 +203,21 @@ impl Shared {
         }
         event
     }
+
+    async fn events(self: Arc<Self>, batch: WatchBatch) -> WatchBatch {
+        let mut plain = Vec::new();
+        for event in batch? {
+            plain.push(self.event(event).await);
+        }
+        Ok(plain)
+    }
 }
+
+/// What a watch sends.
+type WatchBatch = Result<Vec<Event>, StoreError>;
+
+/// Pause before a plugin is asked again for a value that must be told.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 #[async_trait]
 impl Store for EncryptedStore {
@@ -130,30 +228,37 @@ impl Store for EncryptedStore {
             }
         }
         Ok(match self.inner.txn(txn).await? {
-            TxnOutcome::GuardFailed { current } => TxnOutcome::GuardFailed {
-                current: current.into_iter().map(|kv| kv.map(|kv| self.shared.decrypt(kv))).collect(),
-            },
+            TxnOutcome::GuardFailed { current } => {
+                let mut plain = Vec::with_capacity(current.len());
+                for kv in current {
+                    plain.push(match kv {
+                        Some(kv) => Some(self.shared.decrypt(kv).await?),
+                        None => None,
+                    });
+                }
+                TxnOutcome::GuardFailed { current: plain }
+            }
             committed => committed,
         })
     }
 
     async fn get(&self, key: &[u8], at: Option<Revision>) -> Result<Option<KeyValue>, StoreError> {
-        Ok(self.inner.get(key, at).await?.map(|kv| self.shared.decrypt(kv)))
+        match self.inner.get(key, at).await? {
+            Some(kv) => self.shared.decrypt(kv).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     async fn range(&self, range: Range) -> Result<RangeResult, StoreError> {
         let mut result = self.inner.range(range).await?;
-        result.kvs = result.kvs.into_iter().map(|kv| self.shared.decrypt(kv)).collect();
+        result.kvs = self.shared.decrypt_all(result.kvs).await?;
         Ok(result)
     }
 
     async fn watch(&self, prefix: Bytes, from: Revision) -> Result<WatchStream, StoreError> {
         let shared = self.shared.clone();
         let stream = self.inner.watch(prefix, from).await?;
-        let plain = move |batch: Result<Vec<Event>, StoreError>| {
-            batch.map(|events| events.into_iter().map(|event| shared.event(event)).collect())
-        };
-        Ok(stream.map(plain).boxed())
+        Ok(stream.then(move |batch| shared.clone().events(batch)).boxed())
     }
 
     async fn compact(&self, at: Revision) -> Result<(), StoreError> {
@@ -192,3 +297,6 @@ impl Store for EncryptedStore {
         self.inner.size_bytes().await
     }
 }
+
+#[cfg(test)]
+mod tests;

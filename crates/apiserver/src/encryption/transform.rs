@@ -1,5 +1,7 @@
 //! The ciphers, in upstream's form of stored values: `k8s:enc:CIPHER:v1:KEY:` and then the bytes.
 
+use std::sync::Arc;
+
 use aes::{Aes128, Aes192, Aes256};
 use aes_gcm::aead::consts::U12;
 use aes_gcm::aead::{Aead as _, KeyInit as _, Payload};
@@ -8,6 +10,8 @@ use cbc::cipher::block_padding::Pkcs7;
 use cbc::cipher::{BlockDecryptMut as _, BlockEncryptMut as _, KeyIvInit as _};
 use crypto_secretbox::XSalsa20Poly1305;
 use rand::RngCore as _;
+
+use super::kms::Kms;
 
 /// A way to encrypt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +26,18 @@ pub enum Cipher {
     Identity,
 }
 
+impl Cipher {
+    /// What its values begin with, before the key's name.
+    fn prefix(self) -> &'static str {
+        match self {
+            Cipher::AesGcm => "k8s:enc:aesgcm:v1:",
+            Cipher::AesCbc => "k8s:enc:aescbc:v1:",
+            Cipher::Secretbox => "k8s:enc:secretbox:v1:",
+            Cipher::Identity => "",
+        }
+    }
+}
+
 /// A named key.
 pub struct Key {
     /// Its name.
@@ -30,17 +46,28 @@ pub struct Key {
     pub secret: Vec<u8>,
 }
 
-/// A cipher with its keys; the first one encrypts.
-pub struct Provider {
-    cipher: Cipher,
-    keys: Vec<Key>,
+/// A cipher with its keys, of which the first one encrypts; or a plugin.
+pub enum Provider {
+    /// Keys of the configuration.
+    Keys(Cipher, Vec<Key>),
+    /// Keys that a plugin knows.
+    Kms(Arc<Kms>),
+}
+
+/// A value in plain.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Plain {
+    /// The value.
+    pub value: Vec<u8>,
+    /// How it was encrypted: what [`Provider::write_mark`] says of the provider and key that did it.
+    pub mark: Box<[u8]>,
 }
 
 /// The beginning of everything that is encrypted.
 const ANY: &[u8] = b"k8s:enc:";
 
 /// Why a value cannot be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TransformError {
     /// The value was made by something else.
     #[error("no matching prefix found")]
@@ -51,65 +78,80 @@ pub enum TransformError {
     /// Wrong key, or the bytes were changed.
     #[error("the value cannot be decrypted with its key: {0}")]
     Broken(&'static str),
+    /// A plugin did not help; it may help later.
+    #[error("{0}")]
+    Plugin(String),
 }
 
 impl Provider {
     /// A cipher with keys.
     pub fn new(cipher: Cipher, keys: Vec<Key>) -> Provider {
-        Provider { cipher, keys }
+        Provider::Keys(cipher, keys)
     }
 
     /// Leaves values as they are.
     pub fn identity() -> Provider {
-        Provider { cipher: Cipher::Identity, keys: Vec::new() }
+        Provider::Keys(Cipher::Identity, Vec::new())
     }
 
-    /// What its values begin with, before the key's name.
-    fn prefix(&self) -> &'static str {
-        match self.cipher {
-            Cipher::AesGcm => "k8s:enc:aesgcm:v1:",
-            Cipher::AesCbc => "k8s:enc:aescbc:v1:",
-            Cipher::Secretbox => "k8s:enc:secretbox:v1:",
-            Cipher::Identity => "",
-        }
-    }
-
-    /// What values it writes now begin with.
-    pub fn write_prefix(&self) -> String {
-        match self.keys.first() {
-            Some(key) => format!("{}{}:", self.prefix(), key.name),
-            None => String::new(),
+    /// What tells values that it writes now from others: what they begin with, and the plugin's key.
+    pub fn write_mark(&self) -> Vec<u8> {
+        match self {
+            Provider::Keys(cipher, keys) => match keys.first() {
+                Some(key) => format!("{}{}:", cipher.prefix(), key.name).into_bytes(),
+                None => Vec::new(),
+            },
+            Provider::Kms(kms) => (kms.prefix() + &kms.key_id()).into_bytes(),
         }
     }
 
     /// Encrypts a value that is stored under `path`.
     pub fn encrypt(&self, value: &[u8], path: &[u8]) -> Result<Vec<u8>, TransformError> {
-        let Some(key) = self.keys.first() else { return Ok(value.to_vec()) };
-        let mut out = self.write_prefix().into_bytes();
-        out.extend(seal(self.cipher, &key.secret, value, path)?);
-        Ok(out)
+        match self {
+            Provider::Keys(cipher, keys) => {
+                let Some(key) = keys.first() else { return Ok(value.to_vec()) };
+                let mut out = self.write_mark();
+                out.extend(seal(*cipher, &key.secret, value, path)?);
+                Ok(out)
+            }
+            Provider::Kms(kms) => kms.encrypt(value, path),
+        }
     }
 
     /// Decrypts a value; `None` when it was not made by this provider.
-    fn decrypt(&self, value: &[u8], path: &[u8]) -> Option<Result<Vec<u8>, TransformError>> {
-        if self.cipher == Cipher::Identity {
-            return (!value.starts_with(ANY)).then(|| Ok(value.to_vec()));
+    async fn decrypt(&self, value: &[u8], path: &[u8]) -> Option<Result<Plain, TransformError>> {
+        let (cipher, keys) = match self {
+            Provider::Keys(cipher, keys) => (*cipher, keys),
+            Provider::Kms(kms) => {
+                let prefix = kms.prefix();
+                let stored = value.strip_prefix(prefix.as_bytes())?;
+                return Some(
+                    kms.decrypt(stored, path)
+                        .await
+                        .map(|(value, key_id)| Plain { value, mark: (prefix + &key_id).into_bytes().into() }),
+                );
+            }
+        };
+        if cipher == Cipher::Identity {
+            let plain = || Ok(Plain { value: value.to_vec(), mark: Box::default() });
+            return (!value.starts_with(ANY)).then(plain);
         }
-        let rest = value.strip_prefix(self.prefix().as_bytes())?;
+        let rest = value.strip_prefix(cipher.prefix().as_bytes())?;
         let end = rest.iter().position(|byte| *byte == b':')?;
         let (name, sealed) = (&rest[..end], &rest[end + 1..]);
-        let Some(key) = self.keys.iter().find(|key| key.name.as_bytes() == name) else {
+        let Some(key) = keys.iter().find(|key| key.name.as_bytes() == name) else {
             return Some(Err(TransformError::NoKey));
         };
-        Some(open(self.cipher, &key.secret, sealed, path))
+        let opened = open(cipher, &key.secret, sealed, path);
+        Some(opened.map(|plain| Plain { value: plain, mark: value[..value.len() - sealed.len()].into() }))
     }
 }
 
 /// Decrypts by whichever provider made the value.
-pub fn decrypt(providers: &[Provider], value: &[u8], path: &[u8]) -> Result<Vec<u8>, TransformError> {
+pub async fn decrypt(providers: &[Provider], value: &[u8], path: &[u8]) -> Result<Plain, TransformError> {
     let mut error = TransformError::NoProvider;
     for provider in providers {
-        match provider.decrypt(value, path) {
+        match provider.decrypt(value, path).await {
             // Another provider of the same cipher may have the key.
             Some(Err(TransformError::NoKey)) => error = TransformError::NoKey,
             Some(result) => return result,
@@ -117,15 +159,6 @@ pub fn decrypt(providers: &[Provider], value: &[u8], path: &[u8]) -> Result<Vec<
         }
     }
     Err(error)
-}
-
-/// What a stored value begins with, the name of its key included; empty when it is not encrypted.
-pub fn prefix_of(value: &[u8]) -> &[u8] {
-    if !value.starts_with(ANY) {
-        return b"";
-    }
-    let colons = value.iter().enumerate().filter(|(_, byte)| **byte == b':').map(|(at, _)| at);
-    colons.take(5).last().map_or(b"", |at| &value[..=at])
 }
 
 fn random<const N: usize>() -> [u8; N] {
@@ -137,7 +170,13 @@ fn random<const N: usize>() -> [u8; N] {
 const LENGTH: TransformError = TransformError::Broken("the key has another length");
 const CHANGED: TransformError = TransformError::Broken("message authentication failed");
 
-fn seal(cipher: Cipher, secret: &[u8], value: &[u8], path: &[u8]) -> Result<Vec<u8>, TransformError> {
+/// Encrypts with one key.
+pub(super) fn seal(
+    cipher: Cipher,
+    secret: &[u8],
+    value: &[u8],
+    path: &[u8],
+) -> Result<Vec<u8>, TransformError> {
     let mut out;
     let sealed = match cipher {
         Cipher::AesGcm => {
@@ -186,7 +225,13 @@ fn seal(cipher: Cipher, secret: &[u8], value: &[u8], path: &[u8]) -> Result<Vec<
     Ok(out)
 }
 
-fn open(cipher: Cipher, secret: &[u8], sealed: &[u8], path: &[u8]) -> Result<Vec<u8>, TransformError> {
+/// Decrypts with one key.
+pub(super) fn open(
+    cipher: Cipher,
+    secret: &[u8],
+    sealed: &[u8],
+    path: &[u8],
+) -> Result<Vec<u8>, TransformError> {
     let short = TransformError::Broken("the stored data was shorter than the required size");
     match cipher {
         Cipher::AesGcm => {
@@ -244,8 +289,8 @@ mod tests {
         Provider::new(cipher, keys.iter().map(key).collect())
     }
 
-    #[test]
-    fn there_and_back() {
+    #[tokio::test]
+    async fn there_and_back() {
         for (cipher, sizes) in [
             (Cipher::AesGcm, &[16, 24, 32][..]),
             (Cipher::AesCbc, &[16, 24, 32][..]),
@@ -257,25 +302,26 @@ mod tests {
                 let keys = if cipher == Cipher::Identity { &keys[..0] } else { &keys[..] };
                 let providers = [provider(cipher, keys)];
                 let stored = providers[0].encrypt(b"a value", b"/registry/secrets/a/b").unwrap();
-                assert!(stored.starts_with(providers[0].write_prefix().as_bytes()), "{cipher:?}");
-                assert_eq!(prefix_of(&stored), providers[0].write_prefix().as_bytes());
-                assert_eq!(decrypt(&providers, &stored, b"/registry/secrets/a/b").unwrap(), b"a value");
+                assert!(stored.starts_with(&providers[0].write_mark()), "{cipher:?}");
+                let plain = decrypt(&providers, &stored, b"/registry/secrets/a/b").await.unwrap();
+                assert_eq!(plain.mark.as_ref(), providers[0].write_mark());
+                assert_eq!(plain.value, b"a value");
             }
         }
     }
 
-    #[test]
-    fn keys_rotate() {
+    #[tokio::test]
+    async fn keys_rotate() {
         let old = [provider(Cipher::AesGcm, &[("old", 32)])];
         let stored = old[0].encrypt(b"v", b"k").unwrap();
         let both = [provider(Cipher::AesGcm, &[("new", 32), ("old", 32)]), Provider::identity()];
-        assert_eq!(decrypt(&both, &stored, b"k").unwrap(), b"v");
-        assert_eq!(decrypt(&both, b"{\"kind\":1}", b"k").unwrap(), b"{\"kind\":1}");
+        assert_eq!(decrypt(&both, &stored, b"k").await.unwrap().value, b"v");
+        assert_eq!(decrypt(&both, b"{\"kind\":1}", b"k").await.unwrap().value, b"{\"kind\":1}");
         let new = [provider(Cipher::AesGcm, &[("new", 32)])];
-        assert_eq!(decrypt(&new, &stored, b"k"), Err(TransformError::NoKey));
-        assert_eq!(decrypt(&new, b"{}", b"k"), Err(TransformError::NoProvider));
+        assert_eq!(decrypt(&new, &stored, b"k").await, Err(TransformError::NoKey));
+        assert_eq!(decrypt(&new, b"{}", b"k").await, Err(TransformError::NoProvider));
         // A value under another key of the store is not taken for its own.
-        assert_eq!(decrypt(&old, &stored, b"other"), Err(CHANGED));
+        assert_eq!(decrypt(&old, &stored, b"other").await, Err(CHANGED));
     }
 
     #[test]

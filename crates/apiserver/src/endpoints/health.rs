@@ -1,6 +1,8 @@
 //! `/healthz`, `/livez`, `/readyz`: upstream's checks by name. Many of upstream's start-up hooks are one step here (the
 //! server is not reachable before its caches are filled and the bootstrap objects exist), so they share its state.
 
+use std::sync::atomic::Ordering;
+
 use crate::ApiServer;
 use crate::http::body::{self, Response};
 use crate::http::pipeline::Request;
@@ -13,6 +15,10 @@ const ROOTS: [&str; 3] = ["/healthz", "/livez", "/readyz"];
 enum What {
     /// That the process answers.
     Answers,
+    /// That a plugin that knows keys is well, counted from 0.
+    Plugin(usize),
+    /// That the store answers, in the time for (0) health, (1) readiness.
+    Store(usize),
     /// That the bootstrap is over.
     Started,
     /// That the server is not going.
@@ -23,8 +29,8 @@ enum What {
 const CHECKS: [(&str, What, bool); 35] = [
     ("ping", What::Answers, false),
     ("log", What::Answers, false),
-    ("etcd", What::Answers, false),
-    ("etcd-readiness", What::Answers, true),
+    ("etcd", What::Store(0), false),
+    ("etcd-readiness", What::Store(1), true),
     ("informer-sync", What::Started, true),
     ("poststarthook/start-apiserver-admission-initializer", What::Started, false),
     ("poststarthook/generic-apiserver-start-informers", What::Started, false),
@@ -65,7 +71,7 @@ fn root_of(path: &str) -> Option<(&'static str, &str)> {
     })
 }
 
-fn checks(root: &str) -> impl Iterator<Item = (&'static str, What)> + use<> {
+fn built_in(root: &str) -> impl Iterator<Item = (&'static str, What)> + use<> {
     let ready = root == "/readyz";
     CHECKS
         .into_iter()
@@ -73,39 +79,95 @@ fn checks(root: &str) -> impl Iterator<Item = (&'static str, What)> + use<> {
         .map(|(name, what, _)| (name, what))
 }
 
-/// Whether this is a path of health checks.
-pub(super) fn is_path(path: &str) -> bool {
-    root_of(path).is_some_and(|(root, name)| name.is_empty() || checks(root).any(|(check, _)| check == name))
+/// What the names of checks of plugins begin with.
+const PLUGIN: &str = "kms-provider";
+
+/// The checks of a root on this server.
+fn checks(server: &ApiServer, root: &str) -> Vec<(String, What)> {
+    let mut all: Vec<(String, What)> = built_in(root).map(|(name, what)| (name.to_string(), what)).collect();
+    let plugins = server.registry.encryption.as_ref().map_or(0, |encryption| encryption.plugin_count());
+    // Behind the store's own.
+    let behind = all.iter().take_while(|(_, what)| !matches!(what, What::Started)).count();
+    // A configuration that may change has one check for whatever plugins there are.
+    let name = |at: usize| match server.options.encryption_automatic_reload {
+        true => format!("{PLUGIN}s"),
+        false => format!("{PLUGIN}-{at}"),
+    };
+    let shown = if server.options.encryption_automatic_reload { plugins.min(1) } else { plugins };
+    all.splice(behind..behind, (0..shown).map(|at| (name(at), What::Plugin(at))));
+    all
 }
 
-/// Every such path.
-pub(super) fn paths() -> impl Iterator<Item = String> {
-    ROOTS.into_iter().flat_map(|root| {
-        std::iter::once(root.to_string()).chain(checks(root).map(move |(check, _)| format!("{root}/{check}")))
+/// Whether this is a path of health checks; one of a plugin may be of none that there is.
+pub(super) fn is_path(path: &str) -> bool {
+    root_of(path).is_some_and(|(root, name)| {
+        name.is_empty() || name.starts_with(PLUGIN) || built_in(root).any(|(check, _)| check == name)
     })
 }
 
-fn check(server: &ApiServer, what: What) -> Result<(), &'static str> {
+/// Every such path.
+pub(super) fn paths(server: &ApiServer) -> impl Iterator<Item = String> {
+    ROOTS.into_iter().flat_map(move |root| {
+        let below = checks(server, root).into_iter().map(move |(check, _)| format!("{root}/{check}"));
+        std::iter::once(root.to_string()).chain(below)
+    })
+}
+
+async fn check(server: &ApiServer, what: What) -> Result<(), String> {
     match what {
         What::Answers => Ok(()),
+        What::Store(at) => {
+            let asked = server.registry.store.check();
+            let result = match tokio::time::timeout(server.options.store_check_timeouts[at], asked).await {
+                Ok(answer) => answer.map_err(|error| format!("etcd failed: {error}")),
+                Err(_) => Err("etcd failed: context deadline exceeded".to_string()),
+            };
+            server.store_healthy.store(result.is_ok(), Ordering::Relaxed);
+            result
+        }
+        What::Plugin(at) => match &server.registry.encryption {
+            Some(encryption) if server.options.encryption_automatic_reload => {
+                let all = (0..encryption.plugin_count()).map(|at| encryption.check_plugin(at));
+                futures::future::try_join_all(all).await.map(drop)
+            }
+            Some(encryption) => encryption.check_plugin(at).await,
+            None => Ok(()),
+        },
         What::Started if server.is_ready() => Ok(()),
-        What::Started => Err("not finished"),
-        What::Stays if server.is_stopping() => Err("process is shutting down"),
+        What::Started => Err("not finished".to_string()),
+        What::Stays if server.is_stopping() => Err("process is shutting down".to_string()),
         What::Stays => Ok(()),
     }
 }
 
+/// What the last checks found; asks nobody.
+fn last(server: &ApiServer, what: What) -> bool {
+    match what {
+        What::Answers | What::Plugin(_) => true,
+        What::Store(_) => server.store_healthy.load(Ordering::Relaxed),
+        What::Started => server.is_ready(),
+        What::Stays => !server.is_stopping(),
+    }
+}
+
 /// Answers a path of health checks.
-pub(super) fn serve(server: &ApiServer, path: &str, request: &Request) -> Response {
+pub(super) async fn serve(server: &ApiServer, path: &str, request: &Request) -> Response {
     let Some((root, name)) = root_of(path) else { return body::text(404, "404 page not found\n") };
-    let checked = checks(root).map(|(name, what)| (name, check(server, what)));
     let mut response = if name.is_empty() {
         let excluded: Vec<&str> = request.query.all("exclude").collect();
-        all(root.trim_start_matches('/'), checked.collect(), excluded, request.query.get("verbose").is_some())
+        let mut checked = Vec::new();
+        for (name, what) in checks(server, root) {
+            // What is excluded need not be asked.
+            let result = if excluded.contains(&name.as_str()) { Ok(()) } else { check(server, what).await };
+            checked.push((name, result));
+        }
+        all(root.trim_start_matches('/'), checked, excluded, request.query.get("verbose").is_some())
     } else {
-        match checked.into_iter().find(|(check, _)| *check == name) {
-            Some((_, Ok(()))) => body::text(200, "ok"),
-            Some((_, Err(why))) => body::text(500, format!("internal server error: {why}\n")),
+        match checks(server, root).into_iter().find(|(check, _)| check == name) {
+            Some((_, what)) => match check(server, what).await {
+                Ok(()) => body::text(200, "ok"),
+                Err(why) => body::text(500, format!("internal server error: {why}\n")),
+            },
             None => body::text(404, "404 page not found\n"),
         }
     };
@@ -117,14 +179,14 @@ pub(super) fn serve(server: &ApiServer, path: &str, request: &Request) -> Respon
 /// All checks of a root at once.
 fn all(
     name: &str,
-    checked: Vec<(&str, Result<(), &'static str>)>,
+    checked: Vec<(String, Result<(), String>)>,
     mut excluded: Vec<&str>,
     verbose: bool,
 ) -> Response {
     let mut text = String::new();
     let mut failed = Vec::new();
     for (check, result) in checked {
-        if excluded.contains(&check) {
+        if excluded.contains(&check.as_str()) {
             excluded.retain(|other| *other != check);
             text.push_str(&format!("[+]{check} excluded: ok\n"));
             continue;
@@ -163,9 +225,9 @@ pub(super) fn slis(server: &ApiServer) -> String {
         "[STABLE] This metric records the result of a single healthcheck.",
     );
     for root in ROOTS {
-        for (name, what) in checks(root) {
-            let ok = check(server, what).is_ok();
-            let labels = [("name", name), ("type", root.trim_start_matches('/'))];
+        for (name, what) in checks(server, root) {
+            let ok = last(server, what);
+            let labels = [("name", name.as_str()), ("type", root.trim_start_matches('/'))];
             out.sample("kubernetes_healthcheck", &labels, f64::from(u8::from(ok)));
         }
     }
@@ -181,7 +243,10 @@ mod tests {
     #[tokio::test]
     async fn texts() {
         let check = async |bad: bool, excluded: &[&str], verbose: bool, code: u16, expected: &str| {
-            let checked = vec![("ping", Ok(())), ("etcd", if bad { Err("gone") } else { Ok(()) })];
+            let checked = vec![
+                ("ping".to_string(), Ok(())),
+                ("etcd".to_string(), if bad { Err("gone".to_string()) } else { Ok(()) }),
+            ];
             let response = all("readyz", checked, excluded.to_vec(), verbose);
             assert_eq!(response.status().as_u16(), code);
             let bytes = response.into_body().collect().await.unwrap().to_bytes();

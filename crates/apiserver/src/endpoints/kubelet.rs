@@ -198,15 +198,14 @@ fn connect_options(subresource: &str, query: &Query) -> Option<(ObjectKind<'stat
 /// The address of a node's kubelet, and the port it says it serves on.
 pub(super) fn address(options: &Options, node: &Value) -> Result<(String, u16), ApiError> {
     let addresses = node["status"]["addresses"].as_array().map_or(&[][..], Vec::as_slice);
-    let of = |kind: &String| addresses.iter().find(|a| a["type"] == *kind).and_then(|a| a["address"].as_str());
+    let of =
+        |kind: &String| addresses.iter().find(|a| a["type"] == *kind).and_then(|a| a["address"].as_str());
     let Some(host) = options.kubelet_address_types.iter().find_map(of) else {
         let text = |address: &Value, field: &str| address[field].as_str().unwrap_or("").to_string();
         let known: Vec<String> =
             addresses.iter().map(|a| format!("{{{} {}}}", text(a, "type"), text(a, "address"))).collect();
         let known = known.join(" ");
-        return Err(ApiError::internal(format!(
-            "no preferred addresses found; known addresses: [{known}]"
-        )));
+        return Err(ApiError::internal(format!("no preferred addresses found; known addresses: [{known}]")));
     };
     let port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64();
     let port = port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
@@ -328,7 +327,8 @@ mod tests {
             let got = address(&options, &json!({"status": status})).map_err(|e| e.status().message.clone());
             assert_eq!(got, expected.map(|(h, p)| (h.to_string(), p)).map_err(str::to_string));
         };
-        let addresses = json!([{"type": "InternalIP", "address": "10.0.0.1"}, {"type": "Hostname", "address": "n"}]);
+        let addresses =
+            json!([{"type": "InternalIP", "address": "10.0.0.1"}, {"type": "Hostname", "address": "n"}]);
         let port = json!({"kubeletEndpoint": {"Port": 7}});
         check(
             &["Hostname", "InternalIP"],
@@ -339,7 +339,9 @@ mod tests {
         check(
             &["ExternalIP"],
             json!({"addresses": addresses}),
-            Err("Internal error occurred: no preferred addresses found; known addresses: [{InternalIP 10.0.0.1} {Hostname n}]"),
+            Err(
+                "Internal error occurred: no preferred addresses found; known addresses: [{InternalIP 10.0.0.1} {Hostname n}]",
+            ),
         );
     }
 

@@ -33,21 +33,19 @@ pub fn is_plain_path(path: &str) -> bool {
         || health::is_path(path)
 }
 
-/// Every path that is served, as `/` lists them.
+/// The paths that are served, as `/` lists them; those for debugging are not listed.
 fn paths(server: &ApiServer) -> Vec<String> {
     let mut paths: Vec<String> = [
         "/.well-known/openid-configuration",
         "/api",
         "/apis",
-        "/configz",
-        "/debug/api_priority_and_fairness/dump_priority_levels",
-        "/debug/api_priority_and_fairness/dump_queues",
-        "/debug/api_priority_and_fairness/dump_requests",
+        "/apis/",
         "/flagz",
         "/metrics",
         "/metrics/slis",
         "/openapi/v2",
         "/openapi/v3",
+        "/openapi/v3/",
         "/openid/v1/jwks",
         "/statusz",
         "/version",
@@ -62,14 +60,14 @@ fn paths(server: &ApiServer) -> Vec<String> {
             paths.push(format!("/apis/{}/{}", resource.group, resource.version));
         }
     }
-    paths.extend(health::paths());
+    paths.extend(health::paths(server));
     paths.sort();
     paths.dedup();
     paths
 }
 
 /// Answers it.
-pub fn plain(server: &ApiServer, request: &Request) -> Result<Response, ApiError> {
+pub async fn plain(server: &ApiServer, request: &Request) -> Result<Response, ApiError> {
     debug_assert!(matches!(request.parts.method, Method::GET | Method::HEAD));
     Ok(match request.info.path.as_str() {
         "/version" | "/version/" => body::response(
@@ -121,7 +119,7 @@ pub fn plain(server: &ApiServer, request: &Request) -> Result<Response, ApiError
                 None => body::text(404, "404 page not found\n"),
             }
         }
-        path => return Ok(health::serve(server, path, request)),
+        path => return Ok(health::serve(server, path, request).await),
     })
 }
 

@@ -15,7 +15,7 @@ use http_body_util::BodyExt as _;
 use orlop_api::status::ApiError;
 
 use super::body::{self, Body, BoxError, Response};
-use super::pipeline::{Identity, RequestBody};
+use super::pipeline::{Identity, RequestBody, Waited};
 use super::{cors, discovery, openapi};
 use crate::ApiServer;
 use crate::metrics::{Gauge, Metrics, RequestLabels, RequestSeries, is_long_running, is_read_only};
@@ -241,7 +241,8 @@ impl ApiServer {
         };
         let elapsed = started.elapsed();
         let size = response.body().size_hint().exact();
-        series.observe(response.status().as_u16(), elapsed, size);
+        let waited = response.extensions().get::<Waited>().map_or(Duration::ZERO, |waited| waited.0);
+        series.observe(response.status().as_u16(), elapsed, waited, size);
         if let Some((verb, uri, user_agent)) = log {
             let header =
                 |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or("");

@@ -2,7 +2,7 @@
 //! answer gets (warnings, audit id, compression, metrics).
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -62,6 +62,10 @@ enum Admitted {
     /// Not now.
     Refused(Response),
 }
+
+/// On an answer: how long its request waited for webhooks and for a seat.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waited(pub(super) Duration);
 
 /// A request before it is admitted.
 struct Incoming<'a> {
@@ -174,6 +178,7 @@ impl ApiServer {
         let warnings = Warnings::default();
         let annotations = Annotations::default();
         let mut kept = None;
+        let mut elsewhere_for = Duration::ZERO;
         let mut seat = Seat::None;
         // A body that is not read would cost the client its connection, so it is read whatever comes of the request.
         // Only requests that take the connection over have none that ends.
@@ -234,6 +239,7 @@ impl ApiServer {
                                 trail.annotate(key, value);
                             }
                         }
+                        elsewhere_for = request.annotations.waited();
                         kept = Some(request.warnings);
                         result
                     }
@@ -255,6 +261,7 @@ impl ApiServer {
             headers.insert("audit-id", id);
         }
         seat.note(headers);
+        let waited = Waited(elsewhere_for + seat.waited());
         let transport = &self.options.strict_transport_security;
         if !transport.is_empty()
             && let Ok(value) = HeaderValue::from_str(&transport.join("; "))
@@ -262,6 +269,7 @@ impl ApiServer {
             headers.insert(header::STRICT_TRANSPORT_SECURITY, value);
         }
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
+        response.extensions_mut().insert(waited);
         if gzip_accepted { gzip::compress(response).await } else { response }
     }
 
@@ -380,7 +388,7 @@ impl ApiServer {
         if openapi::is_path(path) {
             return openapi::serve(&self, request);
         }
-        crate::endpoints::plain(&self, request)
+        crate::endpoints::plain(&self, request).await
     }
 }
 

@@ -1,7 +1,7 @@
 //! The seat of a request in priority and fairness, or its place under the plain limits that stand in for it.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderName};
 
@@ -23,16 +23,24 @@ const RETRY_AFTER: u64 = 1;
 pub(super) enum Seat {
     /// Nothing: long-running, or nobody limits.
     None,
-    /// It was matched; the permit is missing when it was refused.
-    Flow(Arc<Schema>, #[allow(dead_code)] Option<Permit>),
+    /// It was matched, after a wait; the permit is missing when it was refused.
+    Flow(Arc<Schema>, #[allow(dead_code)] Option<Permit>, Duration),
     /// A place under a plain limit.
     Place(#[allow(dead_code)] tokio::sync::OwnedSemaphorePermit),
 }
 
 impl Seat {
+    /// How long the request waited for it.
+    pub(super) fn waited(&self) -> Duration {
+        match self {
+            Seat::Flow(_, _, waited) => *waited,
+            _ => Duration::ZERO,
+        }
+    }
+
     /// Tells the client what its request was matched to.
     pub(super) fn note(&self, headers: &mut HeaderMap) {
-        let Seat::Flow(schema, _) = self else { return };
+        let Seat::Flow(schema, ..) = self else { return };
         let (schema, level) = schema.uids();
         for (name, uid) in [(FLOW_SCHEMA, schema), (PRIORITY_LEVEL, level)] {
             if let Some(uid) = uid {
@@ -87,14 +95,15 @@ impl ApiServer {
             cache.interested(&info.namespace, &key) as u64
         };
         let admitted = flows.admit(user, info, query, limits.patience(), stats, watchers).await;
-        self.metrics.flow_control_filter.time(begun.elapsed());
+        let waited = begun.elapsed();
+        self.metrics.flow_control_filter.time(waited);
         match admitted {
             Ok((schema, permit)) => {
-                *seat = Seat::Flow(schema, Some(permit));
+                *seat = Seat::Flow(schema, Some(permit), waited);
                 Ok(())
             }
             Err(refused) => {
-                *seat = Seat::Flow(refused.schema, None);
+                *seat = Seat::Flow(refused.schema, None, waited);
                 Err(dropped(refused.retry_after))
             }
         }

@@ -120,6 +120,8 @@ pub struct RequestSeries {
     names: [Box<str>; 4],
     codes: [(AtomicU32, Counter); MAX_CODES],
     durations: Histogram,
+    /// Without the time that was spent waiting for others.
+    own_durations: Histogram,
     sizes: Histogram,
     /// Long-running requests under way.
     pub running: Gauge,
@@ -134,6 +136,7 @@ impl RequestSeries {
             names: [labels.group, labels.version, labels.resource, labels.subresource].map(Box::from),
             codes: Default::default(),
             durations: Histogram::seconds(DURATIONS),
+            own_durations: Histogram::seconds(DURATIONS),
             sizes: Histogram::numbers(SIZES),
             running: Gauge::default(),
         }
@@ -147,8 +150,9 @@ impl RequestSeries {
             && self.names.iter().zip(names).all(|(a, b)| a.as_ref() == b)
     }
 
-    /// Counts an answer; `size` of its body, when that is known.
-    pub fn observe(&self, code: u16, elapsed: Duration, size: Option<u64>) {
+    /// Counts an answer that took `elapsed`, of which the request `waited` for webhooks and for a seat; `size` of its
+    /// body, when that is known.
+    pub fn observe(&self, code: u16, elapsed: Duration, waited: Duration, size: Option<u64>) {
         let code = u32::from(code);
         for (slot, count) in &self.codes {
             let known = slot.load(Ordering::Relaxed);
@@ -166,6 +170,9 @@ impl RequestSeries {
         // How long a client likes to watch says nothing about the server.
         if !matches!(self.verb, "WATCH" | "WATCHLIST" | "CONNECT") {
             self.durations.time(elapsed);
+            if self.dry_run.is_empty() {
+                self.own_durations.time(elapsed.saturating_sub(waited));
+            }
         }
         if let Some(size) = size
             && matches!(self.verb, "GET" | "LIST")
@@ -251,10 +258,9 @@ impl Requests {
                 [component, ("dry_run", series.dry_run), group, resource, scope, subresource, verb, version];
             out.histogram("apiserver_request_duration_seconds", &labels, &series.durations);
         }
-        // Upstream leaves out the time spent in webhooks and queues here; what is measured is the whole.
         out.family("apiserver_request_sli_duration_seconds", "histogram", "[BETA] Response latency distribution (not counting webhook duration and priority & fairness queue wait times) in seconds for each verb, group, version, resource, subresource, scope and component.");
         for series in timed.iter().filter(|series| series.dry_run.is_empty()) {
-            out.histogram("apiserver_request_sli_duration_seconds", &series.labels(), &series.durations);
+            out.histogram("apiserver_request_sli_duration_seconds", &series.labels(), &series.own_durations);
         }
         out.family("apiserver_response_sizes", "histogram", "[STABLE] Response size distribution in bytes for each group, version, verb, resource, subresource, scope and component.");
         for series in all.iter().filter(|series| series.sizes.count() > 0) {
@@ -305,6 +311,24 @@ mod tests {
     }
 
     #[test]
+    fn waiting_for_others_is_not_the_servers_time() {
+        let requests = Requests::default();
+        let query = Query::default();
+        let info = RequestInfo::parse(&Method::GET, "/api/v1/pods", &query);
+        let series = requests.series(RequestLabels::of(&info, &query, None), || true);
+        series.observe(200, Duration::from_secs(3), Duration::from_secs(2), None);
+        let mut out = Exposition::default();
+        requests.render(&mut out);
+        let text = out.finish();
+        let sum = |family: &str| {
+            let line = text.lines().find(|line| line.starts_with(&format!("{family}_sum")));
+            line.and_then(|line| line.rsplit_once(' ')).map(|(_, sum)| sum.to_string())
+        };
+        assert_eq!(sum("apiserver_request_duration_seconds").as_deref(), Some("3"));
+        assert_eq!(sum("apiserver_request_sli_duration_seconds").as_deref(), Some("1"));
+    }
+
+    #[test]
     fn what_does_not_exist_is_counted_together() {
         let requests = Requests::default();
         for n in 0..50 {
@@ -312,6 +336,7 @@ mod tests {
             let info = RequestInfo::parse(&Method::GET, &path, &query);
             requests.series(RequestLabels::of(&info, &query, None), || false).observe(
                 404,
+                Duration::ZERO,
                 Duration::ZERO,
                 None,
             );

@@ -16,6 +16,8 @@ pub mod update;
 pub mod watch;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use orlop_api::status::ApiError;
@@ -49,9 +51,10 @@ impl Warnings {
     }
 }
 
-/// Annotations for the request's audit event, collected while it is served.
+/// What is noted about a request while it is served: annotations for its audit event, and how long it waited for
+/// webhooks.
 #[derive(Default)]
-pub struct Annotations(Mutex<Vec<(String, String)>>);
+pub struct Annotations(Mutex<Vec<(String, String)>>, AtomicU64);
 
 impl Annotations {
     /// Adds one; the first value of a key stays, as upstream has it.
@@ -66,6 +69,11 @@ impl Annotations {
     /// Takes all, in the order in which they came.
     pub fn take(&self) -> Vec<(String, String)> {
         std::mem::take(&mut self.0.lock())
+    }
+
+    /// How long the request waited for webhooks.
+    pub fn waited(&self) -> Duration {
+        Duration::from_micros(self.1.load(Ordering::Relaxed))
     }
 }
 
@@ -111,6 +119,14 @@ impl Call<'_> {
     pub fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
         if let Some(annotations) = self.annotations {
             annotations.add(key, value);
+        }
+    }
+
+    /// Notes that webhooks took so long: the server answers for its own time only.
+    pub fn waited(&self, elapsed: Duration) {
+        if let Some(annotations) = self.annotations {
+            let elapsed = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX / 2);
+            annotations.1.fetch_add(elapsed, Ordering::Relaxed);
         }
     }
 }

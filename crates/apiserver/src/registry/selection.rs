@@ -103,7 +103,8 @@ impl Selection {
                 .requirements()
                 .iter()
                 .all(|term| (entry.field(&term.field).unwrap_or("") == term.value) != term.negated)
-            && self.labels
+            && self
+                .labels
                 .requirements()
                 .iter()
                 .all(|requirement| label_matches(requirement, entry.label(&requirement.key)))

@@ -12,6 +12,7 @@ mod operations;
 mod policies;
 mod protobuf;
 mod security;
+mod settings;
 mod support;
 mod watch;
 mod webhooks;

@@ -75,7 +75,8 @@ fn admission(flags: &Flags, options: Options) -> anyhow::Result<Options> {
             enabled.is_empty() && disabled.is_empty(),
             "admission-control and enable-admission-plugins/disable-admission-plugins flags are mutually exclusive"
         );
-        disabled = default_plugins().filter(|name| !all.iter().any(|n| n == name)).map(String::from).collect();
+        disabled =
+            default_plugins().filter(|name| !all.iter().any(|n| n == name)).map(String::from).collect();
         enabled = all;
     }
     Ok(Options {
@@ -162,7 +163,11 @@ fn serving(flags: &Flags, options: Options) -> anyhow::Result<Options> {
         tls_curves: flags
             .list("tls-curve-preferences")
             .iter()
-            .map(|text| text.parse().with_context(|| format!("invalid argument {text:?} for \"--tls-curve-preferences\" flag")))
+            .map(|text| {
+                text.parse().with_context(|| {
+                    format!("invalid argument {text:?} for \"--tls-curve-preferences\" flag")
+                })
+            })
             .collect::<Result<_, _>>()?,
         http1_only: flags.bool("disable-http2-serving")?,
         http2_max_streams: flags.number("http2-max-streams-per-connection")?,
@@ -401,8 +406,9 @@ fn service_ranges(flags: &Flags) -> anyhow::Result<Vec<(IpAddr, u8)>> {
     const MAX_BITS: u8 = 20;
     let mut ranges = Vec::new();
     for text in flags.list("service-cluster-ip-range") {
-        let range: ipnet::IpNet =
-            text.parse().with_context(|| format!("--service-cluster-ip-range {text}: invalid CIDR address"))?;
+        let range: ipnet::IpNet = text
+            .parse()
+            .with_context(|| format!("--service-cluster-ip-range {text}: invalid CIDR address"))?;
         let smallest = range.max_prefix_len() - MAX_BITS;
         // Of IPv6, upstream uses as much of a larger range as it can.
         ensure!(

@@ -109,7 +109,12 @@ const GENERIC: &[Flag] = &[
         "there is no cloud provider in the API server",
         "Addresses that a cloud's load balancers come from",
     ),
-    used("cors-allowed-origins", List, "", "Expressions of origins whose pages may call the API from browsers"),
+    used(
+        "cors-allowed-origins",
+        List,
+        "",
+        "Expressions of origins whose pages may call the API from browsers",
+    ),
     used(
         "default-not-ready-toleration-seconds",
         Int,
@@ -209,7 +214,12 @@ const ETCD: &[Flag] = &[
     used("etcd-healthcheck-timeout", Duration, "2s", "How long the store may take to answer a health check"),
     used("etcd-keyfile", Text, "", "Key of the client certificate for etcd"),
     used("etcd-prefix", Text, "/registry", "What all keys begin with"),
-    used("etcd-readycheck-timeout", Duration, "2s", "How long the store may take to answer a readiness check"),
+    used(
+        "etcd-readycheck-timeout",
+        Duration,
+        "2s",
+        "How long the store may take to answer a readiness check",
+    ),
     used(
         "etcd-servers",
         List,
@@ -546,7 +556,12 @@ const MISC: &[Flag] = &[
         "Read-only port of kubelets",
     ),
     lacks("kubelet-timeout", Duration, "5s", "bound connecting to a kubelet"),
-    used("kubernetes-service-node-port", Int, "0", "Node port of the kubernetes Service; 0 makes it a ClusterIP"),
+    used(
+        "kubernetes-service-node-port",
+        Int,
+        "0",
+        "Node port of the kubernetes Service; 0 makes it a ClusterIP",
+    ),
     lacks(
         "max-connection-bytes-per-sec",
         Int,

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod etcd;
+mod flags;
 mod helm;
 mod kube_rs;
 mod kubectl;

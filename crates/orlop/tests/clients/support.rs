@@ -64,7 +64,8 @@ pub fn free_port() -> u16 {
 /// A running API server; it dies with this value.
 pub struct Server {
     pub directory: tempfile::TempDir,
-    child: Child,
+    pub port: u16,
+    pub child: Child,
 }
 
 impl Server {
@@ -75,26 +76,44 @@ impl Server {
     /// A server with more arguments, ready when this returns.
     pub fn with(arguments: &[&str]) -> Server {
         let directory = tempfile::Builder::new().prefix("orlop-test-").tempdir().unwrap();
-        let port = free_port();
-        let log = File::create(directory.path().join("server.log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_orlop"))
-            .args(["apiserver", "--bind-address=127.0.0.1", &format!("--secure-port={port}")])
-            .arg(format!("--data-dir={}", directory.path().join("data").display()))
-            .arg(format!("--write-kubeconfig={}", directory.path().join("kubeconfig").display()))
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut server = Server { directory, child };
-        eventually("the API server is ready", || {
-            if let Some(status) = server.child.try_wait().unwrap() {
-                panic!("the server ended with {status}:\n{}", server.log());
-            }
-            server.kubectl(&["get", "--raw", "/readyz"]).status.success().then_some(())
-        });
+        Server::at(directory, free_port(), arguments)
+    }
+
+    /// A server with its state in a directory and at a port.
+    pub fn at(directory: tempfile::TempDir, port: u16, arguments: &[&str]) -> Server {
+        let child = spawn(directory.path(), port, arguments);
+        let mut server = Server { directory, port, child };
+        server.wait();
         server
+    }
+
+    /// The same state and port under other arguments.
+    pub fn again(&mut self, arguments: &[&str]) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.child = spawn(self.directory.path(), self.port, arguments);
+        self.wait();
+    }
+
+    fn wait(&mut self) {
+        eventually("the API server is ready", || {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("the server ended with {status}:\n{}", self.log());
+            }
+            self.kubectl(&["get", "--raw", "/readyz"]).status.success().then_some(())
+        });
+    }
+
+    /// Its address.
+    pub fn url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// Runs curl, which believes nothing but the answer's text.
+    pub fn curl(&self, path: &str, arguments: &[&str]) -> String {
+        let mut command = self.client(tool("curl"));
+        command.args(["--silent", "--insecure"]).args(arguments).arg(format!("{}{path}", self.url()));
+        run(&mut command)
     }
 
     pub fn kubeconfig(&self) -> PathBuf {
@@ -155,6 +174,20 @@ impl Server {
         all.extend_from_slice(arguments);
         serde_json::from_str(&self.ok(&all)).unwrap()
     }
+}
+
+fn spawn(directory: &Path, port: u16, arguments: &[&str]) -> Child {
+    let log = File::create(directory.join("server.log")).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_orlop"))
+        .args(["apiserver", "--bind-address=127.0.0.1", &format!("--secure-port={port}")])
+        .arg(format!("--data-dir={}", directory.join("data").display()))
+        .arg(format!("--write-kubeconfig={}", directory.join("kubeconfig").display()))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap()
 }
 
 impl Drop for Server {

@@ -9,7 +9,7 @@ pub(crate) mod client;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use orlop_api::status::ApiError;
@@ -218,7 +218,10 @@ impl MutatingAdmissionWebhook {
         let key = |prefix: &str| {
             format!("{prefix}mutation.webhook.admission.k8s.io/round_{round}_index_{}", hook.place)
         };
-        let changed = match call(hook, request, matched, true).await {
+        let begun = Instant::now();
+        let answer = call(hook, request, matched, true).await;
+        request.call.waited(begun.elapsed());
+        let changed = match answer {
             Ok(None) => Ok(false),
             Ok(Some(patch)) => self.apply(hook, request, matched, &patch),
             Err(failure) => match hook.failed(request, failure, &key("failed-open.")) {
@@ -303,8 +306,14 @@ impl Admission for ValidatingAdmissionWebhook {
             let key = format!("failed-open.validating.webhook.admission.k8s.io/round_0_index_{at}");
             hook.failed(request, failure, &key)
         });
+        if relevant.is_empty() {
+            return Ok(());
+        }
         // All are heard, the first refusal in their order is told.
-        match futures::future::join_all(calls).await.into_iter().flatten().next() {
+        let begun = Instant::now();
+        let failures = futures::future::join_all(calls).await;
+        request.call.waited(begun.elapsed());
+        match failures.into_iter().flatten().next() {
             Some(error) => Err(error),
             None => Ok(()),
         }
