@@ -63,6 +63,9 @@ enum Admitted {
     Refused(Response),
 }
 
+/// Waiting that shows in the metrics, whose first bound is five milliseconds.
+const NOTICEABLE: Duration = Duration::from_micros(500);
+
 /// On an answer: how long its request waited for webhooks and for a seat.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Waited(pub(super) Duration);
@@ -261,7 +264,7 @@ impl ApiServer {
             headers.insert("audit-id", id);
         }
         seat.note(headers);
-        let waited = Waited(elsewhere_for + seat.waited());
+        let waited = elsewhere_for + seat.waited();
         let transport = &self.options.strict_transport_security;
         if !transport.is_empty()
             && let Ok(value) = HeaderValue::from_str(&transport.join("; "))
@@ -269,7 +272,9 @@ impl ApiServer {
             headers.insert(header::STRICT_TRANSPORT_SECURITY, value);
         }
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
-        response.extensions_mut().insert(waited);
+        if waited >= NOTICEABLE {
+            response.extensions_mut().insert(Waited(waited));
+        }
         if gzip_accepted { gzip::compress(response).await } else { response }
     }
 
