@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::ApiServer;
 use crate::authn::UserInfo;
+use crate::authn::legacy_use;
 use crate::registry::object::{meta, set_meta};
 use crate::registry::options::DeleteOptions;
 use crate::registry::update::Replace;
@@ -185,6 +186,12 @@ pub async fn run(server: &ApiServer) -> Result<(), ApiError> {
     flow_control(&bootstrap).await?;
     api_services(&bootstrap).await?;
     service_range(&bootstrap).await?;
+    let tracking = json!({
+        "kind": "ConfigMap", "apiVersion": "v1",
+        "metadata": {"name": legacy_use::TRACKING, "namespace": "kube-system"},
+        "data": {"since": legacy_use::today()},
+    });
+    bootstrap.ensure("", tracking).await?;
     overwrite(&bootstrap, "", server.aggregator.headers.config_map(&server.client_ca_pem)).await
 }
 

@@ -1,4 +1,5 @@
-//! What the server does on its own: compaction of the store's history, removal of old Events.
+//! What the server does on its own: compaction of the store's history, removal of old Events, notes of which tokens of
+//! Secrets are used.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -7,15 +8,19 @@ use orlop_store::Revision;
 
 use crate::ApiServer;
 use crate::authn::UserInfo;
+use crate::authn::legacy_use::label_used;
 use crate::registry::options::DeleteOptions;
 use crate::registry::{Call, CallOptions, Warnings};
 
 /// Between two sweeps of old Events.
 const SWEEP: Duration = Duration::from_secs(60);
 
-/// Starts both; they end with the server.
+/// Starts all; they end with the server.
 pub fn start(server: &Arc<ApiServer>) {
     let stop = server.stopped();
+    let (used, weak) = (server.authenticator.service_accounts.used.clone(), Arc::downgrade(server));
+    let ends = stop.clone();
+    tokio::spawn(async move { ends.run_until_cancelled(label_used(weak, used)).await });
     if server.options.compaction_interval > 0 {
         let (server, stop) = (Arc::downgrade(server), stop.clone());
         tokio::spawn(async move { stop.run_until_cancelled(compact(server)).await });

@@ -312,6 +312,20 @@ impl ApiServer {
         &self.ca
     }
 
+    /// A token for a service account that is to be kept in a Secret; the Secret has to hold it for the token to be good.
+    ///
+    /// # Errors
+    /// When it cannot be signed.
+    pub fn secret_token(
+        &self,
+        namespace: &str,
+        (account, uid): (&str, &str),
+        secret: &str,
+    ) -> Result<String, authn::TokenError> {
+        let account = authn::BoundObject { name: account.to_owned(), uid: uid.to_owned() };
+        self.authenticator.service_accounts.issue_legacy(namespace, &account, secret)
+    }
+
     /// Whether the bootstrap objects exist.
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)

@@ -15,6 +15,8 @@ use tokio_util::time::{DelayQueue, delay_queue};
 /// client-go's `DefaultTypedControllerRateLimiter`: 5 ms, doubled by each failure, 1000 s at most.
 const BASE_DELAY: Duration = Duration::from_millis(5);
 const MAX_DELAY: Duration = Duration::from_secs(1000);
+/// The timers reach no further than two years. A key that waits longer comes early; who looks at it sends it off again.
+const FAR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 struct State<T> {
     ready: VecDeque<T>,
@@ -78,13 +80,14 @@ impl<T: Clone + Eq + Hash + Send + 'static> WorkQueue<T> {
         self.inner.changed.notify_one();
     }
 
-    /// Queues a key after `delay`. Of several delays for one key the earliest counts.
+    /// Queues a key after `delay`, or after 30 days when that is longer. Of several delays for one key the earliest
+    /// counts.
     pub fn add_after(&self, key: T, delay: Duration) {
         if delay.is_zero() {
             return self.add(key);
         }
         // Fails only when the queue's task is gone with the runtime.
-        let _ = self.inner.delays.send((key, Instant::now() + delay));
+        let _ = self.inner.delays.send((key, Instant::now() + delay.min(FAR)));
     }
 
     /// Queues a key after its back-off, which grows with every call until [`forget`](Self::forget).
@@ -226,6 +229,17 @@ mod tests {
         queue.done(&"a");
         let nothing = tokio::time::timeout(Duration::from_secs(120), queue.get()).await;
         assert!(nothing.is_err(), "the later delays are gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_delay_too_long_to_be_kept_is_cut() {
+        let queue = WorkQueue::new();
+        let start = Instant::now();
+        queue.add_after("a", Duration::MAX);
+        queue.add_after("b", Duration::from_secs(5));
+        assert_eq!(queue.get().await, Some("b"));
+        assert_eq!(queue.get().await, Some("a"));
+        assert_eq!(start.elapsed().as_secs(), FAR.as_secs());
     }
 
     #[tokio::test(start_paused = true)]

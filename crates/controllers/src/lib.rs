@@ -5,6 +5,7 @@
 //! an identity of its own. The crate must never know whether the API server is in the same process, and it keeps no
 //! state that a restart would miss.
 
+mod bootstrap;
 mod claim;
 mod cluster_role_aggregation;
 mod daemonset;
@@ -17,6 +18,7 @@ mod error;
 mod expectations;
 mod garbage;
 mod history;
+mod legacy_tokens;
 mod namespace;
 mod node;
 mod objects;
@@ -27,10 +29,11 @@ mod replicaset;
 mod resourcequota;
 mod root_ca;
 mod service_account;
+mod service_account_tokens;
 mod services;
 mod shell;
 mod statefulset;
 mod workload;
 
 pub use error::Error;
-pub use shell::{CONTROLLERS, ClientFor, Context, Options, run};
+pub use shell::{CONTROLLERS, ClientFor, Context, Options, SecretToken, TokenSigner, run};

@@ -17,6 +17,42 @@ use crate::Error;
 /// a whole user name when it begins with `system:` (`system:kube-controller-manager`, used for all reads).
 pub type ClientFor = Arc<dyn Fn(&str) -> kube::Client + Send + Sync>;
 
+/// What a token in a Secret is about.
+#[derive(Debug, Clone, Copy)]
+pub struct SecretToken<'a> {
+    /// Namespace of the account and of the Secret.
+    pub namespace: &'a str,
+    /// Name of the ServiceAccount.
+    pub account: &'a str,
+    /// Its uid.
+    pub account_uid: &'a str,
+    /// Name of the Secret.
+    pub secret: &'a str,
+}
+
+type Sign = dyn Fn(SecretToken<'_>) -> Result<String, String> + Send + Sync;
+
+/// Signs tokens with the cluster's key for service accounts. Cheap to clone.
+#[derive(Clone)]
+pub struct TokenSigner(Arc<Sign>);
+
+impl TokenSigner {
+    /// A signer from a function; its error is a text for the log.
+    pub fn new(sign: impl Fn(SecretToken<'_>) -> Result<String, String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(sign))
+    }
+
+    pub(crate) fn sign(&self, token: SecretToken<'_>) -> Result<String, Error> {
+        (self.0)(token).map_err(Error::Object)
+    }
+}
+
+impl std::fmt::Debug for TokenSigner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TokenSigner")
+    }
+}
+
 /// What an administrator can set. The defaults are upstream's, with node addresses handed out.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -28,6 +64,8 @@ pub struct Options {
     pub node_cidr_mask_size: u8,
     /// PEM of the CA that the API server's certificate is verified with: what `kube-root-ca.crt` tells pods.
     pub root_ca_pem: Option<String>,
+    /// Signs the tokens of Secrets; `None` fills no Secret.
+    pub token_signer: Option<TokenSigner>,
     /// How long a node may be silent before its conditions become Unknown.
     pub node_monitor_grace_period: Duration,
     /// The same for a node that never posted a status.
@@ -43,6 +81,7 @@ impl Default for Options {
             service_cidr: Some("10.96.0.0/16".to_owned()),
             node_cidr_mask_size: 24,
             root_ca_pem: None,
+            token_signer: None,
             node_monitor_grace_period: Duration::from_secs(50),
             node_startup_grace_period: Duration::from_secs(60),
             terminated_pod_gc_threshold: 12500,
@@ -106,6 +145,10 @@ controllers! {
     "namespace-controller", "namespace-controller", "namespace-controller", crate::namespace::run;
     "resourcequota-controller", "resourcequota-controller", "resourcequota-controller", crate::resourcequota::run;
     "serviceaccount-controller", "service-account-controller", "service-account-controller", crate::service_account::run;
+    "serviceaccount-token-controller", "system:kube-controller-manager", "serviceaccount-token-controller", crate::service_account_tokens::run;
+    "legacy-serviceaccount-token-cleaner-controller", "legacy-service-account-token-cleaner", "legacy-service-account-token-cleaner", crate::legacy_tokens::run;
+    "bootstrap-signer-controller", "bootstrap-signer", "bootstrap-signer-controller", crate::bootstrap::run_signer;
+    "token-cleaner-controller", "token-cleaner", "token-cleaner-controller", crate::bootstrap::run_cleaner;
     "root-ca-certificate-publisher-controller", "root-ca-cert-publisher", "root-ca-cert-publisher", crate::root_ca::run;
     "garbage-collector-controller", "generic-garbage-collector", "garbage-collector-controller", crate::garbage::run;
     "node-lifecycle-controller", "node-controller", "node-controller", crate::node::lifecycle::run;

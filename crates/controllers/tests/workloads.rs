@@ -7,7 +7,11 @@ use std::time::Duration;
 
 use cluster::{Cluster, eventually, start};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Pod, ReplicationController, ResourceQuota, Service};
+use k8s_openapi::api::authentication::v1::TokenReview;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota, Secret, Service,
+    ServiceAccount,
+};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
@@ -323,5 +327,174 @@ async fn a_quota_gets_back_what_is_deleted() {
     let definition: CustomResourceDefinition = serde_json::from_value(definition).unwrap();
     kube::Api::all(cluster.admin.clone()).create(&PostParams::default(), &definition).await.unwrap();
     used("count/gadgets.example.com", "0").await;
+    idle(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn secrets_of_accounts_get_tokens_that_work() {
+    let cluster = cluster().await;
+    cluster.create::<ServiceAccount>("default", json!({"metadata": {"name": "robot"}})).await;
+    let secret = |name: &str, account: &str| {
+        json!({"metadata": {"name": name, "annotations": {"kubernetes.io/service-account.name": account}},
+            "type": "kubernetes.io/service-account-token"})
+    };
+    cluster.create::<Secret>("default", secret("robot-token", "robot")).await;
+    cluster.create::<Secret>("default", secret("stray", "nobody")).await;
+    let filled = eventually("a token", || async {
+        let seen = cluster.get("api/v1/namespaces/default/secrets/robot-token").await;
+        let stray = cluster.get("api/v1/namespaces/default/secrets/stray").await;
+        if seen["data"]["token"].is_string() && stray.is_null() {
+            Ok(seen)
+        } else {
+            Err(json!([seen, stray]))
+        }
+    })
+    .await;
+    assert!(filled["metadata"]["annotations"]["kubernetes.io/service-account.uid"].is_string());
+    let secret: Secret = serde_json::from_value(filled).unwrap();
+    let token = String::from_utf8(secret.data.unwrap()["token"].0.clone()).unwrap();
+    let review = json!({"metadata": {}, "spec": {"token": token}});
+    let review: TokenReview = serde_json::from_value(review).unwrap();
+    let seen = kube::Api::all(cluster.admin.clone()).create(&PostParams::default(), &review).await.unwrap();
+    let user = seen.status.unwrap().user.unwrap();
+    assert_eq!(user.username.as_deref(), Some("system:serviceaccount:default:robot"));
+    eventually("the use is noted", || async {
+        let seen = cluster.get("api/v1/namespaces/default/secrets/robot-token").await;
+        let noted = seen["metadata"]["labels"]["kubernetes.io/legacy-token-last-used"].is_string();
+        if noted { Ok(()) } else { Err(seen) }
+    })
+    .await;
+    idle(&cluster).await;
+    let invalid = Patch::Merge(
+        json!({"metadata": {"labels": {"kubernetes.io/legacy-token-invalid-since": "2026-01-01"}}}),
+    );
+    cluster.api::<Secret>("default").patch("robot-token", &PatchParams::default(), &invalid).await.unwrap();
+    eventually("the token is refused", || async {
+        let seen =
+            kube::Api::all(cluster.admin.clone()).create(&PostParams::default(), &review).await.unwrap();
+        let error = seen.status.and_then(|status| status.error).unwrap_or_default();
+        if error.contains("has been marked invalid") { Ok(()) } else { Err(json!(error)) }
+    })
+    .await;
+    cluster.api::<ServiceAccount>("default").delete("robot", &DeleteParams::default()).await.unwrap();
+    eventually("the token goes with its account", || async {
+        let seen = cluster.get("api/v1/namespaces/default/secrets/robot-token").await;
+        if seen.is_null() { Ok(()) } else { Err(seen) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bootstrap_tokens_sign_and_expire() {
+    let cluster = cluster().await;
+    let info = json!({"metadata": {"name": "cluster-info"}, "data": {"kubeconfig": "config"}});
+    cluster.create::<ConfigMap>("kube-public", info).await;
+    let token = |name: &str, expiration: &str| {
+        json!({"metadata": {"name": format!("bootstrap-token-{name}")}, "type": "bootstrap.kubernetes.io/token",
+            "stringData": {"token-id": name, "token-secret": "0123456789abcdef", "usage-bootstrap-signing": "true",
+                "expiration": expiration}})
+    };
+    let soon = (jiff::Timestamp::now() + jiff::SignedDuration::from_secs(3)).to_string();
+    cluster.create::<Secret>("kube-system", token("aaaaaa", "2100-01-01T00:00:00Z")).await;
+    cluster.create::<Secret>("kube-system", token("bbbbbb", &soon)).await;
+    let signers = |expected: &'static [&'static str]| {
+        let cluster = &cluster;
+        eventually("the signatures", move || async move {
+            let seen = cluster.get("api/v1/namespaces/kube-public/configmaps/cluster-info").await;
+            let keys: Vec<_> = seen["data"].as_object().unwrap().keys().cloned().collect();
+            if keys == expected { Ok(()) } else { Err(seen) }
+        })
+    };
+    signers(&["jws-kubeconfig-aaaaaa", "jws-kubeconfig-bbbbbb", "kubeconfig"]).await;
+    signers(&["jws-kubeconfig-aaaaaa", "kubeconfig"]).await;
+    assert!(cluster.get("api/v1/namespaces/kube-system/secrets/bootstrap-token-bbbbbb").await.is_null());
+}
+
+/// The controller adds up from caches that may be behind; what it writes must never let in more than the limit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quota_is_never_exceeded() {
+    let cluster = cluster().await;
+    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"configmaps": "5"}}});
+    cluster.create::<ResourceQuota>("default", quota).await;
+    let told = |count: &'static str| {
+        let cluster = &cluster;
+        eventually("the usage", move || async move {
+            let seen = cluster.get("api/v1/namespaces/default/resourcequotas/q").await;
+            if seen["status"]["used"]["configmaps"] == count { Ok(()) } else { Err(seen) }
+        })
+    };
+    told("0").await;
+    let until = tokio::time::Instant::now() + Duration::from_secs(4);
+    let user = |number: usize| {
+        let api = cluster.api::<ConfigMap>("default");
+        async move {
+            let name = |turn: usize| format!("m{number}-{}", turn % 3);
+            for turn in number.. {
+                if tokio::time::Instant::now() > until {
+                    break;
+                }
+                let map = serde_json::from_value(json!({"metadata": {"name": name(turn)}})).unwrap();
+                let created = api.create(&PostParams::default(), &map).await;
+                if created.is_err() || turn % 2 == 0 {
+                    let _ = api.delete(&name(turn + 1), &DeleteParams::default()).await;
+                }
+            }
+        }
+    };
+    let watch = async {
+        let mut most = 0;
+        while tokio::time::Instant::now() < until {
+            let count = cluster.list("api/v1/namespaces/default/configmaps").await.len();
+            assert!(count <= 5, "{count} of 5");
+            most = most.max(count);
+        }
+        assert_eq!(most, 5, "what is given back can be used again");
+    };
+    tokio::join!(user(0), user(1), user(2), user(3), watch);
+    let all = cluster.list("api/v1/namespaces/default/configmaps").await;
+    for map in all {
+        let name = map["metadata"]["name"].as_str().unwrap();
+        cluster.api::<ConfigMap>("default").delete(name, &DeleteParams::default()).await.unwrap();
+    }
+    told("0").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claims_of_pods_that_are_scaled_away_go_and_come_back_new() {
+    let cluster = cluster().await;
+    let set = json!({"metadata": {"name": "db"}, "spec": {"replicas": 2, "serviceName": "db",
+        "podManagementPolicy": "Parallel", "selector": {"matchLabels": {"app": "db"}}, "template": template("db"),
+        "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain", "whenScaled": "Delete"},
+        "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "1Gi"}}}}]}});
+    cluster.create::<StatefulSet>("default", set).await;
+    let path = "apis/apps/v1/namespaces/default/statefulsets/db";
+    status(&cluster, path, json!({"readyReplicas": 2})).await;
+    let claim_path = "api/v1/namespaces/default/persistentvolumeclaims/data-db-1";
+    let first = cluster.get(claim_path).await;
+    assert!(first["metadata"].get("ownerReferences").is_none(), "{first}");
+    let scale = |replicas: i32| {
+        let api = cluster.api::<StatefulSet>("default");
+        let scale = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+        async move { api.patch("db", &PatchParams::default(), &scale).await.unwrap() }
+    };
+    scale(1).await;
+    let free = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    eventually("the claim goes with its pod", || async {
+        let claim = cluster.get(claim_path).await;
+        if claim["metadata"].get("deletionTimestamp").is_some() {
+            assert_eq!(claim["metadata"]["ownerReferences"][0]["kind"], "Pod");
+            // In place of the controller that protects claims in use.
+            let api = cluster.api::<PersistentVolumeClaim>("default");
+            let _ = api.patch("data-db-1", &PatchParams::default(), &free).await;
+        }
+        if claim.is_null() { Ok(()) } else { Err(claim) }
+    })
+    .await;
+    scale(2).await;
+    status(&cluster, path, json!({"readyReplicas": 2, "replicas": 2})).await;
+    let second = cluster.get(claim_path).await;
+    assert_ne!(first["metadata"]["uid"], second["metadata"]["uid"]);
+    assert!(!cluster.get("api/v1/namespaces/default/persistentvolumeclaims/data-db-0").await.is_null());
     idle(&cluster).await;
 }

@@ -9,6 +9,7 @@ use orlop_apiserver::components::Running;
 use orlop_apiserver::pki::{self, CertificateAuthority, Subject};
 use orlop_apiserver::{ApiServer, Options, UserInfo};
 use orlop_client::SharedInformerFactory;
+use orlop_controllers::TokenSigner;
 use orlop_store::Store;
 use orlop_store::embedded::EmbeddedStore;
 use tokio::signal::unix::{SignalKind, signal};
@@ -136,7 +137,7 @@ fn start_controllers(
     shutdown: &CancellationToken,
     tasks: &mut JoinSet<anyhow::Result<()>>,
 ) {
-    let for_controllers = server.clone();
+    let (for_controllers, for_tokens) = (server.clone(), server.clone());
     let context = orlop_controllers::Context {
         client_for: Arc::new(move |name: &str| {
             let user = match name.starts_with("system:") {
@@ -149,6 +150,11 @@ fn start_controllers(
             cluster_cidr: Some(arguments.cluster_cidr.to_string()),
             service_cidr: Some(arguments.service_cidr.to_string()),
             root_ca_pem: Some(server.ca().cert_pem().to_owned()),
+            token_signer: Some(TokenSigner::new(move |token| {
+                let account = (token.account, token.account_uid);
+                let signed = for_tokens.secret_token(token.namespace, account, token.secret);
+                signed.map_err(|error| error.to_string())
+            })),
             ..orlop_controllers::Options::default()
         },
         shutdown: shutdown.clone(),

@@ -8,6 +8,7 @@ pub mod config;
 mod expressions;
 pub mod jwt;
 pub mod keys;
+pub mod legacy_use;
 pub mod peer;
 pub mod request_header;
 pub mod service_account;

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::UserInfo;
 use super::keys::{SigningKey, VerifyingKey};
+use super::legacy_use;
 use crate::cache::Cache;
 use crate::pki::{Leaf, PkiError};
 
@@ -131,6 +132,8 @@ pub struct ServiceAccountTokens {
     bindings: Bindings,
     /// Signatures already checked, by token: checking one costs more than the rest of a small request.
     verified: Mutex<HashMap<String, Arc<Checked>>>,
+    /// Secrets whose tokens were used.
+    pub(crate) used: Arc<legacy_use::Used>,
 }
 
 /// A token whose signature is good.
@@ -200,6 +203,7 @@ impl ServiceAccountTokens {
             lookup: settings.lookup,
             bindings,
             verified: Mutex::default(),
+            used: Arc::default(),
         })
     }
 
@@ -249,6 +253,27 @@ impl ServiceAccountTokens {
         let token =
             jsonwebtoken::encode(&header, &claims, &self.signing.key).map_err(|_| TokenError::Invalid)?;
         Ok((token, claims.exp, claims.jti))
+    }
+
+    /// Signs a token that lives in a Secret, for as long as that Secret holds it.
+    pub fn issue_legacy(
+        &self,
+        namespace: &str,
+        account: &BoundObject,
+        secret: &str,
+    ) -> Result<String, TokenError> {
+        let claims = json!({
+            "iss": LEGACY_ISSUER,
+            "kubernetes.io/serviceaccount/namespace": namespace,
+            "kubernetes.io/serviceaccount/secret.name": secret,
+            "kubernetes.io/serviceaccount/service-account.name": account.name,
+            "kubernetes.io/serviceaccount/service-account.uid": account.uid,
+            "sub": format!("system:serviceaccount:{namespace}:{}", account.name),
+        });
+        let mut header = Header::new(self.signing.public.algorithm);
+        header.kid = Some(self.signing.public.id.clone());
+        header.typ = None;
+        jsonwebtoken::encode(&header, &claims, &self.signing.key).map_err(|_| TokenError::Invalid)
     }
 
     /// Whether a token claims to be of a service account; nothing is checked.
@@ -411,6 +436,15 @@ impl ServiceAccountTokens {
                 _ => {}
             }
             self.account(&claims.namespace, &claims.account, &claims.uid)?;
+            let secret = secret.unwrap_or_default();
+            self.used.note(&claims.namespace, &claims.secret, &secret);
+            if legacy_use::is_invalid(&secret) {
+                return Err(TokenError::Refused(legacy_use::invalid(
+                    &claims.namespace,
+                    &claims.secret,
+                    &claims.account,
+                )));
+            }
         }
         let mut user = UserInfo::service_account(&claims.namespace, &claims.account);
         user.uid = claims.uid.clone();

@@ -12,6 +12,7 @@ use kube::Client;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use orlop_apiserver::{ApiServer, Options, UserInfo};
 use orlop_client::{ObjectKey, SharedInformerFactory, WorkQueue, run_workers};
+use orlop_controllers::TokenSigner;
 use orlop_store::memory::MemoryStore;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -37,6 +38,12 @@ pub async fn start(options: orlop_controllers::Options) -> Cluster {
     let server = ApiServer::new(Options::default(), Arc::new(MemoryStore::new())).await.unwrap();
     let admin = client(&server, UserInfo::new("admin", &["system:masters"]));
     let stop = CancellationToken::new();
+    let tokens = server.clone();
+    let signer = TokenSigner::new(move |token| {
+        let account = (token.account, token.account_uid);
+        tokens.secret_token(token.namespace, account, token.secret).map_err(|error| error.to_string())
+    });
+    let options = orlop_controllers::Options { token_signer: Some(signer), ..options };
     let context = orlop_controllers::Context {
         client_for: Arc::new(move |name: &str| {
             let user = if name.starts_with("system:") {
