@@ -132,6 +132,33 @@ impl Expr {
         }
     }
 
+    /// Whether a node of this tree is as `is` says.
+    pub fn any(&self, mut is: impl FnMut(&Expr) -> bool) -> bool {
+        let mut open = vec![self];
+        while let Some(expr) = open.pop() {
+            if is(expr) {
+                return true;
+            }
+            match &expr.kind {
+                ExprKind::Literal(_) | ExprKind::Ident(_) => {}
+                ExprKind::Select { operand, .. } => open.push(operand),
+                ExprKind::Call { target, args, .. } => {
+                    open.extend(target.as_deref());
+                    open.extend(args);
+                }
+                ExprKind::List { elements, .. } => open.extend(elements),
+                ExprKind::Map(entries) => {
+                    open.extend(entries.iter().flat_map(|entry| [&entry.key, &entry.value]));
+                }
+                ExprKind::Struct { fields, .. } => open.extend(fields.iter().map(|field| &field.value)),
+                ExprKind::Comprehension(fold) => {
+                    open.extend([&fold.range, &fold.init, &fold.condition, &fold.step, &fold.result]);
+                }
+            }
+        }
+        false
+    }
+
     /// Whether this is what `cel.bind` and `optMap` become: no loop, only a named value.
     pub fn is_bind(&self) -> bool {
         let ExprKind::Comprehension(fold) = &self.kind else { return false };

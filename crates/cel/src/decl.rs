@@ -27,12 +27,14 @@ const MAX_TIME_SIZE: u64 = 32;
 const MAX_DEPTH: usize = 200;
 
 /// A type, its bounds, and the shape of the JSON it is read from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct DeclType {
     /// The type expressions see.
     pub ty: Type,
     /// The largest `size()` a value can have; [`UNBOUNDED`] where nothing is known.
     pub max_elements: u64,
+    /// The largest size a key of a map can have; [`UNBOUNDED`] where nothing is known.
+    pub max_key_size: u64,
     /// The fewest bytes a value needs in JSON.
     pub min_serialized_size: u64,
     /// Whether JSON `null` is a value.
@@ -42,7 +44,7 @@ pub struct DeclType {
 }
 
 /// How JSON of a declared type becomes values.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Shape {
     /// By the JSON itself.
     Dyn,
@@ -59,7 +61,7 @@ pub enum Shape {
 }
 
 /// A declared field.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct FieldDecl {
     /// The key in JSON (the map's key is the escaped name).
     pub json: Arc<str>,
@@ -85,7 +87,28 @@ impl DeclType {
             Type::Dyn | Type::Any | Type::List(_) | Type::Map(..) | Type::Object(_) => Shape::Dyn,
             _ => Shape::Scalar,
         };
-        Arc::new(DeclType { ty, max_elements: UNBOUNDED, min_serialized_size: 0, nullable: true, shape })
+        Arc::new(DeclType {
+            ty,
+            max_elements: UNBOUNDED,
+            max_key_size: UNBOUNDED,
+            min_serialized_size: 0,
+            nullable: true,
+            shape,
+        })
+    }
+
+    /// [`DeclType::of`] with the largest size a value can have.
+    pub fn sized(ty: Type, max_elements: u64) -> Arc<DeclType> {
+        let mut decl = Arc::unwrap_or_clone(DeclType::of(ty));
+        decl.max_elements = max_elements;
+        Arc::new(decl)
+    }
+
+    /// A map from strings with the largest sizes of it and of its keys.
+    pub fn sized_map(max_key_size: u64, value: Arc<DeclType>, max_elements: u64) -> Arc<DeclType> {
+        let mut decl = Arc::unwrap_or_clone(DeclType::map(value));
+        (decl.max_elements, decl.max_key_size) = (max_elements, max_key_size);
+        Arc::new(decl)
     }
 
     /// An object of `(field, declaration)` pairs; the field names are the JSON keys (they are escaped here).
@@ -97,11 +120,33 @@ impl DeclType {
         Arc::new(object_of(name, fields, 2, true))
     }
 
+    /// An object whose fields have the names they have in JSON, without escapes: `request.namespace` is written so in
+    /// the environments upstream declares by hand, although a schema's field of that name would have to be escaped.
+    pub fn record<'a>(
+        name: &str,
+        fields: impl IntoIterator<Item = (&'a str, Arc<DeclType>)>,
+    ) -> Arc<DeclType> {
+        let fields: BTreeMap<Arc<str>, FieldDecl> = fields
+            .into_iter()
+            .map(|(json, decl)| (Arc::from(json), FieldDecl { json: Arc::from(json), decl }))
+            .collect();
+        let types = fields.iter().map(|(name, field)| (name.as_ref(), field.decl.ty.clone()));
+        Arc::new(DeclType {
+            ty: Type::Object(ObjectType::new(name, types)),
+            max_elements: UNBOUNDED,
+            max_key_size: UNBOUNDED,
+            min_serialized_size: 2,
+            nullable: true,
+            shape: Shape::Object(fields),
+        })
+    }
+
     /// A list.
     pub fn list(element: Arc<DeclType>) -> Arc<DeclType> {
         Arc::new(DeclType {
             ty: Type::list(element.ty.clone()),
             max_elements: UNBOUNDED,
+            max_key_size: UNBOUNDED,
             min_serialized_size: 2,
             nullable: true,
             shape: Shape::List(element, ListKind::Atomic),
@@ -113,19 +158,22 @@ impl DeclType {
         Arc::new(DeclType {
             ty: Type::map(Type::String, value.ty.clone()),
             max_elements: UNBOUNDED,
+            max_key_size: UNBOUNDED,
             min_serialized_size: 2,
             nullable: true,
             shape: Shape::Map(value),
         })
     }
 
-    /// The declaration at a path of field names, `@items`, `@values` and `@keys` below this one.
+    /// The declaration at a path of field names, `@items` and `@values` below this one. A value of any type in a map can
+    /// also be selected like a field.
     pub fn at<S: AsRef<str>>(&self, path: &[S]) -> Option<&DeclType> {
         let mut current = self;
         for name in path {
             current = match (&current.shape, name.as_ref()) {
                 (Shape::List(element, _), "@items") => element,
                 (Shape::Map(value), "@values") => value,
+                (Shape::Map(value), _) if matches!(value.ty, Type::Any) => value,
                 (Shape::Object(fields), name) => &fields.get(name)?.decl,
                 _ => return None,
             };
@@ -146,7 +194,14 @@ fn object_of(name: &str, fields: Vec<(String, Arc<DeclType>)>, min: u64, nullabl
         fields: fields.iter().map(|(field, decl)| (field.clone(), decl.decl.ty.clone())).collect(),
         open: false,
     }));
-    DeclType { ty, max_elements: UNBOUNDED, min_serialized_size: min, nullable, shape: Shape::Object(fields) }
+    DeclType {
+        ty,
+        max_elements: UNBOUNDED,
+        max_key_size: UNBOUNDED,
+        min_serialized_size: min,
+        nullable,
+        shape: Shape::Object(fields),
+    }
 }
 
 /// The declaration of a structural OpenAPI v3 schema, or `None` where expressions cannot see values of it
@@ -166,6 +221,7 @@ fn declare_at(schema: &Value, name: &str, resource: bool, depth: usize) -> Optio
     let scalar = |ty: Type, max_elements: u64, min_serialized_size: u64| DeclType {
         ty,
         max_elements,
+        max_key_size: UNBOUNDED,
         min_serialized_size,
         nullable,
         shape: Shape::Scalar,
@@ -174,6 +230,7 @@ fn declare_at(schema: &Value, name: &str, resource: bool, depth: usize) -> Optio
         return Some(DeclType {
             ty: Type::Dyn,
             max_elements: MAX_REQUEST_SIZE - 2,
+            max_key_size: UNBOUNDED,
             min_serialized_size: 1,
             nullable,
             shape: Shape::IntOrString,
@@ -192,6 +249,7 @@ fn declare_at(schema: &Value, name: &str, resource: bool, depth: usize) -> Optio
             Some(DeclType {
                 ty: Type::list(element.ty.clone()),
                 max_elements: max,
+                max_key_size: UNBOUNDED,
                 min_serialized_size: 2,
                 nullable,
                 shape: Shape::List(element, list_kind(schema)),
@@ -208,6 +266,7 @@ fn declare_at(schema: &Value, name: &str, resource: bool, depth: usize) -> Optio
                 return Some(DeclType {
                     ty: Type::map(Type::String, value.ty.clone()),
                     max_elements: max,
+                    max_key_size: UNBOUNDED,
                     min_serialized_size: 2,
                     nullable,
                     shape: Shape::Map(value),
@@ -270,6 +329,7 @@ fn declare_object(schema: &Value, name: &str, resource: bool, nullable: bool, de
             Arc::new(DeclType {
                 ty: Type::String,
                 max_elements: max_of_string(""),
+                max_key_size: UNBOUNDED,
                 min_serialized_size: MIN_STRING_SIZE,
                 nullable: false,
                 shape: Shape::Scalar,

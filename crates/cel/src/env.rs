@@ -21,6 +21,7 @@ struct Inner {
     variables: HashMap<Arc<str>, Type>,
     types: HashMap<Arc<str>, Arc<ObjectType>>,
     mutation: bool,
+    bindings: bool,
 }
 
 /// Makes an [`Environment`].
@@ -99,6 +100,12 @@ impl EnvironmentBuilder {
         self.object(patch)
     }
 
+    /// `cel.bind(name, value, expression)`, which only the selectors of devices have.
+    pub fn bindings(mut self) -> EnvironmentBuilder {
+        self.inner.bindings = true;
+        self
+    }
+
     /// The environment.
     pub fn build(self) -> Environment {
         Environment { inner: Arc::new(self.inner) }
@@ -122,7 +129,7 @@ impl Environment {
     }
 
     fn compile_here(&self, expression: &str) -> Result<Program, CompileErrors> {
-        let checked = check(self, parse(expression)?)?;
+        let checked = check(self, parse(expression, self.inner.bindings)?)?;
         Program::plan(checked)
     }
 

@@ -201,8 +201,13 @@ impl<'a> Val<'a> {
             },
             Value::String(text) => Val::String(Str::Borrowed(text)),
             Value::Array(items) => Val::List(List::Json(items, None, ATOMIC)),
-            Value::Object(members) => Val::Map(Map::Json(members, MapShape::Dyn)),
+            Value::Object(members) => Val::from_json_object(members),
         }
+    }
+
+    /// A JSON object, read as it is.
+    pub fn from_json_object(members: &'a serde_json::Map<String, Value>) -> Val<'a> {
+        Val::Map(Map::Json(members, MapShape::Dyn))
     }
 
     /// A value of JSON, read by its declared type.

@@ -79,12 +79,11 @@ pub struct CallEstimate {
 pub fn declared_size(declared: Declared<'_, '_>, path: &[Arc<str>]) -> Option<SizeEstimate> {
     let (variable, rest) = path.split_first()?;
     let root = declared(variable)?;
-    let decl = match rest.last().map(|last| &**last) {
-        // Keys are strings without a bound of their own.
-        Some("@keys") => return Some(SizeEstimate { min: 0, max: crate::decl::UNBOUNDED }),
-        _ => root.at(rest)?,
+    let max = match rest.split_last() {
+        Some((last, container)) if **last == *"@keys" => root.at(container)?.max_key_size,
+        _ => root.at(rest)?.max_elements,
     };
-    Some(SizeEstimate { min: 0, max: decl.max_elements })
+    Some(SizeEstimate { min: 0, max })
 }
 
 impl<'c> Coster<'c, '_, '_> {

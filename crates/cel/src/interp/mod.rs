@@ -6,7 +6,7 @@ mod eval;
 pub use eval::insert_new;
 mod plan;
 
-use crate::ast::Expr;
+use crate::ast::{Expr, ExprKind, Literal, op};
 use crate::check::Checked;
 use crate::cost::{self, CostEstimate};
 use crate::decl::DeclType;
@@ -101,31 +101,25 @@ impl Program {
 
     /// Whether it refers to a variable (also in the dotted form, `authorizer.requestResource`).
     pub fn references(&self, variable: &str) -> bool {
-        fn refers(expr: &Expr, variable: &str) -> bool {
-            use crate::ast::ExprKind;
-            match &expr.kind {
-                ExprKind::Ident(name) => {
-                    **name == *variable
-                        || name.strip_prefix(variable).is_some_and(|rest| rest.starts_with('.'))
-                }
-                ExprKind::Literal(_) => false,
-                ExprKind::Select { operand, .. } => refers(operand, variable),
-                ExprKind::Call { target, args, .. } => {
-                    target.iter().map(|target| &**target).chain(args).any(|arg| refers(arg, variable))
-                }
-                ExprKind::List { elements, .. } => elements.iter().any(|element| refers(element, variable)),
-                ExprKind::Map(entries) => {
-                    entries.iter().any(|entry| refers(&entry.key, variable) || refers(&entry.value, variable))
-                }
-                ExprKind::Struct { fields, .. } => fields.iter().any(|field| refers(&field.value, variable)),
-                ExprKind::Comprehension(fold) => {
-                    [&fold.range, &fold.init, &fold.condition, &fold.step, &fold.result]
-                        .into_iter()
-                        .any(|part| refers(part, variable))
-                }
+        self.checked.expr.any(|expr| {
+            expr.ident().is_some_and(|name| {
+                **name == *variable || name.strip_prefix(variable).is_some_and(|rest| rest.starts_with('.'))
+            })
+        })
+    }
+
+    /// Whether it selects a field (`x.field`, `x.?field`, `has(x.field)`): of this variable, or with `None` of anything.
+    pub fn selects(&self, variable: Option<&str>, field: &str) -> bool {
+        let of_it =
+            |operand: &Expr| variable.is_none_or(|name| operand.ident().is_some_and(|id| **id == *name));
+        self.checked.expr.any(|expr| match &expr.kind {
+            ExprKind::Select { operand, field: selected, .. } => **selected == *field && of_it(operand),
+            ExprKind::Call { function, target: None, args } if **function == *op::OPT_SELECT => {
+                matches!(args.as_slice(), [operand, Expr { kind: ExprKind::Literal(Literal::String(name)), .. }]
+                    if **name == *field && of_it(operand))
             }
-        }
-        refers(&self.checked.expr, variable)
+            _ => false,
+        })
     }
 
     /// Upstream's static cost estimate. `size_of` is asked for the declaration of a variable (`self`, `oldSelf`), whose

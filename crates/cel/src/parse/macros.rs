@@ -36,6 +36,11 @@ pub fn expand_or_call(
         (Some(target), "transformMapEntry", 3 | 4) => make.transform(Transform::Entry, target, args),
         (Some(target), "optMap", 2) => make.opt_map(target, args, false),
         (Some(target), "optFlatMap", 2) => make.opt_map(target, args, true),
+        (Some(target), "bind", 3)
+            if make.parser.bindings && target.ident().is_some_and(|name| **name == *"cel") =>
+        {
+            make.cel_bind(args)
+        }
         (Some(target), "sortBy", 2) => make.sort_by(target, args),
         (target, _, _) => Some(Expr {
             id,
@@ -261,6 +266,15 @@ impl Maker<'_, '_> {
             result: body,
         };
         self.node(ExprKind::Comprehension(Box::new(fold)))
+    }
+
+    /// `cel.bind(name, value, body)`.
+    fn cel_bind(&mut self, mut args: Vec<Expr>) -> Option<Expr> {
+        let (body, value) = (args.pop()?, args.pop()?);
+        match args[0].ident().cloned() {
+            Some(name) => Some(self.bind(name, value, body)),
+            None => self.error(args[0].id, "cel.bind() variable names must be simple identifiers"),
+        }
     }
 
     fn opt_map(&mut self, target: Expr, mut args: Vec<Expr>, flat: bool) -> Option<Expr> {

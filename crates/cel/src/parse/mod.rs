@@ -28,8 +28,8 @@ impl Parsed {
     }
 }
 
-/// Parses an expression.
-pub fn parse(text: &str) -> Result<Parsed, CompileErrors> {
+/// Parses an expression; `bindings` makes `cel.bind` a macro.
+pub fn parse(text: &str, bindings: bool) -> Result<Parsed, CompileErrors> {
     let size = text.chars().count();
     if size > MAX_CODE_POINTS {
         let message =
@@ -38,7 +38,7 @@ pub fn parse(text: &str) -> Result<Parsed, CompileErrors> {
     }
     let source = Source::new(text);
     let (tokens, mut issues) = lexer::tokens(text, &source);
-    let mut parser = parser::Parser::new(tokens, &source);
+    let mut parser = parser::Parser::new(tokens, &source, bindings);
     let expr = parser.whole();
     issues.append(&mut parser.issues);
     let positions = parser.positions;

@@ -59,11 +59,13 @@ pub struct Parser<'s> {
     source: &'s Source,
     pub issues: Vec<Issue>,
     pub positions: Vec<usize>,
+    /// Whether `cel.bind` is a macro.
+    pub bindings: bool,
 }
 
 impl<'s> Parser<'s> {
-    pub fn new(tokens: Vec<Token>, source: &'s Source) -> Parser<'s> {
-        Parser { tokens, at: 0, depth: 0, source, issues: Vec::new(), positions: vec![0] }
+    pub fn new(tokens: Vec<Token>, source: &'s Source, bindings: bool) -> Parser<'s> {
+        Parser { tokens, at: 0, depth: 0, source, issues: Vec::new(), positions: vec![0], bindings }
     }
 
     /// The whole text as one expression.
