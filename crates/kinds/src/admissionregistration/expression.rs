@@ -3,12 +3,10 @@
 //!
 //! Upstream's `admission/plugin/cel`.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use orlop_api::field::{self, ErrorList, Path};
-use orlop_cel::decl::{FieldDecl, UNBOUNDED};
-use orlop_cel::{DeclType, Environment, EnvironmentBuilder, ObjectType, Program, Shape, Type};
+use orlop_cel::{DeclType, Environment, EnvironmentBuilder, ObjectType, Program, Type};
 
 /// Which variables an expression may refer to, beside `object`, `oldObject`, `request` and `namespaceObject`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,31 +19,10 @@ pub struct Declarations {
     pub mutation: bool,
 }
 
-/// An object whose fields have the names they have in JSON: `request.namespace` is written so, although a schema's
-/// field of that name would have to be escaped.
-fn object<'a>(name: &str, fields: impl IntoIterator<Item = (&'a str, Arc<DeclType>)>) -> Arc<DeclType> {
-    let fields: BTreeMap<Arc<str>, FieldDecl> = fields
-        .into_iter()
-        .map(|(json, decl)| (Arc::from(json), FieldDecl { json: Arc::from(json), decl }))
-        .collect();
-    let types = fields.iter().map(|(name, field)| (name.as_ref(), field.decl.ty.clone()));
-    Arc::new(DeclType {
-        ty: Type::Object(ObjectType::new(name, types)),
-        max_elements: UNBOUNDED,
-        min_serialized_size: 2,
-        nullable: true,
-        shape: Shape::Object(fields),
-    })
-}
-
-/// The declaration of `request`.
-pub static REQUEST: LazyLock<Arc<DeclType>> = LazyLock::new(|| {
+/// The declaration of a user: `request.userInfo`, and `user` in the rules of an `AuthenticationConfiguration`.
+pub static USER: LazyLock<Arc<DeclType>> = LazyLock::new(|| {
     let text = || DeclType::of(Type::String);
-    let triple =
-        |name: &str, last: &str| object(name, [("group", text()), ("version", text()), (last, text())]);
-    let kind = || triple("kubernetes.GroupVersionKind", "kind");
-    let resource = || triple("kubernetes.GroupVersionResource", "resource");
-    let user = object(
+    DeclType::record(
         "kubernetes.UserInfo",
         [
             ("username", text()),
@@ -53,8 +30,18 @@ pub static REQUEST: LazyLock<Arc<DeclType>> = LazyLock::new(|| {
             ("groups", DeclType::list(text())),
             ("extra", DeclType::map(DeclType::list(text()))),
         ],
-    );
-    object(
+    )
+});
+
+/// The declaration of `request`.
+pub static REQUEST: LazyLock<Arc<DeclType>> = LazyLock::new(|| {
+    let text = || DeclType::of(Type::String);
+    let triple = |name: &str, last: &str| {
+        DeclType::record(name, [("group", text()), ("version", text()), (last, text())])
+    };
+    let kind = || triple("kubernetes.GroupVersionKind", "kind");
+    let resource = || triple("kubernetes.GroupVersionResource", "resource");
+    DeclType::record(
         "kubernetes.AdmissionRequest",
         [
             ("kind", kind()),
@@ -66,7 +53,7 @@ pub static REQUEST: LazyLock<Arc<DeclType>> = LazyLock::new(|| {
             ("name", text()),
             ("namespace", text()),
             ("operation", text()),
-            ("userInfo", user),
+            ("userInfo", USER.clone()),
             ("dryRun", DeclType::of(Type::Bool)),
             ("options", DeclType::of(Type::Dyn)),
         ],
@@ -77,7 +64,7 @@ pub static REQUEST: LazyLock<Arc<DeclType>> = LazyLock::new(|| {
 pub static NAMESPACE: LazyLock<Arc<DeclType>> = LazyLock::new(|| {
     let text = || DeclType::of(Type::String);
     let time = || DeclType::of(Type::Timestamp);
-    let metadata = object(
+    let metadata = DeclType::record(
         "kubernetes.NamespaceMetadata",
         [
             ("name", text()),
@@ -94,7 +81,7 @@ pub static NAMESPACE: LazyLock<Arc<DeclType>> = LazyLock::new(|| {
             ("finalizers", DeclType::list(text())),
         ],
     );
-    let condition = object(
+    let condition = DeclType::record(
         "kubernetes.NamespaceCondition",
         [
             ("status", text()),
@@ -104,14 +91,14 @@ pub static NAMESPACE: LazyLock<Arc<DeclType>> = LazyLock::new(|| {
             ("reason", text()),
         ],
     );
-    object(
+    DeclType::record(
         "kubernetes.Namespace",
         [
             ("metadata", metadata),
-            ("spec", object("kubernetes.NamespaceSpec", [("finalizers", DeclType::list(text()))])),
+            ("spec", DeclType::record("kubernetes.NamespaceSpec", [("finalizers", DeclType::list(text()))])),
             (
                 "status",
-                object(
+                DeclType::record(
                     "kubernetes.NamespaceStatus",
                     [("conditions", DeclType::list(condition)), ("phase", text())],
                 ),
@@ -247,7 +234,7 @@ impl Compiler {
 }
 
 /// The type under which a variable is declared: what has no declaration of its own is `dyn`.
-fn declared(ty: &Type) -> Type {
+pub(super) fn declared(ty: &Type) -> Type {
     match ty {
         Type::List(element) => Type::list(declared(element)),
         Type::Map(key, value) => Type::map(declared(key), declared(value)),

@@ -5,6 +5,7 @@ pub mod expression;
 pub mod mutating_admission_policy;
 pub mod policy_binding;
 pub mod rules;
+pub mod type_check;
 pub mod validating_admission_policy;
 pub mod webhook_configuration;
 

@@ -12,7 +12,7 @@ use crate::{NameRule, Strategy, metadata, printer};
 pub struct IngressClass;
 
 /// `acme.io/foo`: a DNS subdomain, then a path.
-pub(crate) fn domain_prefixed_path(errs: &mut ErrorList, path: &Path, value: &str) {
+pub fn domain_prefixed_path(errs: &mut ErrorList, path: &Path, value: &str) {
     if value.is_empty() {
         errs.push(field::required(path, ""));
         return;

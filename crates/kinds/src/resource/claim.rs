@@ -158,7 +158,7 @@ fn validate_spec(errs: &mut ErrorList, path: &Path, spec: &Value) {
 
 fn validate_request(errs: &mut ErrorList, path: &Path, request: &Value) {
     device_class_name(errs, &path.child("deviceClassName"), request["deviceClassName"].text());
-    selectors(errs, &path.child("selectors"), &request["selectors"], false);
+    selectors(errs, &path.child("selectors"), &request["selectors"]);
     let count = request["count"].int();
     match request["allocationMode"].text() {
         "All" => {

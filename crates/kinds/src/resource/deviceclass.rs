@@ -15,9 +15,8 @@ pub struct DeviceClass;
 
 fn validate_spec(errs: &mut ErrorList, spec: &Value, old: Option<&Value>) {
     let path = Path::new("spec");
-    let unchanged = |key: &str| old.is_some_and(|old| same(&spec[key], &old[key]));
-    selectors(errs, &path.child("selectors"), &spec["selectors"], unchanged("selectors"));
-    let stored = unchanged("config");
+    selectors(errs, &path.child("selectors"), &spec["selectors"]);
+    let stored = old.is_some_and(|old| same(&spec["config"], &old["config"]));
     each(errs, &path.child("config"), &spec["config"], MAX_LIST, |errs, path, config| {
         configuration(errs, path, config, stored);
     });

@@ -3,6 +3,7 @@
 pub mod claim;
 mod device;
 pub mod deviceclass;
+mod selector;
 pub mod slice;
 mod status;
 #[cfg(test)]
@@ -22,8 +23,6 @@ use crate::validate::{csi_driver_name, dns_label, dns_subdomain, invalids};
 const MAX_LIST: usize = 32;
 /// The most subrequests of a `firstAvailable` list.
 const MAX_ALTERNATIVES: usize = 8;
-/// The longest CEL selector, in bytes.
-const MAX_EXPRESSION: usize = 10 * 1024;
 /// The largest opaque configuration or device status data, in bytes.
 const MAX_RAW: usize = 10 * 1024;
 const MAX_POOL_NAME: usize = 253;
@@ -153,17 +152,12 @@ fn uid(errs: &mut ErrorList, path: &Path, uid: &str) {
     }
 }
 
-/// `selectors`; a `stored` list was compiled when it was first written and is not compiled again.
-fn selectors(errs: &mut ErrorList, path: &Path, list: &Value, stored: bool) {
+fn selectors(errs: &mut ErrorList, path: &Path, list: &Value) {
     each(errs, path, list, MAX_LIST, |errs, path, selector| {
-        if !selector["cel"].is_set() {
-            errs.push(field::required(&path.child("cel"), ""));
-        } else if !stored {
-            let path = path.child("cel").child("expression");
-            let expression = selector["cel"]["expression"].text();
-            if expression.len() > MAX_EXPRESSION {
-                errs.push(field::too_long(&path, MAX_EXPRESSION));
-            }
+        let (path, cel) = (path.child("cel"), &selector["cel"]);
+        match cel.is_set() {
+            false => errs.push(field::required(&path, "")),
+            true => selector::validate(errs, &path.child("expression"), cel["expression"].text()),
         }
     });
 }
