@@ -116,16 +116,32 @@ impl Compiled {
 impl Rules {
     /// Compiles the rules of an `openAPIV3Schema`; `None` when it has none.
     pub fn compile(schema: &Value) -> Option<Rules> {
+        Rules::of(schema, true)
+    }
+
+    /// Compiles the rules of a schema; a `resource` has `apiVersion`, `kind` and `metadata`.
+    pub(crate) fn of(schema: &Value, resource: bool) -> Option<Rules> {
         if !has_rules(schema) {
             return None;
         }
-        Node::of(schema, schema, "selfType", true).map(|root| Rules { root })
+        Node::of(schema, schema, "selfType", resource).map(|root| Rules { root })
     }
 
     /// What the rules say about an object, and about its change from `old`.
     pub fn evaluate(&self, object: &Value, old: Option<&Value>) -> ErrorList {
-        let mut run = Run { errors: ErrorList::new(), budget: Budget::new(orlop_cel::RUNTIME_BUDGET) };
-        run.node(&self.root, &Path::root(), object, old, false);
+        self.evaluate_at(&Path::root(), object, old, &mut Budget::new(orlop_cel::RUNTIME_BUDGET))
+    }
+
+    /// The same about a value at `path`, within what is left of a budget.
+    pub(crate) fn evaluate_at(
+        &self,
+        path: &Path,
+        value: &Value,
+        old: Option<&Value>,
+        budget: &mut Budget,
+    ) -> ErrorList {
+        let mut run = Run { errors: ErrorList::new(), budget };
+        run.node(&self.root, path, value, old, false);
         run.errors
     }
 }
@@ -177,12 +193,12 @@ impl Node {
     }
 }
 
-struct Run {
+struct Run<'b> {
     errors: ErrorList,
-    budget: Budget,
+    budget: &'b mut Budget,
 }
 
-impl Run {
+impl Run<'_> {
     /// Whether there is budget to go on. `unchanged`: an ancestor is what it was.
     fn node(
         &mut self,
@@ -280,7 +296,7 @@ impl Run {
             Ok(bindings) => bindings,
             Err(error) => return Outcome::Broken(of_type(failed(&error))),
         };
-        let result = program.eval(&bindings, &mut self.budget);
+        let result = program.eval(&bindings, self.budget);
         if self.budget.exceeded() {
             return Outcome::Stop(of_type(OUT_OF_BUDGET.to_string()));
         }
@@ -292,7 +308,7 @@ impl Run {
         }
         let mut detail = compiled.failure();
         if let Some(Ok(message)) = &compiled.message {
-            let made = message.eval(&bindings, &mut self.budget);
+            let made = message.eval(&bindings, self.budget);
             if self.budget.exceeded() {
                 return Outcome::Stop(of_type(OUT_OF_BUDGET.to_string()));
             }

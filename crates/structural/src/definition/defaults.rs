@@ -3,84 +3,127 @@
 //! Answers to `apiserver/schema/defaulting` (`ValidateDefaults`).
 
 use orlop_api::field::{self, ErrorList, Path};
+use orlop_cel::Budget;
 use serde_json::{Value, json};
 
 use super::Options;
 use crate::meta::{Malformed, coerce};
 use crate::prune::prune_value;
+use crate::rules::Rules;
 use crate::schema::Schema;
 use crate::value;
 
-pub(super) fn validate(schema: &Schema, path: &Path, options: &Options<'_>) -> ErrorList {
-    let mut errors = ErrorList::new();
-    walk(&mut errors, schema, path, options, true, &[], schema);
-    errors
+/// Checks the defaults of a schema; `raw` is the same schema as it is written.
+pub(super) fn validate(schema: &Schema, raw: &Value, path: &Path, options: &Options<'_>) -> ErrorList {
+    let budget = Budget::new(orlop_cel::RUNTIME_BUDGET);
+    let mut walk = Walk { errors: ErrorList::new(), options, budget };
+    walk.schema(schema, raw, path, true, &[], schema);
+    walk.errors
 }
 
-/// `inside` is the way from the resource at `root` down to here, when that leads through its metadata.
-fn walk(
-    errors: &mut ErrorList,
-    schema: &Schema,
-    path: &Path,
-    options: &Options<'_>,
-    is_root: bool,
-    inside: &[&str],
-    root: &Schema,
-) {
-    let (inside, root): (&[&str], &Schema) = if schema.embedded { (&[], schema) } else { (inside, root) };
-    let is_resource = is_root || schema.embedded;
-    if let Some(default) = &schema.default {
-        let at = path.child("default");
-        if inside.is_empty() {
-            check(errors, schema, default, &at, options);
-        } else {
-            check_metadata(errors, schema, default, &at, inside, root);
-        }
-    }
-    if let Some(items) = schema.items.as_deref() {
-        walk(errors, items, &path.child("items"), options, false, &[], root);
-    }
-    for (name, property) in &schema.properties {
-        let meta = crate::META_FIELDS.contains(&name.as_str());
-        let mut way = inside.to_vec();
-        if (is_resource && meta) || !inside.is_empty() {
-            way.push(name);
-        }
-        walk(errors, property, &path.child("properties").key(name), options, false, &way, root);
-    }
-    if let Some(additional) = schema.additional_schema() {
-        walk(errors, additional, &path.child("additionalProperties"), options, false, &[], root);
-    }
+struct Walk<'o> {
+    errors: ErrorList,
+    options: &'o Options<'o>,
+    /// What the rules of all defaults together may cost.
+    budget: Budget,
 }
 
-fn check(errors: &mut ErrorList, schema: &Schema, default: &Value, at: &Path, options: &Options<'_>) {
-    if options.require_pruned_defaults {
-        let mut pruned = default.clone();
-        if !prune_value(&mut pruned, schema, schema.embedded).is_empty() || pruned != *default {
-            errors.push(field::invalid(at, default.clone(), "must not have unknown fields"));
+impl Walk<'_> {
+    /// `inside` is the way from the resource at `root` down to here, when that leads through its metadata.
+    fn schema(
+        &mut self,
+        schema: &Schema,
+        raw: &Value,
+        path: &Path,
+        is_root: bool,
+        inside: &[&str],
+        root: &Schema,
+    ) {
+        if self.budget.exceeded() {
+            return;
+        }
+        let (inside, root): (&[&str], &Schema) = if schema.embedded { (&[], schema) } else { (inside, root) };
+        let is_resource = is_root || schema.embedded;
+        if let Some(default) = &schema.default {
+            let at = path.child("default");
+            let good = match inside.is_empty() {
+                true => self.check(schema, default, &at),
+                false => self.check_metadata(schema, default, &at, inside, root),
+            };
+            if good {
+                self.check_rules(raw, is_resource, default, &at);
+            }
+        }
+        let below = |field: &str| raw.get(field).unwrap_or(&Value::Null);
+        if let Some(items) = schema.items.as_deref() {
+            self.schema(items, below("items"), &path.child("items"), false, &[], root);
+        }
+        for (name, property) in &schema.properties {
+            let meta = crate::META_FIELDS.contains(&name.as_str());
+            let mut way = inside.to_vec();
+            if (is_resource && meta) || !inside.is_empty() {
+                way.push(name);
+            }
+            let inner = below("properties").get(name).unwrap_or(&Value::Null);
+            self.schema(property, inner, &path.child("properties").key(name), false, &way, root);
+        }
+        if let Some(additional) = schema.additional_schema() {
+            let at = path.child("additionalProperties");
+            self.schema(additional, below("additionalProperties"), &at, false, &[], root);
         }
     }
-    errors.extend(value::validate(at, default, schema));
-}
 
-/// Metadata with the default in its place must be metadata.
-fn check_metadata(
-    errors: &mut ErrorList,
-    schema: &Schema,
-    default: &Value,
-    at: &Path,
-    inside: &[&str],
-    root: &Schema,
-) {
-    let mut object = default.clone();
-    for name in inside.iter().rev() {
-        object = json!({ *name: object });
+    /// Whether the default is a value of its schema.
+    fn check(&mut self, schema: &Schema, default: &Value, at: &Path) -> bool {
+        if self.options.require_pruned_defaults {
+            let mut pruned = default.clone();
+            if !prune_value(&mut pruned, schema, schema.embedded).is_empty() || pruned != *default {
+                self.errors.push(field::invalid(at, default.clone(), "must not have unknown fields"));
+            }
+        }
+        self.check_value(schema, default, at)
     }
-    let result = coerce(&mut object, root, Malformed::Refuse);
-    if let Err(error) = result {
-        let detail = format!("must result in valid metadata: {error}");
-        errors.push(field::invalid(at, default.clone(), detail));
-        return;
+
+    /// Metadata with the default in its place must be metadata.
+    fn check_metadata(
+        &mut self,
+        schema: &Schema,
+        default: &Value,
+        at: &Path,
+        inside: &[&str],
+        root: &Schema,
+    ) -> bool {
+        let mut object = default.clone();
+        for name in inside.iter().rev() {
+            object = json!({ *name: object });
+        }
+        if let Err(error) = coerce(&mut object, root, Malformed::Refuse) {
+            let detail = format!("must result in valid metadata: {error}");
+            self.errors.push(field::invalid(at, default.clone(), detail));
+            return false;
+        }
+        self.check_value(schema, default, at)
     }
-    errors.extend(value::validate(at, default, schema));
+
+    fn check_value(&mut self, schema: &Schema, default: &Value, at: &Path) -> bool {
+        let wrong = value::validate(at, default, schema);
+        let good = wrong.is_empty();
+        self.errors.extend(wrong);
+        good
+    }
+
+    /// A default must satisfy the rules of its schema, both where it stays and where it comes anew.
+    fn check_rules(&mut self, raw: &Value, is_resource: bool, default: &Value, at: &Path) {
+        let Some(rules) = Rules::of(raw, is_resource) else { return };
+        let mut staying = self.budget.clone();
+        let mut wrong = rules.evaluate_at(at, default, Some(default), &mut staying);
+        if wrong.is_empty() {
+            wrong = rules.evaluate_at(at, default, None, &mut self.budget);
+        }
+        // Of the two the dearer one counts.
+        if staying.remaining() < self.budget.remaining() || staying.exceeded() {
+            self.budget = staying;
+        }
+        self.errors.extend(wrong);
+    }
 }

@@ -62,7 +62,7 @@ pub(super) fn validate(validation: &Value, status: bool, path: &Path, options: &
     let compiled = Schema::of(schema);
     let mut problems = structural::validate(schema, &path);
     if problems.is_empty() {
-        problems = defaults::validate(&compiled, &path, options);
+        problems = defaults::validate(&compiled, schema, &path, options);
     }
     let sound = problems.is_empty();
     errors.extend(problems);

@@ -72,6 +72,18 @@ fn schemas() {
         json!({"type": "string", "enum": ["x", "y"], "default": "z"}),
         &[r#"~.default: Unsupported value: "z": supported values: "x", "y""#],
     );
+    let ruled = |rule: &str, default: Value| {
+        json!({"type": "object", "properties": {"a": {"type": "integer", "default": default,
+            "x-kubernetes-validations": [{"rule": rule, "message": "no", "optionalOldSelf": rule.contains("hasValue").then_some(true)}]}}})
+    };
+    check(ruled("self > 1", json!(2)), &[]);
+    check(ruled("self > 1", json!(1)), &["~.properties[a].default: Invalid value: 1: no"]);
+    check(ruled("oldSelf.hasValue()", json!(2)), &["~.properties[a].default: Invalid value: 2: no"]);
+    check(
+        json!({"type": "object", "properties": {"o": {"type": "object", "default": {"x": "a"},
+            "x-kubernetes-validations": [{"rule": "self.x != 'a'"}], "properties": {"x": {"type": "string"}}}}}),
+        &["~.properties[o].default: Invalid value: failed rule: self.x != 'a'"],
+    );
     check(
         json!({"type": "object", "oneOf": [{"properties": {"a": {"type": "string"}}}]}),
         &["~.oneOf[0].properties[a].type: Forbidden: must be empty to be structural"],
