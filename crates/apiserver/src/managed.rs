@@ -6,7 +6,8 @@ use orlop_api::managed::{ManagedParams, ObjectType, Versions, on_apply, on_updat
 use orlop_api::status::ApiError;
 use serde_json::Value;
 
-use crate::registry::{Call, now};
+use crate::registry::object::set_meta;
+use crate::registry::{Call, Warnings, now};
 use crate::resources::Resource;
 
 /// Records an ordinary write. A writer without a name (the server itself, on behalf of a subresource) owns nothing.
@@ -69,6 +70,30 @@ pub fn apply(
     };
     let merged = on_apply(live, configuration, &params, force)?;
     settle(&merged)
+}
+
+/// The managed fields before others change an object, to be looked at after that.
+pub struct Guard(Option<Value>);
+
+impl Guard {
+    /// Keeps the managed fields of an object.
+    pub fn of(object: &Value) -> Guard {
+        Guard(object.pointer("/metadata/managedFields").cloned())
+    }
+
+    /// Puts them back if the object's are now such that nobody can read them, and says so.
+    pub fn restore(self, object: &mut Value, warnings: &Warnings) {
+        let now = object.pointer("/metadata/managedFields");
+        if now == self.0.as_ref() {
+            return;
+        }
+        let list = now.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let Some(problem) = orlop_api::managed::problem(list) else { return };
+        set_meta(object, "managedFields", self.0);
+        warnings.add(format!(
+            ".metadata.managedFields was in an invalid state after admission; this could be caused by an outdated mutating admission controller; please fix your requests: {problem}"
+        ));
+    }
 }
 
 /// Whether two objects differ in nothing but the times of their managed fields.

@@ -3,6 +3,7 @@
 //! Answers to `sigs.k8s.io/structured-merge-diff` and `k8s.io/apimachinery/pkg/util/managedfields`. Decides who owns
 //! which field and whether an intent conflicts; it does not know what a field means.
 
+mod check;
 mod configuration;
 mod custom;
 mod set;
@@ -14,6 +15,7 @@ use std::sync::LazyLock;
 
 use serde_json::{Map, Value};
 
+pub use check::problem;
 pub use configuration::merge_configuration;
 pub use custom::{CustomList, CustomMap, CustomType, ListRelation, ObjectType, Scalar};
 pub use set::Set;

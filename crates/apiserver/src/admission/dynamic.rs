@@ -50,4 +50,10 @@ impl Dynamic {
             ),
         }
     }
+
+    /// Whether a webhook or a policy might change objects of this plural.
+    pub fn may_mutate(&self, plural: &str) -> bool {
+        self.mutating_webhooks.load().index.candidates(plural).next().is_some()
+            || self.mutating_policies.load().concern(plural)
+    }
 }

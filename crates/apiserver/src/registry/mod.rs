@@ -327,10 +327,16 @@ impl Registry {
 
     /// Runs the mutating plugins; once more, when a webhook or policy changed the object.
     pub async fn mutate(&self, request: &mut crate::admission::Request<'_>) -> Result<(), ApiError> {
+        // Only what users configure touches managed fields.
+        let foreign = self.dynamic.may_mutate(&request.call.resource.plural);
+        let guard = foreign.then(|| crate::managed::Guard::of(request.object));
         self.mutate_once(request).await?;
         if request.reinvocation.wanted {
             request.reinvocation.second = true;
             self.mutate_once(request).await?;
+        }
+        if let Some(guard) = guard {
+            guard.restore(request.object, request.call.warnings);
         }
         Ok(())
     }

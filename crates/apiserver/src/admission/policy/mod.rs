@@ -100,6 +100,13 @@ struct Bound<P> {
 /// All bound policies of one sort.
 pub struct Policies<P>(Index<Bound<P>>);
 
+impl<P> Policies<P> {
+    /// Whether there is one that may be for objects of this plural.
+    pub(super) fn concern(&self, plural: &str) -> bool {
+        self.0.candidates(plural).next().is_some()
+    }
+}
+
 impl<P> Default for Policies<P> {
     fn default() -> Self {
         Policies(Index::default())
