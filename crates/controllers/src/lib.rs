@@ -25,6 +25,7 @@ mod objects;
 mod placement;
 mod pod_control;
 mod podgc;
+mod policy_status;
 mod replicaset;
 mod resourcequota;
 mod root_ca;

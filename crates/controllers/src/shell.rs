@@ -156,6 +156,7 @@ controllers! {
     "node-ipam-controller", "node-controller", "cidrAllocator", crate::node::ipam::run;
     "clusterrole-aggregation-controller", "clusterrole-aggregation-controller", "clusterrole-aggregation-controller", crate::cluster_role_aggregation::run;
     "pod-garbage-collector-controller", "pod-garbage-collector", "pod-garbage-collector", crate::podgc::run;
+    "validatingadmissionpolicy-status-controller", "validatingadmissionpolicy-status-controller", "validatingadmissionpolicy-status-controller", crate::policy_status::run;
 }
 
 /// Runs all controllers until `context.shutdown`. Only one process of a cluster may do so at a time: callers with
