@@ -109,10 +109,14 @@ impl orlop_cel::Authorizer for Asking<'_> {
             },
         };
         match self.authorizer.decide(&attributes) {
-            Decision::Allow(reason) => AccessDecision { allowed: true, reason, error: None },
-            Decision::NoOpinion(reason) | Decision::Deny(reason) => {
-                AccessDecision { allowed: false, reason, error: None }
+            Decision::Failed(failure) => {
+                AccessDecision { allowed: false, reason: failure.reason, error: Some(failure.error) }
             }
+            decision => AccessDecision {
+                allowed: matches!(decision, Decision::Allow(_)),
+                reason: decision.reason().to_string(),
+                error: None,
+            },
         }
     }
 }

@@ -24,6 +24,6 @@ pub(super) fn may(registry: &Registry, request: &Request<'_>, action: &Action<'_
     };
     match registry.authorizer.decide(&attributes) {
         Decision::Allow(_) => Ok(()),
-        Decision::NoOpinion(reason) | Decision::Deny(reason) => Err(reason),
+        decision => Err(decision.reason().to_string()),
     }
 }

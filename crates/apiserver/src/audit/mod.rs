@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::authn::UserInfo;
+use crate::authz::Decision;
 use crate::http::Response;
 use crate::http::body;
 use crate::options::{AuditBatch, AuditMode, AuditOptions, AuditWebhookOptions};
@@ -280,9 +281,14 @@ impl Trail {
     }
 
     /// What the authorizers said.
-    pub fn authorized(&mut self, allowed: bool, reason: &str) {
-        self.annotate("authorization.k8s.io/decision", if allowed { "allow" } else { "forbid" });
-        self.annotate("authorization.k8s.io/reason", reason);
+    pub fn authorized(&mut self, decision: &Decision) {
+        let word = match decision {
+            Decision::Failed(_) => return self.annotate("authorization.k8s.io/reason", "internal error"),
+            Decision::Allow(_) => "allow",
+            Decision::NoOpinion(_) | Decision::Deny(_) => "forbid",
+        };
+        self.annotate("authorization.k8s.io/decision", word);
+        self.annotate("authorization.k8s.io/reason", decision.reason());
     }
 
     /// What was sent.

@@ -1,8 +1,11 @@
 //! `AuthenticationConfiguration` (`apiserver.config.k8s.io`): the JWT issuers and the anonymous authenticator in a file,
 //! and the same made of the `--oidc-*` flags.
 
+mod validation;
+
 use std::path::Path;
 
+use orlop_api::field::Path as FieldPath;
 use serde::Deserialize;
 
 use crate::options::OidcOptions;
@@ -143,9 +146,6 @@ pub struct AnonymousCondition {
     pub path: String,
 }
 
-/// Most issuers of a file.
-const MAX_ISSUERS: usize = 64;
-
 impl AuthenticationConfiguration {
     /// Reads and checks a file; `disallowed` are issuers that the file may not name.
     pub fn load(path: &Path, disallowed: &[String]) -> Result<AuthenticationConfiguration, String> {
@@ -165,164 +165,12 @@ impl AuthenticationConfiguration {
                 config.kind, config.api_version, versions[0]
             ));
         }
-        let errors = config.problems(disallowed);
-        match errors.is_empty() {
-            true => Ok(config),
-            false => Err(orlop_api::status::aggregate(errors)),
-        }
-    }
-
-    /// What is wrong with it, with upstream's paths.
-    fn problems(&self, disallowed: &[String]) -> Vec<String> {
-        let mut errors = Vec::new();
-        if self.jwt.len() > MAX_ISSUERS {
-            errors.push(format!("jwt: Too many: {}: must have at most {MAX_ISSUERS} items", self.jwt.len()));
-        }
-        let mut seen = std::collections::HashSet::new();
-        for (at, jwt) in self.jwt.iter().enumerate() {
-            let path = format!("jwt[{at}]");
-            jwt.problems(&path, disallowed, &mut errors);
-            if !seen.insert(jwt.issuer.url.as_str()) {
-                errors.push(format!("{path}.issuer.url: Duplicate value: {:?}", jwt.issuer.url));
-            }
-        }
-        if let Some(anonymous) = &self.anonymous {
-            if !anonymous.enabled && !anonymous.conditions.is_empty() {
-                errors.push("anonymous.conditions: Invalid value: enabled should be set to true when conditions are defined".into());
-            }
-            for (at, condition) in anonymous.conditions.iter().enumerate() {
-                if !condition.path.starts_with('/') {
-                    errors.push(format!(
-                        "anonymous.conditions[{at}].path: Invalid value: {:?}: path must start with /",
-                        condition.path
-                    ));
-                }
-            }
-        }
-        errors
+        validation::verdict(config.validate(disallowed))?;
+        Ok(config)
     }
 }
 
 impl JwtConfig {
-    fn problems(&self, path: &str, disallowed: &[String], errors: &mut Vec<String>) {
-        let issuer = &self.issuer;
-        let mut url = |field: &str, url: &str| {
-            if !url.starts_with("https://") {
-                errors
-                    .push(format!("{path}.issuer.{field}: Invalid value: {url:?}: URL scheme must be https"));
-            } else if url.contains(['?', '#', '@']) {
-                errors.push(format!(
-                    "{path}.issuer.{field}: Invalid value: {url:?}: URL must not contain a username, query or fragment"
-                ));
-            }
-        };
-        match issuer.url.as_str() {
-            "" => errors.push(format!("{path}.issuer.url: Required value: URL is required")),
-            text => {
-                url("url", text);
-                if disallowed.iter().any(|other| other == text) {
-                    errors.push(format!(
-                        "{path}.issuer.url: Invalid value: {text:?}: URL must not overlap with disallowed issuers: {disallowed:?}"
-                    ));
-                }
-            }
-        }
-        if !issuer.discovery_url.is_empty() {
-            let mut url = |text: &str| {
-                if !text.starts_with("https://") {
-                    errors.push(format!(
-                        "{path}.issuer.discoveryURL: Invalid value: {text:?}: URL scheme must be https"
-                    ));
-                }
-            };
-            url(&issuer.discovery_url);
-            if issuer.discovery_url.trim_end_matches('/') == issuer.url.trim_end_matches('/') {
-                errors.push(format!(
-                    "{path}.issuer.discoveryURL: Invalid value: {:?}: discoveryURL must be different from URL",
-                    issuer.discovery_url
-                ));
-            }
-        }
-        if issuer.audiences.is_empty() {
-            errors.push(format!("{path}.issuer.audiences: Required value: at least one jwt[{path}].issuer.audiences is required"));
-        }
-        match issuer.audience_match_policy.as_str() {
-            "MatchAny" => {}
-            "" if issuer.audiences.len() < 2 => {}
-            other => errors.push(format!(
-                "{path}.issuer.audienceMatchPolicy: Invalid value: {other:?}: audienceMatchPolicy must be set to MatchAny if multiple audiences are specified"
-            )),
-        }
-        if !issuer.egress_selector_type.is_empty() {
-            errors.push(format!(
-                "{path}.issuer.egressSelectorType: Invalid value: {:?}: egress selectors are not built",
-                issuer.egress_selector_type
-            ));
-        }
-        for (at, rule) in self.claim_validation_rules.iter().enumerate() {
-            let rule_path = format!("{path}.claimValidationRules[{at}]");
-            match (rule.claim.is_empty(), rule.expression.is_empty()) {
-                (true, true) => {
-                    errors.push(format!("{rule_path}: Required value: claim or expression is required"))
-                }
-                (false, false) => errors.push(format!(
-                    "{rule_path}: Invalid value: {:?}: claim and expression can't both be set",
-                    rule.claim
-                )),
-                _ => {}
-            }
-        }
-        let names = &self.claim_mappings;
-        for (field, mapping, required) in [
-            ("username", &names.username, true),
-            ("groups", &names.groups, false),
-            ("uid", &names.uid, false),
-        ] {
-            let field = format!("{path}.claimMappings.{field}");
-            match (mapping.claim.is_empty(), mapping.expression.is_empty()) {
-                (true, true) if required => {
-                    errors.push(format!("{field}: Required value: claim or expression is required"));
-                }
-                (false, false) => errors
-                    .push(format!("{field}: Invalid value: \"\": claim and expression can't both be set")),
-                (false, true) if field.ends_with("uid") => {}
-                (false, true) if mapping.prefix.is_none() => errors.push(format!(
-                    "{field}.prefix: Required value: prefix is required when claim is set. It can be set to an empty string to disable prefixing"
-                )),
-                (true, _) if mapping.prefix.is_some() => errors.push(format!(
-                    "{field}.prefix: Invalid value: {:?}: prefix can't be set when expression is set",
-                    mapping.prefix.as_deref().unwrap_or("")
-                )),
-                _ => {}
-            }
-        }
-        let mut keys = std::collections::HashSet::new();
-        for (at, extra) in names.extra.iter().enumerate() {
-            let field = format!("{path}.claimMappings.extra[{at}]");
-            if extra.key.is_empty() {
-                errors.push(format!("{field}.key: Required value"));
-            } else if extra.key != extra.key.to_lowercase() {
-                errors.push(format!("{field}.key: Invalid value: {:?}: key must be lowercase", extra.key));
-            } else if !extra.key.contains('/') {
-                errors.push(format!(
-                    "{field}.key: Invalid value: {:?}: must be a domain-prefixed path (such as \"acme.io/foo\")",
-                    extra.key
-                ));
-            } else if reserved(&extra.key) {
-                errors.push(format!(
-                    "{field}.key: Invalid value: {:?}: k8s.io, kubernetes.io and their subdomains are reserved for Kubernetes use",
-                    extra.key
-                ));
-            }
-            if !keys.insert(extra.key.as_str()) {
-                errors.push(format!("{field}.key: Duplicate value: {:?}", extra.key));
-            }
-            if extra.value_expression.is_empty() {
-                errors.push(format!("{field}.valueExpression: Required value: valueExpression is required"));
-            }
-        }
-    }
-
     /// What the `--oidc-*` flags mean.
     pub fn of_flags(flags: &OidcOptions) -> Result<JwtConfig, String> {
         let certificate_authority = match &flags.ca_file {
@@ -373,18 +221,10 @@ impl JwtConfig {
             user_validation_rules: Vec::new(),
         };
         let mut errors = Vec::new();
-        config.problems("jwt[0]", &[], &mut errors);
-        match errors.is_empty() {
-            true => Ok(config),
-            false => Err(orlop_api::status::aggregate(errors)),
-        }
+        config.validate(&FieldPath::new("jwt").index(0), &[], &mut errors);
+        validation::verdict(errors)?;
+        Ok(config)
     }
-}
-
-/// Whether a key belongs to Kubernetes.
-fn reserved(key: &str) -> bool {
-    let domain = key.split('/').next().unwrap_or("");
-    ["k8s.io", "kubernetes.io"].iter().any(|own| domain == *own || domain.ends_with(&format!(".{own}")))
 }
 
 #[cfg(test)]
@@ -403,8 +243,11 @@ mod tests {
         assert_eq!(AuthenticationConfiguration::parse(GOOD, &[]).unwrap().jwt.len(), 1);
         check(&GOOD.replace("url: https", "url: http"), "URL scheme must be https");
         check(&GOOD.replace("https://idp.example", "https://own"), "must not overlap");
-        check(&GOOD.replace("[a]", "[a, b]"), "must be set to MatchAny");
-        check(&GOOD.replace("[a]", "[]"), "audiences: Required value");
+        check(&GOOD.replace("[a]", "[a, b]"), "audienceMatchPolicy must be MatchAny for multiple audiences");
+        check(
+            &GOOD.replace("[a]", "[]"),
+            "jwt[0].issuer.audiences: Required value: at least one jwt[0].issuer.audiences is required",
+        );
         check(&GOOD.replace(", prefix: 'x:'", ""), "prefix is required when claim is set");
         check(&GOOD.replace("claim: sub, prefix: 'x:'", "prefix: a"), "username: Required value");
         check(&GOOD.replace("issuer:\n", "issuers:\n"), "issuer");

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use orlop_api::field::Path;
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
 use super::config::{JwtConfig, Mapping};
-use super::expressions::{Expressions, Rule};
+use super::expressions::Expressions;
 use super::service_account::peek;
 use super::{TokenError, UserInfo};
 use crate::outbound::{HttpClient, Trust};
@@ -76,7 +77,12 @@ impl JwtIssuer {
                 })
                 .collect::<Result<_, _>>()?,
         };
-        let expressions = Expressions::compile(&config)?;
+        // Whoever wrote the configuration was told already; none must be left out silently.
+        let mut errors = Vec::new();
+        let expressions = Expressions::compile(&config, &Path::root(), &mut errors);
+        if !errors.is_empty() {
+            return Err(orlop_api::status::aggregate(errors.iter().map(ToString::to_string)));
+        }
         Ok(JwtIssuer {
             config,
             algorithms,
@@ -228,63 +234,52 @@ impl JwtIssuer {
 
     fn user(&self, claims: &Map<String, Value>) -> Result<UserInfo, TokenError> {
         let mappings = &self.config.claim_mappings;
-        let mut evaluation = self.expressions.over_claims(claims);
-        let name = match mappings.username.expression.is_empty() {
-            false => evaluation.text(Rule::Username).map_err(refused)?,
-            true => self.username(claims)?,
+        let evaluation = self.expressions.over_claims(claims);
+        let name = match evaluation.username() {
+            Some(name) => name.map_err(refused)?,
+            None => self.username(claims)?,
         };
         if name.is_empty() {
             return Err(refused("oidc: the username claim cannot be empty"));
         }
-        for rule in &self.config.claim_validation_rules {
-            if rule.claim.is_empty() {
-                continue;
-            }
-            match claims.get(&rule.claim) {
-                None => {
-                    return Err(refused(format!(
-                        "oidc: required claim {} not present in ID token",
-                        rule.claim
-                    )));
-                }
-                Some(Value::String(value)) if *value == rule.required_value => {}
-                Some(Value::String(value)) => {
-                    return Err(refused(format!(
-                        "oidc: required claim {} value does not match. Got = {value}, want = {}",
-                        rule.claim, rule.required_value
-                    )));
-                }
-                Some(_) => {
-                    return Err(refused(format!("oidc: parse claim {}: not a string", rule.claim)));
-                }
-            }
-        }
-        evaluation.validations().map_err(refused)?;
-        let groups = match mappings.groups.expression.is_empty() {
-            false => evaluation.list(Rule::Groups).map_err(refused)?,
-            true => self.groups(claims, &mappings.groups)?,
+        let groups = match evaluation.groups() {
+            Some(groups) => groups.map_err(refused)?,
+            None => self.groups(claims, &mappings.groups)?,
         };
-        let uid = match (mappings.uid.expression.is_empty(), mappings.uid.claim.as_str()) {
-            (false, _) => evaluation.text(Rule::Uid).map_err(refused)?,
-            (true, "") => String::new(),
-            (true, claim) => match claims.get(claim) {
+        let uid = match (evaluation.uid(), mappings.uid.claim.as_str()) {
+            (Some(uid), _) => uid.map_err(refused)?,
+            (None, "") => String::new(),
+            (None, claim) => match claims.get(claim) {
                 Some(Value::String(value)) => value.clone(),
                 _ => return Err(refused(format!("oidc: parse uid claim {claim:?}: not a string"))),
             },
         };
-        let mut user = UserInfo { name, uid, groups, ..UserInfo::default() };
-        for (at, extra) in mappings.extra.iter().enumerate() {
-            let values = evaluation.list(Rule::Extra(at)).map_err(refused)?;
-            let values: Vec<String> = values.into_iter().filter(|value| !value.is_empty()).collect();
-            if !values.is_empty() {
-                user.extra.insert(extra.key.clone(), values);
-            }
-        }
+        let extra = evaluation.extra().map_err(refused)?.into_iter().collect();
+        let mut user = UserInfo { name, uid, groups, extra };
         if let Some(id) = claims.get("jti").and_then(Value::as_str).filter(|id| !id.is_empty()) {
             user.extra.insert("authentication.kubernetes.io/credential-id".into(), vec![format!("JTI={id}")]);
         }
+        self.required_claims(claims)?;
+        evaluation.validations().map_err(refused)?;
         self.expressions.check_user(&user).map_err(refused)?;
         Ok(user)
+    }
+
+    /// `claimValidationRules` without expressions.
+    fn required_claims(&self, claims: &Map<String, Value>) -> Result<(), TokenError> {
+        for rule in self.config.claim_validation_rules.iter().filter(|rule| !rule.claim.is_empty()) {
+            let claim = rule.claim.as_str();
+            return Err(refused(match claims.get(claim) {
+                Some(Value::String(value)) if *value == rule.required_value => continue,
+                Some(Value::String(value)) => format!(
+                    "oidc: required claim {claim} value does not match. Got = {value}, want = {}",
+                    rule.required_value
+                ),
+                Some(_) => format!("oidc: parse claim {claim}: not a string"),
+                None => format!("oidc: required claim {claim} not present in ID token"),
+            }));
+        }
+        Ok(())
     }
 
     fn username(&self, claims: &Map<String, Value>) -> Result<String, TokenError> {

@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use orlop_api::field::{self, ErrorList, Path as FieldPath};
+use orlop_api::names;
 use serde::Deserialize;
 
 use super::Step;
 use super::abac::Abac;
 use super::webhook::{Settings, WebhookAuthorizer};
-use crate::expressions::Conditions;
+use crate::expressions::MatchConditions;
 use crate::options::{AuthorizationMode, Options};
 use crate::outbound::Webhook;
 
@@ -97,7 +99,7 @@ pub fn chain(options: &Options) -> Result<Vec<Step>, String> {
                         authorized_ttl: webhook.authorized_ttl,
                         unauthorized_ttl: webhook.unauthorized_ttl,
                         fails_closed: false,
-                        conditions: Conditions::default(),
+                        conditions: MatchConditions::default(),
                     };
                     Step::Webhook(Box::new(WebhookAuthorizer::new(service, settings)))
                 }
@@ -121,111 +123,138 @@ fn parse(text: &str) -> Result<Vec<Step>, String> {
             config.kind, config.api_version, versions[0]
         ));
     }
+    let (mut errs, root) = (ErrorList::new(), FieldPath::new("authorizers"));
     if config.authorizers.is_empty() {
-        return Err(
-            "authorizers: Required value: at least one authorization mode must be defined".to_string()
-        );
+        errs.push(field::required(&root, "at least one authorization mode must be defined"));
     }
-    let mut errors = Vec::new();
     let (mut steps, mut seen, mut names) = (Vec::new(), Vec::new(), Vec::new());
     for (at, authorizer) in config.authorizers.iter().enumerate() {
-        let path = format!("authorizers[{at}]");
-        let kind = authorizer.r#type.as_str();
+        let (path, kind) = (root.index(at), authorizer.r#type.as_str());
+        if !TYPES.contains(&kind) {
+            errs.push(unsupported(&path.child("type"), kind, &TYPES));
+            continue;
+        }
         if kind != "Webhook" && seen.contains(&kind) {
-            errors.push(format!("{path}.type: Duplicate value: {kind:?}"));
+            errs.push(field::duplicate(&path.child("type"), kind));
+            continue;
         }
         seen.push(kind);
-        if authorizer.name.is_empty() {
-            errors.push(format!("{path}.name: Required value"));
-        } else if names.contains(&authorizer.name) {
-            errors.push(format!("{path}.name: Duplicate value: {:?}", authorizer.name));
-        }
-        names.push(authorizer.name.clone());
+        validate_name(&mut errs, &path.child("name"), &authorizer.name, &names);
+        names.push(authorizer.name.as_str());
         if kind != "Webhook" && authorizer.webhook.is_some() {
-            errors.push(format!("{path}.webhook: Invalid value: may only be specified when type=Webhook"));
+            let detail = "may only be specified when type=Webhook";
+            errs.push(field::invalid(&path.child("webhook"), "non-null", detail));
         }
-        match kind {
-            "AlwaysAllow" => steps.push(Step::AlwaysAllow),
-            "AlwaysDeny" => steps.push(Step::AlwaysDeny),
-            "Node" => steps.push(Step::Node),
-            "RBAC" => steps.push(Step::Rbac),
-            "Webhook" => match &authorizer.webhook {
-                None => errors.push(format!("{path}.webhook: Required value: required when type=Webhook")),
-                Some(config) => match webhook(&authorizer.name, config) {
-                    Ok(webhook) => steps.push(Step::Webhook(Box::new(webhook))),
-                    Err(error) => errors.push(format!("{path}.webhook.{error}")),
-                },
-            },
-            "" => errors.push(format!("{path}.type: Required value")),
-            other => errors.push(format!(
-                "{path}.type: Unsupported value: {other:?}: supported values: \"AlwaysAllow\", \"AlwaysDeny\", \"Node\", \"RBAC\", \"Webhook\""
-            )),
+        match (kind, &authorizer.webhook) {
+            ("AlwaysAllow", _) => steps.push(Step::AlwaysAllow),
+            ("AlwaysDeny", _) => steps.push(Step::AlwaysDeny),
+            ("Node", _) => steps.push(Step::Node),
+            ("RBAC", _) => steps.push(Step::Rbac),
+            (_, Some(config)) => {
+                let webhook = webhook(&authorizer.name, config, &path, &mut errs);
+                steps.extend(webhook.map(|webhook| Step::Webhook(Box::new(webhook))));
+            }
+            (_, None) => errs.push(field::required(&path.child("webhook"), "required when type=Webhook")),
         }
     }
-    match errors.is_empty() {
+    match errs.is_empty() {
         true => Ok(steps),
-        false => Err(orlop_api::status::aggregate(errors)),
+        false => Err(orlop_api::status::aggregate(errs.iter().map(ToString::to_string))),
     }
 }
 
-fn duration(field: &str, text: &str, default: Option<Duration>) -> Result<Duration, String> {
-    if text.is_empty() {
-        return default.ok_or(format!("{field}: Required value"));
-    }
-    let nanoseconds = orlop_api::decode::scalar::parse_duration(text)
-        .map_err(|error| format!("{field}: Invalid value: {text:?}: {error}"))?;
-    match u64::try_from(nanoseconds) {
-        Ok(0) | Err(_) => Err(format!("{field}: Invalid value: {text:?}: must be > 0s")),
-        Ok(nanoseconds) => Ok(Duration::from_nanos(nanoseconds)),
+const TYPES: [&str; 5] = ["AlwaysAllow", "AlwaysDeny", "Node", "RBAC", "Webhook"];
+
+fn validate_name(errs: &mut ErrorList, path: &FieldPath, name: &str, names: &[&str]) {
+    if name.is_empty() {
+        errs.push(field::required(path, ""));
+    } else if names.contains(&name) {
+        errs.push(field::duplicate(path, name));
+    } else {
+        let wrong = names::is_dns1123_subdomain(name);
+        if !wrong.is_empty() {
+            errs.push(field::invalid(
+                path,
+                name,
+                format!("authorizer name is invalid: {}", wrong.join(", ")),
+            ));
+        }
     }
 }
 
-fn one_of(field: &str, value: &str, supported: &[&str]) -> Result<(), String> {
-    if value.is_empty() {
-        return Err(format!("{field}: Required value"));
+fn unsupported(path: &FieldPath, value: &str, supported: &[&str]) -> field::FieldError {
+    match value {
+        "" => field::required(path, ""),
+        _ => field::not_supported(path, value, supported),
     }
-    if supported.contains(&value) {
-        return Ok(());
-    }
-    let quoted: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
-    Err(format!("{field}: Unsupported value: {value:?}: supported values: {}", quoted.join(", ")))
 }
 
-fn webhook(name: &str, config: &WebhookConfig) -> Result<WebhookAuthorizer, String> {
-    let timeout = duration("timeout", &config.timeout, None)?;
-    if timeout > LONGEST_TIMEOUT {
-        return Err(format!("timeout: Invalid value: {:?}: must be <= 30s", config.timeout));
-    }
-    let remembered =
-        |flag: Option<bool>, ttl: Duration| if flag == Some(false) { Duration::ZERO } else { ttl };
-    let authorized = duration("authorizedTTL", &config.authorized_ttl, Some(Duration::from_secs(300)))?;
-    let unauthorized = duration("unauthorizedTTL", &config.unauthorized_ttl, Some(Duration::from_secs(30)))?;
-    one_of("subjectAccessReviewVersion", &config.subject_access_review_version, &["v1", "v1beta1"])?;
-    one_of("failurePolicy", &config.failure_policy, &["Deny", "NoOpinion"])?;
-    if !config.match_conditions.is_empty() {
-        one_of(
-            "matchConditionSubjectAccessReviewVersion",
-            &config.match_condition_subject_access_review_version,
-            &["v1"],
-        )?;
-    }
-    one_of("connectionInfo.type", &config.connection_info.r#type, &["InClusterConfig", "KubeConfigFile"])?;
-    let path = match (config.connection_info.r#type.as_str(), &config.connection_info.kube_config_file) {
-        ("KubeConfigFile", Some(path)) => path,
-        ("KubeConfigFile", None) => return Err("connectionInfo.kubeConfigFile: Required value".to_string()),
-        _ => {
-            return Err("connectionInfo.type: Invalid value: \"InClusterConfig\": an API server outside the cluster needs KubeConfigFile".to_string());
+/// The length a text gives; without a text the default, and without one of those it is required.
+fn duration(
+    errs: &mut ErrorList,
+    path: &FieldPath,
+    text: &str,
+    default: Option<Duration>,
+    longest: Option<Duration>,
+) -> Duration {
+    let nanoseconds = match text {
+        "" => Ok(0),
+        text => orlop_api::decode::scalar::parse_duration(text),
+    };
+    let nanoseconds = match nanoseconds {
+        Ok(nanoseconds) => nanoseconds,
+        Err(error) => {
+            errs.push(field::invalid(path, text, error.to_string()));
+            return Duration::ZERO;
         }
     };
-    if !path.is_absolute() {
-        return Err(format!(
-            "connectionInfo.kubeConfigFile: Invalid value: {path:?}: must be an absolute path"
-        ));
+    let limit = longest.map_or(String::new(), |longest| format!(" and <= {}s", longest.as_secs()));
+    match u64::try_from(nanoseconds).map(Duration::from_nanos) {
+        Ok(Duration::ZERO) => match default {
+            Some(default) => return default,
+            None => errs.push(field::required(path, "")),
+        },
+        Ok(given) if longest.is_none_or(|longest| given <= longest) => return given,
+        _ => errs.push(field::invalid(path, text, format!("must be > 0s{limit}"))),
     }
-    let service = Webhook::load(path)
-        .map_err(|error| format!("connectionInfo.kubeConfigFile: Invalid value: {error}"))?;
+    Duration::ZERO
+}
+
+/// The service of a webhook authorizer. Upstream gives the paths of its fields without `webhook`.
+fn webhook(
+    name: &str,
+    config: &WebhookConfig,
+    path: &FieldPath,
+    errs: &mut ErrorList,
+) -> Option<WebhookAuthorizer> {
+    let before = errs.len();
+    let one_of = |errs: &mut ErrorList, field: &str, value: &str, supported: &[&str]| {
+        if !supported.contains(&value) {
+            errs.push(unsupported(&path.child(field), value, supported));
+        }
+    };
+    let timeout = duration(errs, &path.child("timeout"), &config.timeout, None, Some(LONGEST_TIMEOUT));
+    let mut ttl = |field: &str, text: &str, default: u64| {
+        duration(errs, &path.child(field), text, Some(Duration::from_secs(default)), None)
+    };
+    let authorized = ttl("authorizedTTL", &config.authorized_ttl, 300);
+    let unauthorized = ttl("unauthorizedTTL", &config.unauthorized_ttl, 30);
+    one_of(errs, "subjectAccessReviewVersion", &config.subject_access_review_version, &["v1", "v1beta1"]);
+    match config.match_condition_subject_access_review_version.as_str() {
+        "" if config.match_conditions.is_empty() => {}
+        "" => errs.push(field::required(
+            &path.child("matchConditionSubjectAccessReviewVersion"),
+            "required if match conditions are specified",
+        )),
+        version => one_of(errs, "matchConditionSubjectAccessReviewVersion", version, &["v1"]),
+    }
+    one_of(errs, "failurePolicy", &config.failure_policy, &["NoOpinion", "Deny"]);
+    let service = connection(&config.connection_info, &path.child("connectionInfo"), errs);
     let expressions: Vec<String> = config.match_conditions.iter().map(|c| c.expression.clone()).collect();
-    let conditions = Conditions::compile("request", &expressions)?;
+    let conditions = MatchConditions::compile(&path.child("matchConditions"), &expressions, errs);
+    let service = service.filter(|_| errs.len() == before)?;
+    let remembered =
+        |flag: Option<bool>, ttl: Duration| if flag == Some(false) { Duration::ZERO } else { ttl };
     let settings = Settings {
         name: name.to_string(),
         version: config.subject_access_review_version.clone(),
@@ -235,7 +264,35 @@ fn webhook(name: &str, config: &WebhookConfig) -> Result<WebhookAuthorizer, Stri
         fails_closed: config.failure_policy == "Deny",
         conditions,
     };
-    Ok(WebhookAuthorizer::new(service, settings))
+    Some(WebhookAuthorizer::new(service, settings))
+}
+
+fn connection(info: &ConnectionInfo, path: &FieldPath, errs: &mut ErrorList) -> Option<Webhook> {
+    let (kind, file) = (path.child("type"), path.child("kubeConfigFile"));
+    let given = info.kube_config_file.as_deref().filter(|given| !given.as_os_str().is_empty());
+    let shown = |path: &Path| path.to_string_lossy().into_owned();
+    match (info.r#type.as_str(), given) {
+        ("KubeConfigFile", None) => errs.push(field::required(&file, "")),
+        ("KubeConfigFile", Some(given)) if !given.is_absolute() => {
+            errs.push(field::invalid(&file, shown(given), "must be an absolute path"));
+        }
+        ("KubeConfigFile", Some(given)) => match Webhook::load(given) {
+            Ok(service) => return Some(service),
+            Err(error) => {
+                errs.push(field::invalid(&file, shown(given), format!("error loading file: {error}")));
+            }
+        },
+        ("InClusterConfig", Some(given)) => {
+            errs.push(field::invalid(&file, shown(given), "can only be set when type=KubeConfigFile"));
+        }
+        ("InClusterConfig", None) => errs.push(field::invalid(
+            &kind,
+            "InClusterConfig",
+            "an API server outside the cluster needs KubeConfigFile",
+        )),
+        (other, _) => errs.push(unsupported(&kind, other, &["InClusterConfig", "KubeConfigFile"])),
+    }
+    None
 }
 
 #[cfg(test)]
@@ -262,7 +319,7 @@ mod tests {
         check("- {type: RBAC, name: n, webhook: {timeout: 1s}}", "may only be specified when type=Webhook");
         check("- {type: Webhook, name: n}", "required when type=Webhook");
         check("- {type: Webhook, name: n, webhook: {}}", "timeout: Required value");
-        check("- {type: Webhook, name: n, webhook: {timeout: 60s}}", "must be <= 30s");
+        check("- {type: Webhook, name: n, webhook: {timeout: 60s}}", "must be > 0s and <= 30s");
         check("- {type: RBAC, name: n, extra: 1}", "extra");
     }
 }

@@ -6,13 +6,14 @@ pub mod escalation;
 pub mod escalation_guard;
 pub mod impersonation;
 pub mod node;
+pub mod policy_guard;
 pub mod rbac;
 pub mod webhook;
 
 use arc_swap::ArcSwap;
 
 use crate::authn::{MASTERS, UserInfo};
-use orlop_api::status::ApiError;
+use orlop_api::status::{ApiError, aggregate};
 
 /// What somebody wants to do, as upstream's `authorizer.Attributes`.
 #[derive(Clone, Debug)]
@@ -77,6 +78,29 @@ pub enum Decision {
     NoOpinion(String),
     /// No, whatever others say, and why (may be empty).
     Deny(String),
+    /// It could not be found out, and nobody else has allowed it.
+    Failed(Failure),
+}
+
+/// An authorizer that could not tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Failure {
+    /// What went wrong.
+    pub error: String,
+    /// What the authorizers said nevertheless (may be empty).
+    pub reason: String,
+    /// Whether that counts as a no, whatever others say.
+    pub denied: bool,
+}
+
+impl Decision {
+    /// Why (may be empty).
+    pub fn reason(&self) -> &str {
+        match self {
+            Decision::Allow(reason) | Decision::NoOpinion(reason) | Decision::Deny(reason) => reason,
+            Decision::Failed(failure) => &failure.reason,
+        }
+    }
 }
 
 /// One authorizer of the chain.
@@ -112,19 +136,24 @@ impl Authorizer {
             return Decision::Allow(String::new());
         }
         let chain = self.chain.load_full();
-        let mut reasons = Vec::new();
+        let (mut reasons, mut errors) = (Vec::new(), Vec::new());
         for step in chain.iter() {
             let decision = match step {
                 Step::Webhook(webhook) => webhook.decide(attributes).await,
                 step => self.here(step, attributes),
             };
             match decision {
-                Decision::NoOpinion(reason) if reason.is_empty() => {}
                 Decision::NoOpinion(reason) => reasons.push(reason),
+                Decision::Failed(failure) if !failure.denied => errors.push(failure.error),
                 decided => return decided,
             }
         }
-        Decision::NoOpinion(reasons.join("\n"))
+        reasons.retain(|reason| !reason.is_empty());
+        let reason = reasons.join("\n");
+        match errors.is_empty() {
+            true => Decision::NoOpinion(reason),
+            false => Decision::Failed(Failure { error: aggregate(errors), reason, denied: false }),
+        }
     }
 
     /// What an authorizer that needs nobody else says.
@@ -172,6 +201,7 @@ impl Authorizer {
         match self.authorize(attributes).await {
             Decision::Allow(_) => Ok(()),
             Decision::NoOpinion(reason) | Decision::Deny(reason) => Err(forbidden(attributes, &reason)),
+            Decision::Failed(failure) => Err(ApiError::internal(failure.error)),
         }
     }
 }

@@ -7,8 +7,8 @@ use orlop_api::selector::{FieldSelector, LabelSelector, Operator};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::{Attributes, Decision};
-use crate::expressions::Conditions;
+use super::{Attributes, Decision, Failure};
+use crate::expressions::MatchConditions;
 use crate::outbound::Webhook;
 
 /// Answers remembered before the memory is emptied.
@@ -31,7 +31,7 @@ pub struct Settings {
     /// Whether no answer means no (`failurePolicy: Deny`) rather than no opinion.
     pub fails_closed: bool,
     /// All must hold for the service to be asked.
-    pub conditions: Conditions,
+    pub conditions: MatchConditions,
 }
 
 /// The service.
@@ -51,12 +51,12 @@ impl WebhookAuthorizer {
     pub async fn decide(&self, attributes: &Attributes<'_>) -> Decision {
         let spec = spec(attributes);
         if !self.settings.conditions.is_empty() {
-            match self.settings.conditions.hold("request", &spec) {
+            match self.settings.conditions.hold(&spec) {
                 Ok(true) => {}
                 Ok(false) => return Decision::NoOpinion(String::new()),
                 Err(error) => {
                     tracing::warn!(webhook = self.settings.name, error, "a match condition failed");
-                    return self.failed();
+                    return self.failed(error);
                 }
             }
         }
@@ -76,7 +76,7 @@ impl WebhookAuthorizer {
             Ok(answer) => answer,
             Err(error) => {
                 tracing::warn!(webhook = self.settings.name, %error, "the authorization webhook did not answer");
-                return self.failed();
+                return self.failed(error.to_string());
             }
         };
         let decision = read(&answer["status"]);
@@ -94,12 +94,8 @@ impl WebhookAuthorizer {
         decision
     }
 
-    fn failed(&self) -> Decision {
-        if self.settings.fails_closed {
-            Decision::Deny(String::new())
-        } else {
-            Decision::NoOpinion(String::new())
-        }
+    fn failed(&self, error: String) -> Decision {
+        Decision::Failed(Failure { error, reason: String::new(), denied: self.settings.fails_closed })
     }
 
     /// In `v1beta1` the groups are called `group`.
@@ -117,9 +113,11 @@ impl WebhookAuthorizer {
 fn read(status: &Value) -> Decision {
     let reason = status["reason"].as_str().unwrap_or("").to_string();
     match (status["denied"] == true, status["allowed"] == true) {
-        (true, true) => {
-            Decision::Deny("webhook subject access review returned both allow and deny response".into())
-        }
+        (true, true) => Decision::Failed(Failure {
+            error: "webhook subject access review returned both allow and deny response".into(),
+            reason,
+            denied: true,
+        }),
         (true, false) => Decision::Deny(reason),
         (false, true) => Decision::Allow(reason),
         (false, false) => Decision::NoOpinion(reason),

@@ -175,17 +175,19 @@ async fn access_review(endpoint: &Endpoint<'_>, review: &Value, namespace: &str)
         }
     };
     let mut status = json!({"allowed": false});
-    let reason = match endpoint.server.authorizer.authorize(&attributes).await {
-        Decision::Allow(reason) => {
-            status["allowed"] = json!(true);
-            reason
+    let decision = endpoint.server.authorizer.authorize(&attributes).await;
+    match &decision {
+        Decision::Allow(_) => status["allowed"] = json!(true),
+        Decision::NoOpinion(_) => {}
+        Decision::Deny(_) => status["denied"] = json!(true),
+        Decision::Failed(failure) => {
+            if failure.denied {
+                status["denied"] = json!(true);
+            }
+            status["evaluationError"] = json!(failure.error);
         }
-        Decision::NoOpinion(reason) => reason,
-        Decision::Deny(reason) => {
-            status["denied"] = json!(true);
-            reason
-        }
-    };
+    }
+    let reason = decision.reason();
     if !reason.is_empty() {
         status["reason"] = json!(reason);
     }

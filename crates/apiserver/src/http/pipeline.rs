@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, header};
 use http_body_util::BodyExt as _;
+use orlop_api::field::go_quote;
 use orlop_api::status::ApiError;
 
 use super::body::{self, BoxError, Response};
@@ -302,16 +303,19 @@ impl ApiServer {
         let begun = Instant::now();
         let attributes = attributes(&user, info, query);
         let decision = self.authorizer.authorize(&attributes).await;
-        let allowed = matches!(decision, Decision::Allow(_));
-        let verdict = if allowed { Verdict::Yes } else { Verdict::No };
+        let verdict = if matches!(decision, Decision::Allow(_)) { Verdict::Yes } else { Verdict::No };
         self.metrics.authorization.observe(verdict, begun.elapsed());
-        let (Decision::Allow(reason) | Decision::NoOpinion(reason) | Decision::Deny(reason)) = decision;
         if let Some(trail) = trail {
-            trail.authorized(allowed, &reason);
+            trail.authorized(&decision);
         }
-        match allowed {
-            true => Ok(Admitted::User(user)),
-            false => Err(forbidden(&attributes, &reason)),
+        match decision {
+            Decision::Allow(_) => Ok(Admitted::User(user)),
+            Decision::NoOpinion(reason) | Decision::Deny(reason) => Err(forbidden(&attributes, &reason)),
+            Decision::Failed(failure) => {
+                let uri = incoming.parts.uri.path_and_query().map_or("", |uri| uri.as_str());
+                let text = format!("Internal Server Error: {}: {}\n", go_quote(uri), failure.error);
+                Ok(Admitted::Refused(body::response(500, "text/plain; charset=utf-8", text)))
+            }
         }
     }
 

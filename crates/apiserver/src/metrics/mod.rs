@@ -5,7 +5,9 @@
 
 pub mod process;
 pub mod requests;
+mod series;
 mod text;
+pub mod webhooks;
 
 use std::time::Duration;
 
@@ -160,6 +162,8 @@ pub struct Metrics {
     pub admission: [AdmissionSteps; 2],
     /// The same for each plugin, in the order they are asked.
     pub plugins: std::sync::OnceLock<Vec<(&'static str, [AdmissionSteps; 2])>>,
+    /// Webhooks and policies.
+    pub extensions: webhooks::Extensions,
     /// Time in priority and fairness.
     pub flow_control_filter: Histogram,
     /// Transactions of the store: puts, deletes.
@@ -181,6 +185,7 @@ impl Default for Metrics {
             authorization: Verdicts::default(),
             admission: Default::default(),
             plugins: Default::default(),
+            extensions: Default::default(),
             flow_control_filter: Histogram::seconds(PARTS),
             store_writes: std::array::from_fn(|_| Histogram::seconds(STORE)),
         }
@@ -268,6 +273,7 @@ impl Metrics {
                 steps.render(out, name, kind, Some(plugin));
             }
         }
+        self.extensions.render(out);
         out.family(
             "etcd_request_duration_seconds",
             "histogram",

@@ -8,6 +8,7 @@ use super::object::{self, meta, set_meta};
 use super::per_kind;
 use super::{Call, Registry, Written, now};
 use crate::admission::{Operation, Request};
+use crate::authz::policy_guard;
 use crate::managed;
 
 /// How often a generated name is drawn again when it is taken.
@@ -87,6 +88,9 @@ impl Registry {
         let mut errors = per_kind::refusals_of_create(self, call, &object);
         errors.extend(strategy.validate_create(&object));
         errors.extend(per_kind::privileged_containers(self, call, &object));
+        if errors.is_empty() {
+            errors = policy_guard::check(self, call, &object, None).await;
+        }
         if !errors.is_empty() {
             return Err(ApiError::invalid(&resource.group, &resource.kind, meta(&object, "name"), errors));
         }

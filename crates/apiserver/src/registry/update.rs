@@ -8,6 +8,7 @@ use super::object::{self, finalizers, is_deleting, meta, meta_int, set_meta};
 use super::per_kind;
 use super::{Call, Registry, Written, now};
 use crate::admission::{ObjectKind, Operation, Request};
+use crate::authz::policy_guard;
 use crate::managed;
 
 /// What a client is told when somebody else was faster.
@@ -224,7 +225,10 @@ impl Registry {
         if matches!(call.subresource, "" | "ephemeralcontainers") {
             all.extend(per_kind::privileged_containers(self, call, &new));
         }
-        let errors = all;
+        let errors = match all.is_empty() {
+            true => policy_guard::check(self, call, &new, Some(old)).await,
+            false => all,
+        };
         if !errors.is_empty() {
             return Err(invalid(errors));
         }

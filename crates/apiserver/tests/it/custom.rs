@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Client, admin, server};
 
-const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+pub const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
 
 fn definition(versions: Value) -> Value {
@@ -23,7 +23,7 @@ fn widget(api_version: &str, name: &str, spec: Value) -> Value {
 }
 
 /// Asks again until the answer is as it should be; definitions are followed, not waited for.
-async fn until(client: &Client, path: &str, fits: impl Fn(u16, &Value) -> bool) -> Value {
+pub async fn until(client: &Client, path: &str, fits: impl Fn(u16, &Value) -> bool) -> Value {
     for _ in 0..200 {
         let answer = client.get(path).await;
         if fits(answer.code, &answer.body) {
@@ -34,7 +34,7 @@ async fn until(client: &Client, path: &str, fits: impl Fn(u16, &Value) -> bool) 
     panic!("{path} never became as it should be");
 }
 
-fn established(_code: u16, body: &Value) -> bool {
+pub fn established(_code: u16, body: &Value) -> bool {
     let conditions = body["status"]["conditions"].as_array().cloned().unwrap_or_default();
     conditions.iter().any(|c| c["type"] == "Established" && c["status"] == "True")
 }

@@ -9,6 +9,7 @@ mod crud;
 mod custom;
 mod list_watch;
 mod operations;
+mod outside;
 mod policies;
 mod protobuf;
 mod security;

@@ -17,10 +17,10 @@ use crate::support::{Answer, Client, admin, config_map, server};
 type Respond = dyn Fn(&Value) -> (u16, Value) + Send + Sync;
 
 /// A webhook server and what it was asked.
-struct Hook {
-    url: String,
-    bundle: String,
-    reviews: Arc<Mutex<Vec<Value>>>,
+pub struct Hook {
+    pub url: String,
+    pub bundle: String,
+    pub reviews: Arc<Mutex<Vec<Value>>>,
     connections: Arc<AtomicUsize>,
 }
 
@@ -38,7 +38,7 @@ impl Hook {
         .await
     }
 
-    async fn start_raw(respond: impl Fn(&Value) -> (u16, Value) + Send + Sync + 'static) -> Hook {
+    pub async fn start_raw(respond: impl Fn(&Value) -> (u16, Value) + Send + Sync + 'static) -> Hook {
         let ca = CertificateAuthority::generate("hooks").unwrap();
         let leaf =
             ca.issue(&Subject::server("hook", vec!["127.0.0.1".into(), "s.default.svc".into()]), 1).unwrap();

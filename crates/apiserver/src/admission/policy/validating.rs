@@ -1,5 +1,7 @@
 //! Validating policies: each validation must be true, or the bindings' actions follow.
 
+use std::time::Instant;
+
 use async_trait::async_trait;
 use orlop_api::status::{ApiError, StatusCause};
 use orlop_cel::{RUNTIME_BUDGET, Val};
@@ -75,7 +77,11 @@ struct Denial {
     message: String,
     /// Reason of the Status; empty stands for `Invalid`.
     reason: String,
+    /// What metrics call it: `no_error` when it is the validation's own word.
+    error: &'static str,
 }
+
+const INVALID: &str = "invalid_error";
 
 /// What came of one evaluation.
 #[derive(Default)]
@@ -88,13 +94,26 @@ struct Findings {
     broken_annotations: Vec<String>,
 }
 
+impl Findings {
+    /// The same, as found because the budget was spent.
+    fn out_of_budget(mut self) -> Findings {
+        for (_, denial) in &mut self.denials {
+            denial.error = "out_of_budget";
+        }
+        self
+    }
+}
+
 impl Validating {
     /// A failure that is not the validation's own.
     fn failure(&self, at: usize, message: String) -> Findings {
         if self.definition.ignore_failures {
             return Findings::default();
         }
-        Findings { denials: vec![(at, Denial { message, reason: String::new() })], ..Findings::default() }
+        Findings {
+            denials: vec![(at, Denial { message, reason: String::new(), error: INVALID })],
+            ..Findings::default()
+        }
     }
 
     fn evaluate(&self, subject: Subject<'_>) -> Findings {
@@ -111,7 +130,7 @@ impl Validating {
         for validation in &self.validations {
             match activation.evaluate(&validation.expression, &mut remaining) {
                 Ok(result) => results.push(result),
-                Err(error) => return self.failure(0, error),
+                Err(error) => return self.failure(0, error).out_of_budget(),
             }
         }
         let messages = self.messages(subject, remaining);
@@ -120,6 +139,9 @@ impl Validating {
             let validation = &self.validations[at];
             let denial = match (result, &messages) {
                 (Err(error), _) => match self.failure(at, error).denials.pop() {
+                    Some((_, denial)) if validation.expression.problem().is_some() => {
+                        Denial { error: "compile_error", ..denial }
+                    }
                     Some((_, denial)) => denial,
                     None => continue,
                 },
@@ -137,6 +159,7 @@ impl Validating {
                     } else {
                         validation.reason.clone()
                     },
+                    error: "no_error",
                 },
             };
             findings.denials.push((at, denial));
@@ -237,7 +260,11 @@ fn misconfigured(definition: &Definition, binding: Option<&Binding>, why: &str) 
     }
     let what = if binding.is_some() { "binding" } else { "policy" };
     Some(Refusal {
-        denial: Denial { message: format!("failed to configure {what}: {why}"), reason: String::new() },
+        denial: Denial {
+            message: format!("failed to configure {what}: {why}"),
+            reason: String::new(),
+            error: INVALID,
+        },
         policy: definition.name.clone(),
         binding: binding.map(|binding| binding.name.clone()),
     })
@@ -290,6 +317,7 @@ fn dispatch(
             let (object, old) = shown(request, &matched);
             let asking = Asking { authorizer: &registry.authorizer, user: request.call.user };
             for params in &params {
+                let begun = Instant::now();
                 let findings = bound.policy.evaluate(Subject {
                     facts: &facts,
                     object: &object,
@@ -299,12 +327,17 @@ fn dispatch(
                     asking: &asking,
                     variables: &definition.variables,
                 });
+                let elapsed = begun.elapsed();
                 for (at, denial) in findings.denials {
+                    for action in &binding.actions {
+                        let (action, counted) = (action.to_lowercase(), &registry.metrics.extensions);
+                        counted.checked(&action, denial.error, &definition.name, &binding.name, elapsed);
+                    }
                     act(request, definition, binding, at, denial, &mut refusals);
                 }
                 for message in findings.broken_annotations {
                     refusals.push(Refusal {
-                        denial: Denial { message, reason: String::new() },
+                        denial: Denial { message, reason: String::new(), error: INVALID },
                         policy: definition.name.clone(),
                         binding: Some(binding.name.clone()),
                     });

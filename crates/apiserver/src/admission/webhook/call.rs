@@ -8,10 +8,20 @@ use super::{Matched, Request, Webhook, review, shown};
 
 /// Why a webhook did not let a request pass.
 pub(super) enum Failure {
-    /// It could not be asked, or its answer not be understood; `failurePolicy` decides.
-    Call(String),
+    /// It could not be asked (400), or its answer not be had or understood (503); `failurePolicy` decides.
+    Call { reason: String, code: u16 },
     /// It said no, or the request is one it must not be asked about.
     Refused(ApiError),
+}
+
+impl Failure {
+    fn unasked(reason: impl Into<String>) -> Failure {
+        Failure::Call { reason: reason.into(), code: 400 }
+    }
+
+    fn unanswered(reason: impl Into<String>) -> Failure {
+        Failure::Call { reason: reason.into(), code: 503 }
+    }
 }
 
 /// Asks a webhook; a patch, if it wants a change.
@@ -26,9 +36,8 @@ pub(super) async fn call(
         return Err(Failure::Refused(ApiError::bad_request(message)));
     }
     let version = hook.review.ok_or_else(|| {
-        Failure::Call(
-            "could not create admission objects: webhook does not accept known AdmissionReview versions (v1, v1beta1)"
-                .into(),
+        Failure::unasked(
+            "could not create admission objects: webhook does not accept known AdmissionReview versions (v1, v1beta1)",
         )
     })?;
     let uid = uuid::Uuid::new_v4().to_string();
@@ -38,14 +47,14 @@ pub(super) async fn call(
     };
     let client = match &hook.client {
         Ok(client) => client,
-        Err(error) => return Err(Failure::Call(format!("could not get REST client: {error}"))),
+        Err(error) => return Err(Failure::unasked(format!("could not get REST client: {error}"))),
     };
     let answer = client
         .post(body.into(), hook.timeout)
         .await
-        .map_err(|error| Failure::Call(format!("failed to call webhook: {error}")))?;
+        .map_err(|error| Failure::unanswered(format!("failed to call webhook: {error}")))?;
     let verdict = review::read(&answer, version, &uid, mutating)
-        .map_err(|error| Failure::Call(format!("received invalid webhook response: {error}")))?;
+        .map_err(|error| Failure::unanswered(format!("received invalid webhook response: {error}")))?;
     for (key, value) in &verdict.annotations {
         request.call.annotate(format!("{}/{key}", hook.name), value.as_str());
     }
@@ -59,17 +68,17 @@ pub(super) async fn call(
         return Ok(None);
     }
     if !verdict.patch_type.is_empty() && verdict.patch_type != "JSONPatch" {
-        return Err(Failure::Call(format!("unsupported patch type {}", go_quote(&verdict.patch_type))));
+        return Err(Failure::unanswered(format!("unsupported patch type {}", go_quote(&verdict.patch_type))));
     }
-    let patch: Value = serde_json::from_slice(&verdict.patch)
-        .map_err(|error| Failure::Call(format!("received undecodable patch in webhook response: {error}")))?;
+    let patch: Value = serde_json::from_slice(&verdict.patch).map_err(|error| {
+        Failure::unanswered(format!("received undecodable patch in webhook response: {error}"))
+    })?;
     match &patch {
         Value::Null => Ok(None),
         Value::Array(operations) if operations.is_empty() => Ok(None),
         Value::Array(_) => Ok(Some(patch)),
-        _ => Err(Failure::Call(
-            "received undecodable patch in webhook response: json: cannot unmarshal object into Go value of type jsonpatch.Patch"
-                .into(),
+        _ => Err(Failure::unanswered(
+            "received undecodable patch in webhook response: json: cannot unmarshal object into Go value of type jsonpatch.Patch",
         )),
     }
 }

@@ -24,6 +24,7 @@ use super::review::{self, ReviewVersion};
 use super::settle::{convert, settle};
 use super::{Admission, Request};
 use crate::cache::{Cache, Snapshot};
+use crate::metrics::webhooks::Outcome;
 use crate::registry::Registry;
 
 /// One webhook, ready to be called.
@@ -48,7 +49,7 @@ pub struct Webhook {
 /// All webhooks of one sort.
 #[derive(Default)]
 pub struct Webhooks {
-    index: Index<Webhook>,
+    pub(super) index: Index<Webhook>,
     /// Clients by their configuration: their connections outlive changes of other fields.
     clients: HashMap<String, Arc<Client>>,
 }
@@ -126,11 +127,19 @@ impl Webhook {
         }
     }
 
+    /// What a failed call counts as.
+    fn outcome(&self, failure: &Failure) -> Outcome {
+        match failure {
+            Failure::Refused(error) => Outcome::Refused(error.code()),
+            Failure::Call { code, .. } => Outcome::Failed { code: *code, passed_over: self.ignore_failures },
+        }
+    }
+
     /// Turns a failed call into what the client is told; `None` when the webhook may be passed over.
     fn failed(&self, request: &Request<'_>, failure: Failure, annotation: &str) -> Option<ApiError> {
         match failure {
             Failure::Refused(error) => Some(error),
-            Failure::Call(reason) => {
+            Failure::Call { reason, .. } => {
                 let message =
                     format!("failed calling webhook {}: {reason}", orlop_api::field::go_quote(&self.name));
                 if self.ignore_failures {
@@ -198,7 +207,7 @@ impl Admission for MutatingAdmissionWebhook {
                 continue;
             }
             ran = true;
-            self.call(hook, request, &matched).await?;
+            self.call(registry, hook, request, &matched).await?;
         }
         if ran {
             request.reinvocation.webhooks.finish(request.object);
@@ -210,6 +219,7 @@ impl Admission for MutatingAdmissionWebhook {
 impl MutatingAdmissionWebhook {
     async fn call(
         &self,
+        registry: &Registry,
         hook: &Webhook,
         request: &mut Request<'_>,
         matched: &Matched,
@@ -218,12 +228,25 @@ impl MutatingAdmissionWebhook {
         let key = |prefix: &str| {
             format!("{prefix}mutation.webhook.admission.k8s.io/round_{round}_index_{}", hook.place)
         };
-        let begun = Instant::now();
+        let (begun, operation) = (Instant::now(), request.operation.as_str());
+        let note = |outcome| {
+            registry.metrics.extensions.called(&hook.name, "admit", operation, outcome, begun.elapsed());
+        };
         let answer = call(hook, request, matched, true).await;
         request.call.waited(begun.elapsed());
+        if let Err(failure) = &answer {
+            note(hook.outcome(failure));
+        }
         let changed = match answer {
-            Ok(None) => Ok(false),
-            Ok(Some(patch)) => self.apply(hook, request, matched, &patch),
+            Ok(None) => {
+                note(Outcome::Allowed);
+                Ok(false)
+            }
+            Ok(Some(patch)) => {
+                let changed = self.apply(hook, request, matched, &patch);
+                note(if changed.is_ok() { Outcome::Allowed } else { Outcome::Internal });
+                changed
+            }
             Err(failure) => match hook.failed(request, failure, &key("failed-open.")) {
                 Some(error) => Err(error),
                 None => return Ok(()),
@@ -302,7 +325,13 @@ impl Admission for ValidatingAdmissionWebhook {
             }
         }
         let calls = relevant.iter().enumerate().map(|(at, (hook, matched))| async move {
-            let failure = call(hook, request, matched, false).await.err()?;
+            let begun = Instant::now();
+            let failure = call(hook, request, matched, false).await.err();
+            let outcome = failure.as_ref().map_or(Outcome::Allowed, |failure| hook.outcome(failure));
+            let operation = request.operation.as_str();
+            let counted = &registry.metrics.extensions;
+            counted.called(&hook.name, "validating", operation, outcome, begun.elapsed());
+            let failure = failure?;
             let key = format!("failed-open.validating.webhook.admission.k8s.io/round_0_index_{at}");
             hook.failed(request, failure, &key)
         });
