@@ -1,5 +1,6 @@
 //! `orlop apiserver`: the API server alone, under kube-apiserver's flag names.
 
+mod audit;
 mod features;
 mod flags;
 mod settings;

@@ -117,6 +117,7 @@ fn openid() {
         &format!("--oidc-issuer-url={url}"),
         "--oidc-client-id=cluster-two",
         &flag("oidc-ca-file", &ca),
+        "--oidc-signing-algs=ES256",
         "--oidc-username-claim=sub",
         "--oidc-username-prefix=one:",
     ]);
