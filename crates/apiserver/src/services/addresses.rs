@@ -6,7 +6,7 @@ use orlop_api::field::{self, Path};
 use orlop_kinds::core::service as kind;
 use serde_json::{Value, json};
 
-use super::{Allocators, Refusal, Reservation, ip_cache, strings};
+use super::{Allocators, Refusal, Reservation, addresses_of, ip_cache, strings};
 use crate::registry::Registry;
 
 impl Allocators {
