@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 
 use orlop_api::resources::Resource;
 
+/// A key that stands for many versions, and for which.
+type Matcher = (&'static str, fn(&str) -> bool);
+
 /// Keys that stand for many versions, in the order in which they are applied.
-const MATCHERS: [(&str, fn(&str) -> bool); 4] = [
+const MATCHERS: [Matcher; 4] = [
     ("api/all", |_| true),
     ("api/ga", |version| !version.contains("alpha") && !version.contains("beta")),
     ("api/beta", |version| version.contains("beta")),

@@ -81,7 +81,7 @@ fn pod_spec(call: &Call<'_>) -> &'static [&'static str] {
 pub fn privileged_containers(registry: &Registry, call: &Call<'_>, object: &Value) -> ErrorList {
     let steps = if registry.allow_privileged { &[] } else { pod_spec(call) };
     let Some((first, rest)) = steps.split_first() else { return ErrorList::new() };
-    let path = rest.iter().fold(Path::new(*first), |path, step| path.child(*step));
+    let path = rest.iter().fold(Path::new(first), |path, step| path.child(step));
     let spec = steps.iter().fold(object, |value, step| &value[*step]);
     let mut errors = ErrorList::new();
     for list in ["containers", "initContainers", "ephemeralContainers"] {
