@@ -192,8 +192,9 @@ impl Authenticator {
                 }
             };
         }
-        // A certificate that nobody known has signed is no missing credential.
-        if !peer.refused && self.may_be_anonymous(path) {
+        // A certificate that proves nothing, and one of a proxy that speaks for nobody, is no missing credential.
+        let proves_nothing = peer.refused || peer.proxy.is_some();
+        if !proves_nothing && self.may_be_anonymous(path) {
             return Ok(UserInfo::anonymous());
         }
         Err(ApiError::unauthorized("Unauthorized"))
