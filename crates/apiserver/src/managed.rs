@@ -4,7 +4,7 @@
 use orlop_api::decode::Gvk;
 use orlop_api::managed::{ManagedParams, ObjectType, Versions, on_apply, on_update};
 use orlop_api::status::ApiError;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::registry::object::set_meta;
 use crate::registry::{Call, Warnings, now};
@@ -98,19 +98,24 @@ impl Guard {
 
 /// Whether two objects differ in nothing but the times of their managed fields.
 pub fn only_times_differ(a: &Value, b: &Value) -> bool {
-    let without = |value: &Value| {
-        let mut value = value.clone();
-        if let Some(list) = value.pointer_mut("/metadata/managedFields").and_then(Value::as_array_mut) {
-            for entry in list {
-                if let Some(entry) = entry.as_object_mut() {
-                    entry.shift_remove("time");
-                }
+    same(a, b, &[], |field, a, b| match field {
+        "metadata" => same(a, b, &["resourceVersion"], |field, a, b| match (field, a, b) {
+            ("managedFields", Value::Array(a), Value::Array(b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b, &["time"], |_, a, b| a == b))
             }
-        }
-        if let Some(metadata) = value["metadata"].as_object_mut() {
-            metadata.shift_remove("resourceVersion");
-        }
-        value
-    };
-    without(a) == without(b)
+            _ => a == b,
+        }),
+        _ => a == b,
+    })
+}
+
+/// Whether two maps have the same fields, but for those to be left out, and all are the same by `equal`.
+fn same(a: &Value, b: &Value, left_out: &[&str], equal: impl Fn(&str, &Value, &Value) -> bool) -> bool {
+    let (Value::Object(a), Value::Object(b)) = (a, b) else { return a == b };
+    let counted =
+        |map: &Map<String, Value>| map.keys().filter(|field| !left_out.contains(&field.as_str())).count();
+    counted(a) == counted(b)
+        && a.iter()
+            .filter(|(field, _)| !left_out.contains(&field.as_str()))
+            .all(|(field, value)| b.get(field).is_some_and(|other| equal(field, value, other)))
 }

@@ -94,6 +94,15 @@ impl Entry {
         })
     }
 
+    /// Whether these are the bytes that were stored: the same but for the resource version.
+    pub fn holds(&self, stored: &[u8]) -> bool {
+        const NAME: usize = "\"resourceVersion\":\"".len();
+        let (before, after) = (self.version_at - NAME, self.version_at + digits(self.revision) + 1);
+        let Some(rest) = stored.strip_prefix(&self.bytes[..before]) else { return false };
+        let tail = &self.bytes[after..];
+        tail.strip_prefix(b",").unwrap_or(tail) == rest
+    }
+
     /// The same object under another resource version (what a DELETED event carries).
     pub fn with_revision(&self, revision: u64) -> Entry {
         let end = self.version_at + digits(self.revision);
@@ -184,6 +193,8 @@ mod tests {
         let later = entry.with_revision(1234);
         assert_eq!(std::str::from_utf8(&later.bytes).unwrap(), expected.replace("\"42\"", "\"1234\""));
         assert_eq!((entry.namespace(), entry.name()), ("n", "x"));
+        assert!(entry.holds(stored.as_bytes()) && later.holds(stored.as_bytes()));
+        assert!(!entry.holds(stored.replace("metadata", "Metadata").as_bytes()) && !entry.holds(b"{}"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Without a webhook only `apiVersion` changes, and what the target's schema does not know is left out. Answers to
 //! `apiserver/conversion`.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use orlop_api::status::ApiError;
@@ -73,17 +74,27 @@ impl Registry {
         }
     }
 
-    /// The form in which a served object is stored.
-    pub async fn stored(&self, resource: &Resource, value: Value) -> Result<Value, ApiError> {
+    /// The form in which a served object is stored; most are stored as they are served.
+    pub async fn stored<'v>(
+        &self,
+        resource: &Resource,
+        value: &'v Value,
+    ) -> Result<Cow<'v, Value>, ApiError> {
         let Some(kind) = &resource.custom else {
-            return Ok(resource.to_stored(value));
+            return Ok(match resource.conversion {
+                None => Cow::Borrowed(value),
+                Some(_) => Cow::Owned(resource.to_stored(value.clone())),
+            });
         };
         let definition = &kind.definition;
+        if version_of(value) == definition.storage_version {
+            return Ok(Cow::Borrowed(value));
+        }
         let storage = definition
             .version(&definition.storage_version)
             .ok_or_else(|| ApiError::internal(format!("{} has no storage version", definition.name)))?;
-        let made = convert(self, definition, vec![value], storage).await?;
-        Ok(made.into_iter().next().unwrap_or_default())
+        let made = convert(self, definition, vec![value.clone()], storage).await?;
+        Ok(Cow::Owned(made.into_iter().next().unwrap_or_default()))
     }
 
     /// Entries in the version that the resource serves; those that are stored so are not touched.

@@ -125,7 +125,7 @@ impl Registry {
         for attempt in 1.. {
             let name = meta(&object, "name").to_string();
             let key = resource.key(call.namespace, &name);
-            let stored = self.stored(resource, object.clone()).await?;
+            let stored = self.stored(resource, &object).await?;
             let beside = reservation.beside(self, &object);
             if let Some(entry) = self.put_with(resource, &key, &stored, 0, beside).await? {
                 reservation.keep();

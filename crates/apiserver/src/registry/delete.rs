@@ -112,8 +112,8 @@ impl Registry {
                 }
                 Step::Mark(then_remove) => {
                     object::order(&mut current);
-                    let stored = self.stored(resource, current.clone()).await?;
-                    if object::encode(&stored) == object::encode(&entry.value()) && !then_remove {
+                    let stored = self.stored(resource, &current).await?;
+                    if !then_remove && entry.holds(&object::encode(&stored)) {
                         return Ok(Deleted::Object(current));
                     }
                     let Some(marked) = self.put(resource, &key, &stored, revision).await? else { continue };

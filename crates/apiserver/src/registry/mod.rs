@@ -233,8 +233,21 @@ impl Registry {
         expected: u64,
         beside: Txn,
     ) -> Result<Option<Arc<Entry>>, ApiError> {
-        let cache = self.cache(resource)?;
         let value = Bytes::from(object::encode(object));
+        self.put_encoded(resource, key, object, value, expected, beside).await
+    }
+
+    /// [`Registry::put_with`] of an object whose encoding is known.
+    async fn put_encoded(
+        &self,
+        resource: &Resource,
+        key: &str,
+        object: &Value,
+        value: Bytes,
+        expected: u64,
+        beside: Txn,
+    ) -> Result<Option<Arc<Entry>>, ApiError> {
+        let cache = self.cache(resource)?;
         let storage_key = Bytes::from(format!("{}{key}", cache.prefix()));
         let (labels, fields) = (labels_of(object), cache.fields_of(object));
         let prepared =

@@ -21,55 +21,64 @@ const METADATA_ORDER: [&str; 14] = [
     "finalizers",
 ];
 
-fn ordered(map: &Map<String, Value>, order: &[&str]) -> Map<String, Value> {
-    let mut out = Map::with_capacity(map.len());
-    for key in order {
-        if let Some(value) = map.get(*key) {
-            out.insert((*key).to_string(), value.clone());
-        }
+/// The order of an object's top level.
+const TOP_ORDER: [&str; 3] = ["kind", "apiVersion", "metadata"];
+
+/// A field's place; what is not named follows in the order it has.
+fn rank(order: &[&str], field: &str) -> usize {
+    order.iter().position(|known| *known == field).unwrap_or(order.len())
+}
+
+fn reorder(map: &mut Map<String, Value>, order: &[&str]) {
+    if map.keys().map(|field| rank(order, field)).is_sorted() {
+        return;
     }
-    for (key, value) in map {
-        if !order.contains(&key.as_str()) {
-            out.insert(key.clone(), value.clone());
+    let mut fields: Vec<(String, Value)> = std::mem::take(map).into_iter().collect();
+    fields.sort_by_key(|(field, _)| rank(order, field));
+    map.extend(fields);
+}
+
+/// Writes the fields of an object, the named ones first and in their order.
+fn write_fields<'a>(
+    out: &mut Vec<u8>,
+    fields: impl Iterator<Item = (&'a String, &'a Value)>,
+    order: &[&str],
+    mut write: impl FnMut(&mut Vec<u8>, &str, &Value),
+) {
+    let mut fields: Vec<(&String, &Value)> = fields.collect();
+    fields.sort_by_key(|(field, _)| rank(order, field));
+    out.push(b'{');
+    for (at, (field, value)) in fields.into_iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
         }
+        // Encoding a JSON value into memory cannot fail.
+        let _ = serde_json::to_writer(&mut *out, field);
+        out.push(b':');
+        write(out, field, value);
     }
-    out
+    out.push(b'}');
+}
+
+fn write_value(out: &mut Vec<u8>, value: &Value) {
+    let _ = serde_json::to_writer(out, value);
 }
 
 /// Encodes an object for the store: kind, apiVersion and metadata first, and no resource version.
 pub fn encode(object: &Value) -> Vec<u8> {
     let Some(map) = object.as_object() else { return b"null".to_vec() };
-    let mut out = Vec::with_capacity(1024);
-    out.push(b'{');
-    let mut first = true;
-    let mut field = |out: &mut Vec<u8>, key: &str, value: &Value| {
-        if !first {
-            out.push(b',');
+    let none = Value::Object(Map::new());
+    let metadata = "metadata".to_string();
+    let missing = (!map.get("metadata").is_some_and(Value::is_object)).then_some((&metadata, &none));
+    let fields = map.iter().filter(|(field, value)| *field != "metadata" || value.is_object()).chain(missing);
+    let mut out = Vec::with_capacity(1536);
+    write_fields(&mut out, fields, &TOP_ORDER, |out, field, value| match (field, value) {
+        ("metadata", Value::Object(metadata)) => {
+            let kept = metadata.iter().filter(|(field, _)| *field != "resourceVersion");
+            write_fields(out, kept, &METADATA_ORDER, |out, _, value| write_value(out, value));
         }
-        first = false;
-        // Encoding a JSON value into memory cannot fail.
-        let _ = serde_json::to_writer(&mut *out, key);
-        out.push(b':');
-        let _ = serde_json::to_writer(&mut *out, value);
-    };
-    for key in ["kind", "apiVersion"] {
-        if let Some(value) = map.get(key) {
-            field(&mut out, key, value);
-        }
-    }
-    let mut metadata = map
-        .get("metadata")
-        .and_then(Value::as_object)
-        .map(|metadata| ordered(metadata, &METADATA_ORDER))
-        .unwrap_or_default();
-    metadata.shift_remove("resourceVersion");
-    field(&mut out, "metadata", &Value::Object(metadata));
-    for (key, value) in map {
-        if !matches!(key.as_str(), "kind" | "apiVersion" | "metadata") {
-            field(&mut out, key, value);
-        }
-    }
-    out.push(b'}');
+        _ => write_value(out, value),
+    });
     out
 }
 
@@ -77,9 +86,9 @@ pub fn encode(object: &Value) -> Vec<u8> {
 pub fn order(object: &mut Value) {
     let Some(map) = object.as_object_mut() else { return };
     if let Some(Value::Object(metadata)) = map.get_mut("metadata") {
-        *metadata = ordered(metadata, &METADATA_ORDER);
+        reorder(metadata, &METADATA_ORDER);
     }
-    *map = ordered(map, &["kind", "apiVersion", "metadata"]);
+    reorder(map, &TOP_ORDER);
 }
 
 /// A field of metadata as text; empty when absent.

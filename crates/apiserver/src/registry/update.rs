@@ -1,5 +1,6 @@
 //! Replacement of an object, by PUT or by the result of a patch: preconditions, strategy, admission, commit, retry.
 
+use bytes::Bytes;
 use orlop_api::field::{self, Path};
 use orlop_api::status::ApiError;
 use serde_json::{Value, json};
@@ -262,9 +263,9 @@ impl Registry {
                 None => Ok(None),
             };
         }
-        let stored = self.stored(resource, new.clone()).await?;
-        let unchanged = object::encode(&stored) == object::encode(&entry.value());
-        let idle = unchanged || managed::only_times_differ(&stored, &entry.value());
+        let stored = self.stored(resource, &new).await?;
+        let encoded = Bytes::from(object::encode(&stored));
+        let idle = entry.holds(&encoded) || managed::only_times_differ(&new, old);
         if idle && !self.must_rewrite(resource, &key) {
             return Ok(Some(Written::Stored(self.entry(resource, entry.clone()).await?)));
         }
@@ -272,7 +273,7 @@ impl Registry {
             return Ok(Some(Written::Unstored(new)));
         }
         let beside = reservation.as_ref().map(|r| r.beside(self, &new)).unwrap_or_default();
-        let put = self.put_with(resource, &key, &stored, entry.revision, beside).await?;
+        let put = self.put_encoded(resource, &key, &stored, encoded, entry.revision, beside).await?;
         if put.is_some()
             && let Some(reservation) = reservation
         {
