@@ -19,6 +19,11 @@ use clap::Parser;
 
 use crate::cli::{Cli, Command};
 
+/// Objects are many small allocations that another thread frees: glibc's allocator spends a quarter of a write's CPU time
+/// on that (docs/decisions/0006-allocator.md).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let mut arguments: Vec<OsString> = std::env::args_os().collect();
     // The shim must come before anything else: it forks, which only a process with a single thread may do.

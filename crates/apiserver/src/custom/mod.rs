@@ -104,7 +104,7 @@ pub async fn start(server: &Arc<ApiServer>) -> Result<(), ApiError> {
         .subscribe(None, Interest::All)
         .map_err(|_| ApiError::internal("definitions cannot be followed"))?;
     let (wake, mut woken) = mpsc::unbounded_channel::<String>();
-    let follower = Follower { server: Arc::downgrade(server), wake };
+    let follower = Follower { server: Arc::downgrade(server), wake, names: Mutex::default() };
     for entry in subscription.initial.iter().flat_map(|initial| initial.values()) {
         let again = follower.reconcile(server, entry.name()).await;
         follower.retry(entry.name(), again);
@@ -140,10 +140,16 @@ pub async fn start(server: &Arc<ApiServer>) -> Result<(), ApiError> {
     Ok(())
 }
 
-#[derive(Clone)]
+/// The group in a definition's name, which is `plural.group`.
+fn group_of(name: &str) -> &str {
+    name.split_once('.').map_or("", |(_, group)| group)
+}
+
 struct Follower {
     server: Weak<ApiServer>,
     wake: mpsc::UnboundedSender<String>,
+    /// The accepted names of definitions and the revisions they were read at: reading a definition is expensive.
+    names: Mutex<HashMap<Arc<str>, (u64, Option<Value>)>>,
 }
 
 impl Follower {
@@ -164,20 +170,21 @@ impl Follower {
         let Some(definitions) = registry.resources.of_kind(GROUP, KIND) else { return Ok(()) };
         let cache = registry.cache(&definitions)?.clone();
         let Some(entry) = cache.get(name) else {
+            self.names.lock().remove(name);
             self.unserve(server, name);
             self.wake_rivals(&cache, name);
             return Ok(());
         };
         let object = entry.value();
-        let all: Vec<Value> = if orlop_structural::definition::is_condition_true(&object, "NamesAccepted")
+        let group: Vec<Value> = if orlop_structural::definition::is_condition_true(&object, "NamesAccepted")
             && object.pointer("/spec/names") == object.pointer("/status/acceptedNames")
         {
             // It has what it wants; nobody can take it away.
             Vec::new()
         } else {
-            cache.snapshot().0.values().map(|entry| entry.value()).collect()
+            self.accepted_names(&cache, group_of(name))
         };
-        let settled = naming::settle(&object, all.iter(), &now());
+        let settled = naming::settle(&object, group.iter(), &now());
         if settled["status"] != object["status"] && !is_deleting(&object) {
             write(registry, &definitions, &entry, settled).await?;
             return Ok(());
@@ -192,11 +199,30 @@ impl Follower {
         Ok(())
     }
 
+    /// The accepted names of the definitions of a group.
+    fn accepted_names(&self, definitions: &Cache, group: &str) -> Vec<Value> {
+        let mut known = self.names.lock();
+        let of_group = |entry: &&Arc<Entry>| group_of(entry.name()) == group;
+        definitions
+            .snapshot()
+            .0
+            .values()
+            .filter(of_group)
+            .filter_map(|entry| {
+                let (revision, names) = known.entry(entry.key.clone()).or_default();
+                if *revision != entry.revision {
+                    *revision = entry.revision;
+                    *names = entry.value().pointer_mut("/status/acceptedNames").map(Value::take);
+                }
+                names.clone()
+            })
+            .collect()
+    }
+
     /// A name that became free may be what another definition waits for.
     fn wake_rivals(&self, cache: &Cache, gone: &str) {
-        let group = gone.split_once('.').map_or("", |(_, group)| group);
         for entry in cache.snapshot().0.values() {
-            if entry.name().split_once('.').is_some_and(|(_, other)| other == group) {
+            if group_of(entry.name()) == group_of(gone) {
                 let _ = self.wake.send(entry.name().to_string());
             }
         }

@@ -43,11 +43,9 @@ struct Taken {
 }
 
 impl Taken {
-    fn by<'a>(definition: &Value, others: impl Iterator<Item = &'a Value>) -> Taken {
-        let group = definition.pointer("/spec/group");
+    fn by<'a>(accepted: impl Iterator<Item = &'a Value>) -> Taken {
         let mut taken = Taken::default();
-        for other in others.filter(|other| other.pointer("/spec/group") == group) {
-            let Some(names) = other.pointer("/status/acceptedNames") else { continue };
+        for names in accepted {
             taken.resources.extend([text(names, "plural"), text(names, "singular")].map(String::from));
             taken.resources.extend(texts(names, "shortNames").into_iter().map(String::from));
             taken.kinds.extend([text(names, "kind"), text(names, "listKind")].map(String::from));
@@ -63,9 +61,9 @@ fn fresh(wanted: &str, accepted: &str, taken: &[String]) -> Result<(), String> {
     Err(format!("{wanted:?} is already in use"))
 }
 
-/// The definition with its names and conditions as they must be, next to the stored ones of its group.
-pub fn settle<'a>(definition: &Value, all: impl Iterator<Item = &'a Value>, now: &str) -> Value {
-    let taken = Taken::by(definition, all);
+/// The definition with its names and conditions as they must be, next to the `acceptedNames` of its group.
+pub fn settle<'a>(definition: &Value, group: impl Iterator<Item = &'a Value>, now: &str) -> Value {
+    let taken = Taken::by(group);
     let wanted = definition.pointer("/spec/names").cloned().unwrap_or_default();
     let accepted = definition.pointer("/status/acceptedNames").cloned().unwrap_or_default();
     let mut names = accepted.clone();
@@ -161,6 +159,10 @@ mod tests {
         })
     }
 
+    fn accepted(definition: &Value) -> &Value {
+        &definition["status"]["acceptedNames"]
+    }
+
     #[test]
     fn the_first_gets_its_names() {
         let none = json!({"plural": "", "kind": ""});
@@ -190,7 +192,7 @@ mod tests {
         );
 
         let second = definition("gadgets", "Widget", &["wd"], none);
-        let second = settle(&second, [&first, &second.clone()].into_iter(), "t");
+        let second = settle(&second, [&first, &second].map(accepted).into_iter(), "t");
         assert_eq!(
             second["status"]["acceptedNames"],
             json!({"plural": "gadgets", "kind": "", "singular": "gadget"})
@@ -202,6 +204,6 @@ mod tests {
         assert_eq!(second["status"]["conditions"][0]["message"], "\"WidgetList\" is already in use");
 
         // What is settled stays as it is.
-        assert_eq!(settle(&first, [&first.clone(), &second].into_iter(), "later"), first);
+        assert_eq!(settle(&first, [&first, &second].map(accepted).into_iter(), "later"), first);
     }
 }
