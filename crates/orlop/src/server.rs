@@ -176,8 +176,7 @@ fn start_scheduler(
     let (informers, shutdown) = (SharedInformerFactory::new(client, shutdown.clone()), shutdown.clone());
     tasks.spawn(async move {
         let _running = running.begin();
-        orlop_scheduler::run(informers, orlop_scheduler::Options::default(), shutdown).await;
-        Ok(())
+        Ok(orlop_scheduler::run(informers, orlop_scheduler::Options::default(), shutdown).await?)
     });
 }
 

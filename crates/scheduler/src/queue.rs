@@ -1,32 +1,45 @@
-//! Pods that wait for a node: ready to be tried, in back-off, or unschedulable until something changes. Answers to
-//! upstream's `PriorityQueue`. One owner, no locks; the clock is passed in.
+//! Pods that wait for a node: ready to be tried, in back-off, unschedulable until something changes that concerns
+//! them, or gated. Answers to upstream's `backend/queue`. One owner, no locks; the clock is passed in. No event can slip
+//! through between a pod's attempt and its way back here, since both are turns of one loop: nothing has to be recorded
+//! for pods in flight.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use orlop_client::ObjectKey;
 use tokio::time::Instant;
 
-use crate::framework::ClusterEvent;
+use crate::framework::{ClusterEvent, QueueingHint, SortKey};
 use crate::pod_info::PodInfo;
 
-const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
-const MAX_BACKOFF: Duration = Duration::from_secs(10);
 /// After this long an unschedulable pod is tried again in any case.
-const MAX_UNSCHEDULABLE: Duration = Duration::from_secs(300);
+pub const MAX_UNSCHEDULABLE: Duration = Duration::from_secs(300);
+
+/// Under which pods are found that nobody in particular has rejected.
+const NOBODY: &str = "";
+
+/// What plugins say about waiting pods.
+pub trait Policy {
+    /// The plugin that keeps a pod from being tried at all (PreEnqueue).
+    fn gate(&self, pod: &PodInfo) -> Option<&'static str>;
+    /// The order of the active queue (QueueSort).
+    fn sort_key(&self, pod: &PodInfo, sequence: u64) -> SortKey;
+    /// Whether an event is worth another attempt for a pod that a plugin has rejected.
+    fn hint(&self, plugin: &'static str, pod: &PodInfo, event: &ClusterEvent) -> QueueingHint;
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     /// Taken by the scheduling cycle, or being bound.
     InFlight,
-    Active,
-    Backoff(Instant),
+    Active(SortKey),
+    /// Until when; and whether because something failed, as opposed to the pod not fitting.
+    Backoff(Instant, bool),
     /// Tried in vain; when that was.
     Unschedulable(Instant),
-    /// Held back by `spec.schedulingGates`.
-    Gated,
+    /// Held back by this plugin.
+    Gated(&'static str),
 }
 
 #[derive(Debug)]
@@ -36,58 +49,86 @@ struct Waiting {
     /// First come, first served among equals.
     sequence: u64,
     attempts: u32,
-    /// When its back-off ends.
-    backoff_until: Option<Instant>,
+    /// Attempts since it last only failed, for the back-off.
+    errors: u32,
     rejected_by: BTreeSet<&'static str>,
+    /// Plugins that wait for something under way: the pod is tried at once when it comes.
+    pending: BTreeSet<&'static str>,
+    /// When it was last put back.
+    since: Instant,
 }
-
-type Order = (Reverse<i32>, u64);
 
 /// The scheduling queue.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct SchedulingQueue {
     pods: HashMap<ObjectKey, Waiting>,
-    active: std::collections::BTreeMap<Order, ObjectKey>,
-    timers: BTreeSet<(Instant, ObjectKey)>,
+    active: BTreeMap<SortKey, ObjectKey>,
+    backoff: BTreeSet<(Instant, ObjectKey)>,
+    /// The same without those that failed: taken when nothing is active.
+    early: BTreeSet<(Instant, ObjectKey)>,
+    unschedulable: BTreeSet<(Instant, ObjectKey)>,
+    by_plugin: HashMap<&'static str, HashSet<ObjectKey>>,
+    gated: HashMap<&'static str, HashSet<ObjectKey>>,
     sequence: u64,
-}
-
-fn gated(info: &PodInfo) -> bool {
-    info.spec().is_some_and(|spec| spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty()))
+    initial_backoff: Duration,
+    max_backoff: Duration,
 }
 
 impl SchedulingQueue {
-    /// A new pod, or a changed one: a change may make it schedulable.
-    pub fn set(&mut self, info: Arc<PodInfo>, now: Instant) {
+    pub fn new(initial_backoff: Duration, max_backoff: Duration) -> Self {
+        Self {
+            pods: HashMap::new(),
+            active: BTreeMap::new(),
+            backoff: BTreeSet::new(),
+            early: BTreeSet::new(),
+            unschedulable: BTreeSet::new(),
+            by_plugin: HashMap::new(),
+            gated: HashMap::new(),
+            sequence: 0,
+            initial_backoff,
+            max_backoff,
+        }
+    }
+
+    fn next_sequence(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    /// A new pod, or a changed one. `event` is what the change means for plugins that have rejected it.
+    pub fn set(
+        &mut self,
+        info: Arc<PodInfo>,
+        event: Option<&ClusterEvent>,
+        policy: &impl Policy,
+        now: Instant,
+    ) {
         let key = info.key.clone();
-        if !self.pods.contains_key(&key) {
-            self.sequence += 1;
-            let sequence = self.sequence;
+        let Some(waiting) = self.pods.get_mut(&key) else {
+            let sequence = self.next_sequence();
             let waiting = Waiting {
-                info: info.clone(),
-                place: Place::Gated,
+                info,
+                place: Place::InFlight,
                 sequence,
                 attempts: 0,
-                backoff_until: None,
+                errors: 0,
                 rejected_by: BTreeSet::new(),
+                pending: BTreeSet::new(),
+                since: now,
             };
             self.pods.insert(key.clone(), waiting);
-        }
-        let Some(waiting) = self.pods.get_mut(&key) else { return };
-        let (old, place) = (std::mem::replace(&mut waiting.info, info.clone()), waiting.place);
-        match place {
-            _ if gated(&info) => self.put(&key, Place::Gated),
-            Place::InFlight | Place::Backoff(_) => {}
-            // The priority may have changed with it.
-            Place::Active => {
-                self.active.remove(&(Reverse(old.priority()), self.order(&key).1));
-                self.put(&key, Place::Active);
+            return self.enqueue(&key, policy, now);
+        };
+        waiting.info = info;
+        match waiting.place {
+            // The priority may have changed with it, and gates may have come before the first attempt.
+            Place::Active(_) | Place::Gated(_) => self.enqueue(&key, policy, now),
+            Place::Unschedulable(_) => {
+                if let Some(event) = event {
+                    self.consider(&key, event, policy, now);
+                }
             }
-            Place::Gated => self.put(&key, Place::Active),
-            Place::Unschedulable(_) if old.pod.spec != info.pod.spec || old.labels() != info.labels() => {
-                self.wake(&key, now);
-            }
-            Place::Unschedulable(_) => {}
+            Place::InFlight | Place::Backoff(..) => {}
         }
     }
 
@@ -102,174 +143,195 @@ impl SchedulingQueue {
         self.pods.get(key).map(|waiting| &waiting.info)
     }
 
-    /// The next pod to try; it is in flight until it is put back or removed.
-    pub fn pop(&mut self, now: Instant) -> Option<Arc<PodInfo>> {
-        while let Some((due, key)) = self.timers.first().cloned() {
-            if due > now {
-                break;
-            }
-            self.put(&key, Place::Active);
-        }
-        let (_, key) = self.active.pop_first()?;
+    /// The next pod to try; it is in flight until it is put back or removed. With nothing else to do, pods are taken
+    /// before their back-off ends.
+    pub fn pop(&mut self, policy: &impl Policy, now: Instant) -> Option<Arc<PodInfo>> {
+        self.flush(policy, now);
+        let key = match self.active.first_key_value() {
+            Some((_, key)) => key.clone(),
+            None => self.early.first()?.1.clone(),
+        };
+        self.put(&key, Place::InFlight);
         let waiting = self.pods.get_mut(&key)?;
-        waiting.place = Place::InFlight;
         waiting.attempts += 1;
         Some(waiting.info.clone())
     }
 
-    /// Puts a pod back that no node can take, until an event that concerns one of these plugins.
-    pub fn unschedulable(&mut self, key: &ObjectKey, rejected_by: BTreeSet<&'static str>, now: Instant) {
-        let Some(waiting) = self.pods.get_mut(key) else { return };
-        waiting.rejected_by = rejected_by;
-        waiting.backoff_until = Some(now + backoff(waiting.attempts));
-        let place = if gated(&waiting.info) { Place::Gated } else { Place::Unschedulable(now) };
-        self.put(key, place);
-    }
-
-    /// Puts a pod back that could not be bound: it is tried again after its back-off.
-    pub fn failed(&mut self, key: &ObjectKey, now: Instant) {
-        let Some(waiting) = self.pods.get_mut(key) else { return };
-        let until = now + backoff(waiting.attempts);
-        waiting.backoff_until = Some(until);
-        self.put(key, Place::Backoff(until));
-    }
-
-    /// Something changed: pods that a plugin has rejected which cares about it are tried again, after what is left of
-    /// their back-off.
-    pub fn event(
-        &mut self,
-        event: ClusterEvent,
-        concerned: impl Fn(&'static str, ClusterEvent) -> bool,
-        now: Instant,
-    ) {
-        let waiting =
-            self.pods.iter().filter(|(_, waiting)| matches!(waiting.place, Place::Unschedulable(_)));
-        // Rejected by nobody: there was no node at all.
-        let moved = waiting.filter(|(_, waiting)| {
-            waiting.rejected_by.is_empty()
-                || waiting.rejected_by.iter().any(|plugin| concerned(plugin, event))
-        });
-        let moved: Vec<_> = moved.map(|(key, _)| key.clone()).collect();
-        for key in moved {
-            self.wake(&key, now);
+    fn flush(&mut self, policy: &impl Policy, now: Instant) {
+        while let Some((_, key)) = self.backoff.first().filter(|(due, _)| *due <= now).cloned() {
+            self.activate(&key, policy);
+        }
+        while let Some((_, key)) =
+            self.unschedulable.first().filter(|(since, _)| *since + MAX_UNSCHEDULABLE <= now).cloned()
+        {
+            self.enqueue(&key, policy, now);
         }
     }
 
     /// When [`pop`](Self::pop) may have something that it has not now.
     pub fn next_wake(&self) -> Option<Instant> {
-        self.timers.first().map(|(due, _)| *due)
+        let backoff = self.backoff.first().map(|(due, _)| *due);
+        let unschedulable = self.unschedulable.first().map(|(since, _)| *since + MAX_UNSCHEDULABLE);
+        backoff.into_iter().chain(unschedulable).min()
     }
 
-    fn wake(&mut self, key: &ObjectKey, now: Instant) {
-        let until = self.pods.get(key).and_then(|waiting| waiting.backoff_until).filter(|until| *until > now);
-        self.put(key, until.map_or(Place::Active, Place::Backoff));
+    /// Puts a pod back that no node can take, until an event that concerns one of these plugins.
+    pub fn unschedulable(
+        &mut self,
+        key: &ObjectKey,
+        rejected_by: BTreeSet<&'static str>,
+        pending: BTreeSet<&'static str>,
+        now: Instant,
+    ) {
+        let sequence = self.next_sequence();
+        let Some(waiting) = self.pods.get_mut(key) else { return };
+        waiting.sequence = sequence;
+        waiting.since = now;
+        waiting.errors = 0;
+        (waiting.rejected_by, waiting.pending) = (rejected_by, pending);
+        self.put(key, Place::Unschedulable(now));
     }
 
-    fn order(&self, key: &ObjectKey) -> Order {
-        self.pods
-            .get(key)
-            .map_or((Reverse(0), 0), |waiting| (Reverse(waiting.info.priority()), waiting.sequence))
+    /// Puts a pod back for which something failed: it is tried again after its back-off.
+    pub fn failed(&mut self, key: &ObjectKey, now: Instant) {
+        let sequence = self.next_sequence();
+        let Some(waiting) = self.pods.get_mut(key) else { return };
+        waiting.sequence = sequence;
+        waiting.since = now;
+        waiting.errors += 1;
+        waiting.rejected_by.clear();
+        waiting.pending.clear();
+        let until = now + backoff(waiting.errors, self.initial_backoff, self.max_backoff);
+        self.put(key, Place::Backoff(until, true));
+    }
+
+    /// Something changed that concerns these plugins: pods they have rejected are tried again if they think so.
+    pub fn event<'a>(
+        &mut self,
+        event: &ClusterEvent,
+        concerned: impl Iterator<Item = &'a str>,
+        policy: &impl Policy,
+        now: Instant,
+    ) {
+        if self.unschedulable.is_empty() {
+            return;
+        }
+        let mut keys = HashSet::new();
+        for plugin in concerned.chain([NOBODY, crate::extender::NAME]) {
+            keys.extend(self.by_plugin.get(plugin).into_iter().flatten().cloned());
+        }
+        for key in keys {
+            self.consider(&key, event, policy, now);
+        }
+    }
+
+    fn consider(&mut self, key: &ObjectKey, event: &ClusterEvent, policy: &impl Policy, now: Instant) {
+        let Some(waiting) = self.pods.get(key) else { return };
+        let worth = |plugin: &&'static str| policy.hint(plugin, &waiting.info, event) == QueueingHint::Queue;
+        if waiting.pending.iter().any(|plugin| worth(plugin)) {
+            return self.activate(key, policy);
+        }
+        let nobody = waiting.rejected_by.is_empty() && waiting.pending.is_empty();
+        if nobody || waiting.rejected_by.iter().any(|plugin| worth(plugin)) {
+            self.enqueue(key, policy, now);
+        }
+    }
+
+    /// A plugin may hold a pod back no longer.
+    pub fn ungate(&mut self, key: &ObjectKey, policy: &impl Policy, now: Instant) {
+        if matches!(self.pods.get(key), Some(Waiting { place: Place::Gated(_), .. })) {
+            self.enqueue(key, policy, now);
+        }
+    }
+
+    /// The same for all pods that a plugin holds back.
+    pub fn ungate_all(&mut self, plugin: &'static str, policy: &impl Policy, now: Instant) {
+        let gated = self.gated.get(plugin).into_iter().flatten();
+        for key in gated.cloned().collect::<Vec<_>>() {
+            self.enqueue(&key, policy, now);
+        }
+    }
+
+    /// To be tried after what is left of the back-off.
+    fn enqueue(&mut self, key: &ObjectKey, policy: &impl Policy, now: Instant) {
+        let Some(waiting) = self.pods.get(key) else { return };
+        if let Some(plugin) = policy.gate(&waiting.info) {
+            return self.put(key, Place::Gated(plugin));
+        }
+        let until = waiting.since + backoff(waiting.attempts, self.initial_backoff, self.max_backoff);
+        if waiting.attempts > 0 && until > now {
+            return self.put(key, Place::Backoff(until, false));
+        }
+        self.activate(key, policy);
+    }
+
+    fn activate(&mut self, key: &ObjectKey, policy: &impl Policy) {
+        let Some(waiting) = self.pods.get(key) else { return };
+        let place = match policy.gate(&waiting.info) {
+            Some(plugin) => Place::Gated(plugin),
+            None => Place::Active(policy.sort_key(&waiting.info, waiting.sequence)),
+        };
+        self.put(key, place);
     }
 
     fn put(&mut self, key: &ObjectKey, place: Place) {
         self.leave(key);
-        let order = self.order(key);
         let Some(waiting) = self.pods.get_mut(key) else { return };
         waiting.place = place;
         match place {
-            Place::Active => _ = self.active.insert(order, key.clone()),
-            Place::Backoff(until) => _ = self.timers.insert((until, key.clone())),
-            Place::Unschedulable(since) => _ = self.timers.insert((since + MAX_UNSCHEDULABLE, key.clone())),
-            Place::InFlight | Place::Gated => {}
+            Place::Active(order) => _ = self.active.insert(order, key.clone()),
+            Place::Backoff(until, error) => {
+                self.backoff.insert((until, key.clone()));
+                if !error {
+                    self.early.insert((until, key.clone()));
+                }
+            }
+            Place::Unschedulable(since) => {
+                self.unschedulable.insert((since, key.clone()));
+                for plugin in found_under(waiting) {
+                    self.by_plugin.entry(plugin).or_default().insert(key.clone());
+                }
+            }
+            Place::Gated(plugin) => _ = self.gated.entry(plugin).or_default().insert(key.clone()),
+            Place::InFlight => {}
         }
     }
 
     fn leave(&mut self, key: &ObjectKey) {
         let Some(waiting) = self.pods.get(key) else { return };
         match waiting.place {
-            Place::Active => _ = self.active.remove(&self.order(key)),
-            Place::Backoff(until) => _ = self.timers.remove(&(until, key.clone())),
-            Place::Unschedulable(since) => _ = self.timers.remove(&(since + MAX_UNSCHEDULABLE, key.clone())),
-            Place::InFlight | Place::Gated => {}
+            Place::Active(order) => _ = self.active.remove(&order),
+            Place::Backoff(until, _) => {
+                self.backoff.remove(&(until, key.clone()));
+                self.early.remove(&(until, key.clone()));
+            }
+            Place::Unschedulable(since) => {
+                self.unschedulable.remove(&(since, key.clone()));
+                for plugin in found_under(waiting) {
+                    if let Some(keys) = self.by_plugin.get_mut(plugin) {
+                        keys.remove(key);
+                    }
+                }
+            }
+            Place::Gated(plugin) => {
+                if let Some(keys) = self.gated.get_mut(plugin) {
+                    keys.remove(key);
+                }
+            }
+            Place::InFlight => {}
         }
     }
 }
 
-fn backoff(attempts: u32) -> Duration {
-    let doublings = attempts.saturating_sub(1).min(10);
-    INITIAL_BACKOFF.saturating_mul(1 << doublings).min(MAX_BACKOFF)
+fn found_under(waiting: &Waiting) -> Vec<&'static str> {
+    let plugins: Vec<_> = waiting.rejected_by.union(&waiting.pending).copied().collect();
+    if plugins.is_empty() { vec![NOBODY] } else { plugins }
+}
+
+fn backoff(attempts: u32, initial: Duration, max: Duration) -> Duration {
+    let doublings = attempts.saturating_sub(1).min(20);
+    initial.saturating_mul(1 << doublings).min(max)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::pod_with;
-    use serde_json::{Value, json};
-
-    fn info(name: &str, spec: Value) -> Arc<PodInfo> {
-        Arc::new(PodInfo::new(pod_with(name, spec)))
-    }
-
-    fn pop(queue: &mut SchedulingQueue, now: Instant) -> Option<String> {
-        queue.pop(now).map(|info| info.key.name.clone())
-    }
-
-    #[test]
-    fn higher_priority_first_then_first_come() {
-        let (mut queue, now) = (SchedulingQueue::default(), Instant::now());
-        for (name, priority) in [("a", 0), ("b", 10), ("c", 0), ("d", 10)] {
-            queue.set(info(name, json!({"priority": priority})), now);
-        }
-        queue.remove(&info("c", json!({})).key);
-        let order: Vec<_> = std::iter::from_fn(|| pop(&mut queue, now)).collect();
-        assert_eq!(order, ["b", "d", "a"]);
-    }
-
-    #[test]
-    fn an_unschedulable_pod_waits_for_an_event_that_concerns_it_and_for_its_back_off() {
-        let (mut queue, now) = (SchedulingQueue::default(), Instant::now());
-        let pod = info("a", json!({}));
-        queue.set(pod.clone(), now);
-        assert_eq!(pop(&mut queue, now).as_deref(), Some("a"));
-        queue.unschedulable(&pod.key, BTreeSet::from(["NodeAffinity"]), now);
-        let concerned = |plugin: &str, event| plugin == "NodeAffinity" && event == ClusterEvent::NodeLabels;
-        queue.event(ClusterEvent::PlacedPodDeleted, concerned, now);
-        assert_eq!(queue.next_wake(), Some(now + MAX_UNSCHEDULABLE));
-        queue.event(ClusterEvent::NodeLabels, concerned, now);
-        assert_eq!(queue.next_wake(), Some(now + INITIAL_BACKOFF));
-        assert_eq!(pop(&mut queue, now), None);
-        assert_eq!(pop(&mut queue, now + INITIAL_BACKOFF).as_deref(), Some("a"));
-    }
-
-    #[test]
-    fn the_back_off_doubles_up_to_ten_seconds() {
-        let seconds: Vec<_> = (0..7).map(|attempts| backoff(attempts).as_secs()).collect();
-        assert_eq!(seconds, [1, 1, 2, 4, 8, 10, 10]);
-    }
-
-    #[test]
-    fn gates_hold_a_pod_back_until_they_are_gone() {
-        let (mut queue, now) = (SchedulingQueue::default(), Instant::now());
-        queue.set(info("a", json!({"schedulingGates": [{"name": "wait"}]})), now);
-        assert_eq!((pop(&mut queue, now), queue.next_wake()), (None, None));
-        queue.set(info("a", json!({})), now);
-        assert_eq!(pop(&mut queue, now).as_deref(), Some("a"));
-    }
-
-    #[test]
-    fn a_changed_pod_is_tried_again_and_a_forgotten_one_is_not() {
-        let (mut queue, now) = (SchedulingQueue::default(), Instant::now());
-        let later = now + MAX_BACKOFF;
-        for name in ["a", "b"] {
-            queue.set(info(name, json!({})), now);
-            pop(&mut queue, now);
-            queue.unschedulable(&info(name, json!({})).key, BTreeSet::from(["NodeAffinity"]), now);
-        }
-        queue.set(info("b", json!({})), later);
-        assert_eq!(pop(&mut queue, later), None, "nothing of b's spec has changed");
-        queue.set(info("a", json!({"nodeSelector": {"x": "y"}})), later);
-        queue.remove(&info("b", json!({})).key);
-        assert_eq!(pop(&mut queue, later).as_deref(), Some("a"));
-        assert_eq!(pop(&mut queue, later + MAX_UNSCHEDULABLE), None);
-    }
-}
+mod tests;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use orlop_api::Quantity;
 
@@ -17,8 +17,8 @@ pub struct Resources {
 }
 
 /// What a container without a request counts as in scores, so that many such containers do not all land on one node.
-const DEFAULT_MILLI_CPU: i64 = 100;
-const DEFAULT_MEMORY: i64 = 200 * 1024 * 1024;
+pub const DEFAULT_MILLI_CPU: i64 = 100;
+pub const DEFAULT_MEMORY: i64 = 200 * 1024 * 1024;
 
 type ResourceList = BTreeMap<String, ApiQuantity>;
 
@@ -39,6 +39,16 @@ impl Resources {
         all
     }
 
+    /// One of them by name; 0 when there is none.
+    pub fn get(&self, name: &str) -> i64 {
+        match name {
+            "cpu" => self.milli_cpu,
+            "memory" => self.memory,
+            "ephemeral-storage" => self.ephemeral_storage,
+            _ => self.scalar.get(name).copied().unwrap_or(0),
+        }
+    }
+
     pub fn add(&mut self, other: &Self) {
         self.combine(other, i64::saturating_add);
     }
@@ -56,25 +66,42 @@ impl Resources {
         self.memory = with(self.memory, other.memory);
         self.ephemeral_storage = with(self.ephemeral_storage, other.ephemeral_storage);
         for (name, amount) in &other.scalar {
-            let entry = self.scalar.entry(name.clone()).or_default();
-            *entry = with(*entry, *amount);
+            match self.scalar.get_mut(name) {
+                Some(entry) => *entry = with(*entry, *amount),
+                None => _ = self.scalar.insert(name.clone(), with(0, *amount)),
+            }
         }
     }
 }
 
-fn container_requests(container: &Container) -> Resources {
-    Resources::from_list(container.resources.as_ref().and_then(|resources| resources.requests.as_ref()))
+/// CPU and memory with defaults for containers that ask for none: what scores are computed from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NonZero {
+    pub milli_cpu: i64,
+    pub memory: i64,
 }
 
 /// The requests of a whole pod: its containers and sidecars together, or its hungriest init container if that is more,
-/// and its overhead. Pod-level requests (KEP-2837) replace the sum where they are set.
-pub fn pod_requests(spec: &PodSpec) -> Resources {
-    aggregate(spec, container_requests)
+/// and its overhead. Pod-level requests (KEP-2837) replace the sum where they are set. A container that was resized
+/// in place counts with what it has or wants, whichever is more, unless the resize is infeasible.
+pub fn pod_requests(pod: &Pod) -> Resources {
+    pod.spec.as_ref().map_or_else(Resources::default, |spec| {
+        aggregate(spec, |container| {
+            let mut requests = container_requests(container);
+            if let Some(actual) = actual_requests(pod, &container.name) {
+                if resize_is_infeasible(pod) {
+                    return actual;
+                }
+                requests.raise_to(&actual);
+            }
+            requests
+        })
+    })
 }
 
-/// The same with defaults for containers that ask for no CPU or memory: what scores are computed from.
-pub fn pod_non_zero_requests(spec: &PodSpec) -> Resources {
-    aggregate(spec, |container| {
+/// The same with defaults for containers that ask for no CPU or memory.
+pub fn pod_non_zero_requests(spec: &PodSpec) -> NonZero {
+    let all = aggregate(spec, |container| {
         let mut requests = container_requests(container);
         let named = container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
         let has = |name| named.is_some_and(|list| list.contains_key(name));
@@ -85,6 +112,31 @@ pub fn pod_non_zero_requests(spec: &PodSpec) -> Resources {
             requests.memory = DEFAULT_MEMORY;
         }
         requests
+    });
+    NonZero { milli_cpu: all.milli_cpu, memory: all.memory }
+}
+
+fn container_requests(container: &Container) -> Resources {
+    Resources::from_list(container.resources.as_ref().and_then(|resources| resources.requests.as_ref()))
+}
+
+/// What the kubelet has given a running container (KEP-1287).
+fn actual_requests(pod: &Pod, container: &str) -> Option<Resources> {
+    let status = pod.status.as_ref()?;
+    let statuses = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+    let status = statuses.into_iter().find(|status| status.name == container)?;
+    let requests = status.resources.as_ref()?.requests.as_ref()?;
+    let mut actual = Resources::from_list(Some(requests));
+    if let Some(allocated) = &status.allocated_resources {
+        actual.raise_to(&Resources::from_list(Some(allocated)));
+    }
+    Some(actual)
+}
+
+fn resize_is_infeasible(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().any(|condition| {
+        condition.type_ == "PodResizePending" && condition.reason.as_deref() == Some("Infeasible")
     })
 }
 
@@ -116,8 +168,11 @@ fn aggregate(spec: &PodSpec, requests_of: impl Fn(&Container) -> Resources) -> R
         if list.contains_key("memory") {
             total.memory = pod_level.memory;
         }
+        total.scalar.extend(pod_level.scalar);
     }
-    total.add(&Resources::from_list(spec.overhead.as_ref()));
+    if let Some(overhead) = &spec.overhead {
+        total.add(&Resources::from_list(Some(overhead)));
+    }
     total
 }
 
@@ -127,8 +182,8 @@ mod tests {
     use serde_json::json;
 
     fn check(spec: serde_json::Value, milli_cpu: i64, memory: i64) {
-        let parsed: PodSpec = serde_json::from_value(spec.clone()).unwrap();
-        let requests = pod_requests(&parsed);
+        let pod: Pod = serde_json::from_value(json!({"spec": spec})).unwrap();
+        let requests = pod_requests(&pod);
         assert_eq!((requests.milli_cpu, requests.memory), (milli_cpu, memory), "{spec}");
     }
 
@@ -163,6 +218,25 @@ mod tests {
         );
         check(json!({"containers": [container("1", "1")], "overhead": {"cpu": "250m"}}), 1250, 1);
         check(json!({"containers": [container("1", "1")], "resources": {"requests": {"cpu": "4"}}}), 4000, 1);
+    }
+
+    #[test]
+    fn a_resized_pod_counts_with_the_larger_of_what_it_has_and_wants() {
+        let status = |reason: &str| {
+            json!({
+                "containerStatuses": [{"name": "c", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+                    "resources": {"requests": {"cpu": "500m"}}, "allocatedResources": {"cpu": "500m"}}],
+                "conditions": [{"type": "PodResizePending", "status": "True", "reason": reason}],
+            })
+        };
+        let check = |wanted: &str, reason: &str, expected: i64| {
+            let spec = json!({"containers": [container(wanted, "0")]});
+            let pod: Pod = serde_json::from_value(json!({"spec": spec, "status": status(reason)})).unwrap();
+            assert_eq!(pod_requests(&pod).milli_cpu, expected);
+        };
+        check("1", "Deferred", 1000);
+        check("100m", "Deferred", 500);
+        check("8", "Infeasible", 500);
     }
 
     #[test]

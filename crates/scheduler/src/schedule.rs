@@ -1,134 +1,125 @@
-//! One scheduling cycle: from a pod and the cluster to a node, or to why there is none. Pure.
+//! One scheduling cycle: from a pod and the cluster to the nodes that can take it, and the best of them. Pure. Answers
+//! to upstream's `schedule_one.go`.
 
 use rand::Rng;
-use rand::seq::IndexedRandom;
 
-use crate::cache::{Cache, NodeInfo};
-use crate::framework::{Filter, FilterPlugin, FitError, ScorePlugin};
+use crate::cache::{Cache, NodeIndex};
+use crate::framework::status::{Code, Diagnosis, Status};
+use crate::framework::{ExtensionPoint, Framework};
+use crate::nominator::Nominator;
 use crate::pod_info::PodInfo;
 
-/// The plugins in force.
-pub struct Profile {
-    pub filters: Vec<Box<dyn FilterPlugin>>,
-    pub scores: Vec<Box<dyn ScorePlugin>>,
+/// So many feasible nodes are looked for at least.
+const MIN_FEASIBLE_NODES: usize = 100;
+/// The smallest share of the nodes that is looked for, percent.
+const MIN_PERCENTAGE: usize = 5;
+
+/// What the filters leave.
+#[derive(Debug, Default)]
+pub struct Feasible {
+    pub nodes: Vec<NodeIndex>,
+    /// Why the others are not among them.
+    pub diagnosis: Diagnosis,
 }
 
-impl Profile {
-    /// Chooses the best node for a pod; of equally good ones any.
-    pub fn schedule(&self, pod: &PodInfo, cache: &Cache, random: &mut impl Rng) -> Result<String, FitError> {
-        let feasible = self.feasible(pod, cache)?;
-        let mut totals = vec![0_i64; feasible.len()];
-        if feasible.len() > 1 {
-            for plugin in &self.scores {
-                if let Some(scores) = plugin.score(pod, &feasible, cache) {
-                    let weighted = scores.into_iter().map(|score| score * plugin.weight());
-                    totals.iter_mut().zip(weighted).for_each(|(total, score)| *total += score);
+/// Where the search for feasible nodes goes on; each pod begins where the one before it ended.
+#[derive(Debug, Default)]
+pub struct Cursor(usize);
+
+/// How many feasible nodes are enough. `percentage` 0 adapts to the number of nodes.
+pub fn num_feasible_nodes_to_find(percentage: i32, nodes: usize) -> usize {
+    if nodes < MIN_FEASIBLE_NODES {
+        return nodes;
+    }
+    let percentage = match usize::try_from(percentage) {
+        Ok(0) | Err(_) => 50_usize.saturating_sub(nodes / 125).max(MIN_PERCENTAGE),
+        Ok(given) => given,
+    };
+    (nodes * percentage / 100).max(MIN_FEASIBLE_NODES)
+}
+
+/// What a cycle needs besides the pod.
+pub struct Cycle<'a> {
+    pub framework: &'a Framework,
+    pub cache: &'a Cache,
+    pub nominator: &'a Nominator,
+    /// Of the nodes to score, when the profile does not say.
+    pub percentage: i32,
+    /// Whether extenders filter or prioritise: one feasible node is not enough then.
+    pub extenders: bool,
+}
+
+impl Cycle<'_> {
+    /// The nodes that pass all filters; enough of them, not all. Fails when a plugin does.
+    pub fn find_feasible(&self, pod: &PodInfo, cursor: &mut Cursor) -> Result<Feasible, Status> {
+        let order = self.cache.order();
+        let mut feasible = Feasible { diagnosis: Diagnosis::new(order.len()), ..Feasible::default() };
+        if order.is_empty() {
+            return Ok(feasible);
+        }
+        let mut filters = match self.framework.run_pre_filter(pod, self.cache) {
+            Ok(filters) => filters,
+            Err(status) if status.code == Code::Error => return Err(status),
+            Err(status) => {
+                feasible.diagnosis.pre_filter = status.message();
+                feasible.diagnosis.note_plugin(&status);
+                feasible.diagnosis.absent = Some(status);
+                return Ok(feasible);
+            }
+        };
+        // Preemption has made room there: most likely the only node there is.
+        let nominated = pod.nominated_node_name().or_else(|| self.nominator.node_of(&pod.key));
+        if let Some(node) = nominated.and_then(|name| self.cache.node_by_name(name)) {
+            let allowed = filters.nodes.as_ref().is_none_or(|nodes| nodes.contains(&node.name));
+            if allowed && filters.run_with_nominated(pod, node, self.nominator).is_ok() {
+                feasible.nodes.push(node.index);
+                return Ok(feasible);
+            }
+        }
+        let restricted: Option<Vec<NodeIndex>> = filters.nodes.as_ref().map(|names| {
+            names.iter().filter_map(|name| Some(self.cache.node_by_name(name)?.index)).collect()
+        });
+        if restricted.is_some() {
+            let plugins: Vec<_> = filters.restricted_by.iter().copied().collect();
+            let message = format!("node(s) didn't satisfy plugin(s) [{}]", plugins.join(" "));
+            feasible.diagnosis.absent = Some(Status::unresolvable(message));
+            feasible.diagnosis.unschedulable_plugins.extend(plugins);
+        }
+        let candidates = restricted.as_deref().unwrap_or(order);
+        let percentage = self.framework.percentage_of_nodes_to_score.unwrap_or(self.percentage);
+        let scoring = !self.framework.at(ExtensionPoint::Score).is_empty() || self.extenders;
+        let enough = if scoring { num_feasible_nodes_to_find(percentage, candidates.len()) } else { 1 };
+        let mut looked_at = 0;
+        for offset in 0..candidates.len() {
+            let index = candidates[(cursor.0 + offset) % candidates.len()];
+            looked_at += 1;
+            match filters.run_with_nominated(pod, self.cache.node(index), self.nominator) {
+                Ok(()) => {
+                    feasible.nodes.push(index);
+                    if feasible.nodes.len() == enough {
+                        break;
+                    }
                 }
+                Err(status) if status.code == Code::Error => return Err(status),
+                Err(status) => feasible.diagnosis.refuse(index, &status),
             }
         }
-        let best = totals.iter().copied().max();
-        let candidates: Vec<_> = feasible
-            .iter()
-            .zip(&totals)
-            .filter(|(_, total)| Some(**total) == best)
-            .map(|(node, _)| node)
-            .collect();
-        match candidates.choose(random) {
-            Some(node) => Ok(node.name.clone()),
-            None => Err(FitError::new(never_preempts(pod))),
-        }
+        cursor.0 = (cursor.0 + looked_at) % order.len();
+        Ok(feasible)
     }
 
-    fn feasible<'a>(&self, pod: &PodInfo, cache: &'a Cache) -> Result<Vec<&'a NodeInfo>, FitError> {
-        let prepared = self.filters.iter().map(|plugin| plugin.prepare(pod, cache));
-        let checks: Vec<_> = prepared
-            .filter_map(|filter| match filter {
-                Filter::Skip => None,
-                Filter::Check(check) => Some(check),
-            })
-            .collect();
-        let mut error = FitError::new(never_preempts(pod));
-        let mut feasible = Vec::new();
-        for node in cache.nodes() {
-            match checks.iter().try_for_each(|check| check(node)) {
-                Ok(()) => feasible.push(node),
-                Err(rejection) => error.reject(rejection),
-            }
-        }
-        if feasible.is_empty() { Err(error) } else { Ok(feasible) }
+    /// Weighted scores of nodes, in their order.
+    pub fn prioritize(&self, pod: &PodInfo, nodes: &[NodeIndex]) -> Vec<i64> {
+        let nodes: Vec<_> = nodes.iter().map(|index| self.cache.node(*index)).collect();
+        self.framework.run_score(pod, self.cache, &nodes)
     }
 }
 
-fn never_preempts(pod: &PodInfo) -> bool {
-    pod.spec().and_then(|spec| spec.preemption_policy.as_deref()) == Some("Never")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::plugins;
-    use crate::testing::{labelled_node, node, pod, pod_with};
-    use rand::SeedableRng;
-    use serde_json::json;
-    use std::sync::Arc;
-
-    fn profile() -> Profile {
-        Profile { filters: plugins::filters(), scores: plugins::scores() }
-    }
-
-    fn choose(pod: &PodInfo, cache: &Cache) -> Result<String, String> {
-        let mut random = rand::rngs::StdRng::seed_from_u64(7);
-        profile().schedule(pod, cache, &mut random).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn pods_fill_nodes_evenly_and_never_beyond_what_they_have() {
-        let mut cache = Cache::default();
-        for name in ["a", "b", "c"] {
-            cache.set_node(node(name, "2", "4Gi"));
-        }
-        for number in 0..6 {
-            let info = Arc::new(PodInfo::new(pod(&format!("p{number}"), "1", "1Gi")));
-            let chosen = choose(&info, &cache).unwrap();
-            cache.place(info, &chosen);
-        }
-        assert!(cache.nodes().all(|node| node.pods.len() == 2));
-        let refused = choose(&PodInfo::new(pod("last", "1", "1Gi")), &cache).unwrap_err();
-        assert_eq!(
-            refused,
-            "0/3 nodes are available: 3 Insufficient cpu. no new claims to deallocate, preemption: 0/3 nodes are \
-             available: 3 No preemption victims found for incoming pod."
-        );
-    }
-
-    #[test]
-    fn each_node_is_rejected_for_its_first_reason() {
-        let mut cache = Cache::default();
-        let taint = json!({"taints": [{"key": "k", "effect": "NoSchedule"}]});
-        cache.set_node(labelled_node("tainted", json!({}), taint));
-        cache.set_node(labelled_node("cordoned", json!({}), json!({"unschedulable": true})));
-        cache.set_node(labelled_node("other", json!({"disk": "hdd"}), json!({})));
-        let refused = choose(&PodInfo::new(pod_with("p", json!({"nodeSelector": {"disk": "ssd"}}))), &cache)
-            .unwrap_err();
-        assert!(
-            refused.starts_with(
-                "0/3 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, 1 node(s) had \
-                 untolerated taint(s), 1 node(s) were unschedulable. "
-            ),
-            "{refused}"
-        );
-        assert_eq!(choose(&PodInfo::new(pod_with("p", json!({}))), &cache).as_deref(), Ok("other"));
-    }
-
-    #[test]
-    fn host_ports_keep_pods_apart() {
-        let mut cache = Cache::default();
-        cache.set_node(node("a", "2", "4Gi"));
-        let spec = json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80, "protocol": "TCP"}]}]});
-        cache.place(Arc::new(PodInfo::new(pod_with("first", spec.clone()))), "a");
-        let refused = choose(&PodInfo::new(pod_with("second", spec)), &cache).unwrap_err();
-        assert!(refused.starts_with(
-            "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports."
-        ));
-    }
+/// Of the nodes with the highest score any.
+pub fn select_host(nodes: &[NodeIndex], scores: &[i64], random: &mut impl Rng) -> Option<NodeIndex> {
+    let best = scores.iter().copied().max()?;
+    let equals = scores.iter().filter(|score| **score == best).count();
+    let chosen = random.random_range(0..equals);
+    let mut candidates = nodes.iter().zip(scores).filter(|(_, score)| **score == best);
+    candidates.nth(chosen).map(|(node, _)| *node)
 }

@@ -1,153 +1,141 @@
-//! NodeAffinity: `spec.nodeSelector` and `spec.affinity.nodeAffinity`.
+//! `spec.nodeSelector` and node affinity, and the affinity that a profile adds to all its pods.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{NodeAffinity as Affinity, NodeSelectorRequirement, NodeSelectorTerm};
+use k8s_openapi::api::core::v1::{Node, PreferredSchedulingTerm};
 
 use crate::cache::{Cache, NodeInfo};
-use crate::framework::{ClusterEvent, Filter, FilterPlugin, Rejection, ScorePlugin, normalize};
+use crate::config::NodeAffinityArgs;
+use crate::framework::{
+    ActionType, Change, ClusterEvent, EventResource, ExtensionPoint, Filter, Plugin, PreFilter, QueueingHint,
+    Registration, Scorer, Status, default_normalize_score,
+};
 use crate::pod_info::PodInfo;
+use crate::selector::{Labels, NodeMatcher};
 
-pub struct NodeAffinity;
-
-fn affinity(pod: &PodInfo) -> Option<&Affinity> {
-    pod.spec()?.affinity.as_ref()?.node_affinity.as_ref()
+pub struct NodeAffinity {
+    added: Option<Arc<NodeMatcher>>,
+    added_preferences: Vec<(i64, Arc<NodeMatcher>)>,
 }
 
-/// Whether a node is one that the pod must run on: its selector and one of its required terms match.
-pub fn required_matches(pod: &PodInfo, node: &NodeInfo) -> bool {
-    let Some(spec) = pod.spec() else { return true };
-    let labels = node.labels();
-    let mut selector = spec.node_selector.iter().flatten();
-    if !selector.all(|(key, value)| labels.get(key) == Some(value)) {
-        return false;
+impl NodeAffinity {
+    pub fn new(args: NodeAffinityArgs) -> Self {
+        let affinity = args.added_affinity.unwrap_or_default();
+        let required = affinity.required_during_scheduling_ignored_during_execution;
+        Self {
+            added: required.map(|selector| Arc::new(NodeMatcher::new(None, Some(&selector)))),
+            added_preferences: preferences(
+                affinity.preferred_during_scheduling_ignored_during_execution.as_deref(),
+            ),
+        }
     }
-    match affinity(pod)
-        .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref())
-    {
-        Some(required) => required.node_selector_terms.iter().any(|term| term_matches(term, node)),
-        None => true,
-    }
-}
 
-/// An empty term matches nothing.
-fn term_matches(term: &NodeSelectorTerm, node: &NodeInfo) -> bool {
-    let expressions = term.match_expressions.as_deref().unwrap_or_default();
-    let fields = term.match_fields.as_deref().unwrap_or_default();
-    if expressions.is_empty() && fields.is_empty() {
-        return false;
-    }
-    let name = BTreeMap::from([("metadata.name".to_owned(), node.name.clone())]);
-    expressions.iter().all(|requirement| matches(requirement, node.labels()))
-        && fields.iter().all(|requirement| matches(requirement, &name))
-}
-
-fn matches(requirement: &NodeSelectorRequirement, labels: &BTreeMap<String, String>) -> bool {
-    let value = labels.get(&requirement.key);
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let number = |text: &String| text.parse::<i64>().ok();
-    let compare = |holds: fn(i64, i64) -> bool| {
-        let bound = values.first().and_then(number);
-        matches!((value.and_then(number), bound), (Some(value), Some(bound)) if holds(value, bound))
-    };
-    match requirement.operator.as_str() {
-        "In" => value.is_some_and(|value| values.contains(value)),
-        "NotIn" => value.is_none_or(|value| !values.contains(value)),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => compare(|value, bound| value > bound),
-        "Lt" => compare(|value, bound| value < bound),
-        _ => false,
+    fn preferences(&self, pod: &PodInfo) -> Vec<(i64, Arc<NodeMatcher>)> {
+        let affinity = pod
+            .spec()
+            .and_then(|spec| spec.affinity.as_ref())
+            .and_then(|affinity| affinity.node_affinity.as_ref());
+        let own = affinity
+            .and_then(|affinity| affinity.preferred_during_scheduling_ignored_during_execution.as_deref());
+        self.added_preferences.iter().cloned().chain(preferences(own)).collect()
     }
 }
 
-impl FilterPlugin for NodeAffinity {
+fn preferences(terms: Option<&[PreferredSchedulingTerm]>) -> Vec<(i64, Arc<NodeMatcher>)> {
+    let terms = terms.unwrap_or_default().iter().filter(|term| term.weight != 0);
+    terms.map(|term| (i64::from(term.weight), Arc::new(NodeMatcher::of_term(&term.preference)))).collect()
+}
+
+/// Which nodes match, by place; `None` for all.
+struct Required<'a> {
+    added: Option<&'a [bool]>,
+    own: Option<&'a [bool]>,
+}
+
+impl Filter for Required<'_> {
+    fn filter(&self, node: &NodeInfo) -> Result<(), Status> {
+        let place = node.index.place();
+        if self.added.is_some_and(|nodes| !nodes[place]) {
+            return Err(Status::unresolvable("node(s) didn't match scheduler-enforced node affinity"));
+        }
+        if self.own.is_some_and(|nodes| !nodes[place]) {
+            return Err(Status::unresolvable("node(s) didn't match Pod's node affinity/selector"));
+        }
+        Ok(())
+    }
+}
+
+struct Preferred<'a>(Vec<(i64, &'a [bool])>);
+
+impl Scorer for Preferred<'_> {
+    fn score(&self, node: &NodeInfo) -> i64 {
+        let matching = self.0.iter().filter(|(_, nodes)| nodes[node.index.place()]);
+        matching.map(|(weight, _)| weight).sum()
+    }
+
+    fn normalize(&self, _: &[&NodeInfo], scores: &mut [i64]) {
+        default_normalize_score(scores, false);
+    }
+}
+
+impl Plugin for NodeAffinity {
     fn name(&self) -> &'static str {
         "NodeAffinity"
     }
 
-    fn events(&self) -> &'static [ClusterEvent] {
-        &[ClusterEvent::NodeAdded, ClusterEvent::NodeLabels]
+    fn extension_points(&self) -> &'static [ExtensionPoint] {
+        &[ExtensionPoint::PreFilter, ExtensionPoint::Filter, ExtensionPoint::PreScore, ExtensionPoint::Score]
     }
 
-    fn prepare<'a>(&self, pod: &'a PodInfo, _: &'a Cache) -> Filter<'a> {
-        let selects =
-            pod.spec().is_some_and(|spec| spec.node_selector.as_ref().is_some_and(|map| !map.is_empty()));
-        let required = affinity(pod)
-            .is_some_and(|affinity| affinity.required_during_scheduling_ignored_during_execution.is_some());
-        if !selects && !required {
-            return Filter::Skip;
-        }
-        Filter::Check(Box::new(|node: &NodeInfo| {
-            if required_matches(pod, node) {
-                return Ok(());
-            }
-            let reason = "node(s) didn't match Pod's node affinity/selector".to_owned();
-            Err(Rejection { plugin: "NodeAffinity", reasons: vec![reason], resolvable: false })
-        }))
-    }
-}
-
-impl ScorePlugin for NodeAffinity {
-    fn weight(&self) -> i64 {
-        2
+    fn events_to_register(&self) -> Vec<Registration> {
+        vec![Registration::new(EventResource::Node, ActionType::ADD | ActionType::UPDATE_NODE_LABEL)]
     }
 
-    fn score(&self, pod: &PodInfo, nodes: &[&NodeInfo], _: &Cache) -> Option<Vec<i64>> {
-        let preferred = affinity(pod)?.preferred_during_scheduling_ignored_during_execution.as_ref()?;
-        let weight = |node: &NodeInfo| {
-            let matching = preferred.iter().filter(|term| term_matches(&term.preference, node));
-            matching.map(|term| i64::from(term.weight)).sum()
+    fn queueing_hint(&self, pod: &PodInfo, event: &ClusterEvent, _: &Cache) -> QueueingHint {
+        let Change::Node(old, Some(new)) = &event.change else { return QueueingHint::Queue };
+        let matches = |node: &Node| {
+            let none = Labels::new();
+            let labels = node.metadata.labels.as_ref().unwrap_or(&none);
+            let name = node.metadata.name.clone().unwrap_or_default();
+            pod.node_matcher.matches(&name, labels)
+                && self.added.as_ref().is_none_or(|added| added.matches(&name, labels))
         };
-        let mut scores: Vec<i64> = nodes.iter().map(|node| weight(node)).collect();
-        normalize(&mut scores, false);
-        Some(scores)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::{labelled_node, pod_with};
-    use serde_json::{Value, json};
-
-    fn check(spec: Value, expected: bool) {
-        let mut cache = Cache::default();
-        cache.set_node(labelled_node("n1", json!({"disk": "ssd", "gen": "7"}), json!({})));
-        let pod = PodInfo::new(pod_with("p", spec.clone()));
-        let node = cache.nodes().next().unwrap();
-        assert_eq!(required_matches(&pod, node), expected, "{spec}");
+        QueueingHint::queue_if(matches(new) && !old.as_ref().is_some_and(|old| matches(old)))
     }
 
-    fn required(terms: Value) -> Value {
-        json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}})
+    fn prepare(&self, pod: &PodInfo, cache: &mut Cache) {
+        cache.match_nodes(&pod.node_matcher);
+        self.added.iter().for_each(|added| cache.match_nodes(added));
+        self.preferences(pod).iter().for_each(|(_, matcher)| cache.match_nodes(matcher));
     }
 
-    #[test]
-    fn selectors_and_required_terms() {
-        check(json!({}), true);
-        check(json!({"nodeSelector": {"disk": "ssd"}}), true);
-        check(json!({"nodeSelector": {"disk": "hdd"}}), false);
-        let expression = |key: &str, operator: &str, values: Value| json!({"key": key, "operator": operator, "values": values});
-        for (requirement, expected) in [
-            (expression("disk", "In", json!(["hdd", "ssd"])), true),
-            (expression("disk", "NotIn", json!(["hdd"])), true),
-            (expression("none", "NotIn", json!(["hdd"])), true),
-            (expression("disk", "Exists", json!([])), true),
-            (expression("none", "Exists", json!([])), false),
-            (expression("none", "DoesNotExist", json!([])), true),
-            (expression("gen", "Gt", json!(["6"])), true),
-            (expression("gen", "Gt", json!(["7"])), false),
-            (expression("gen", "Lt", json!(["8"])), true),
-            (expression("disk", "Gt", json!(["1"])), false),
-        ] {
-            check(required(json!([{"matchExpressions": [requirement]}])), expected);
+    fn pre_filter<'a>(&'a self, pod: &'a PodInfo, cache: &'a Cache) -> PreFilter<'a> {
+        if self.added.is_none() && pod.node_matcher.is_everything() {
+            return PreFilter::Skip;
         }
-        check(required(json!([{}])), false);
-        check(
-            required(json!([{}, {"matchFields": [expression("metadata.name", "In", json!(["n1"]))]}])),
-            true,
-        );
-        check(required(json!([{"matchFields": [expression("metadata.name", "In", json!(["n2"]))]}])), false);
+        let added = self.added.as_ref().and_then(|added| cache.matched_nodes(added));
+        let filter = Box::new(Required { added, own: cache.matched_nodes(&pod.node_matcher) });
+        match pod.node_matcher.node_names() {
+            Some(names) if names.is_empty() => {
+                PreFilter::Reject(Status::unresolvable("pod affinity terms conflict"))
+            }
+            Some(names) => PreFilter::Nodes(names.into_iter().collect::<BTreeSet<_>>(), Some(filter)),
+            None => PreFilter::Filter(filter),
+        }
+    }
+
+    fn pre_score<'a>(
+        &'a self,
+        pod: &'a PodInfo,
+        cache: &'a Cache,
+        _: &[&'a NodeInfo],
+    ) -> Option<Box<dyn Scorer + 'a>> {
+        let preferences = self.preferences(pod);
+        let matched = preferences
+            .iter()
+            .filter_map(|(weight, matcher)| Some((*weight, cache.matched_nodes(matcher)?)))
+            .collect::<Vec<_>>();
+        (!matched.is_empty()).then(|| Box::new(Preferred(matched)) as Box<dyn Scorer + 'a>)
     }
 }

@@ -1,28 +1,41 @@
-//! NodeName: a pod that names its node goes there or nowhere.
+//! A pod that names its node runs there or nowhere.
 
 use crate::cache::{Cache, NodeInfo};
-use crate::framework::{ClusterEvent, Filter, FilterPlugin, Rejection};
+use crate::framework::{
+    ActionType, EventResource, ExtensionPoint, Filter, Plugin, PreFilter, Registration, Status,
+};
 use crate::pod_info::PodInfo;
 
 pub struct NodeName;
 
-impl FilterPlugin for NodeName {
+struct Named<'a>(&'a str);
+
+impl Filter for Named<'_> {
+    fn filter(&self, node: &NodeInfo) -> Result<(), Status> {
+        if node.name == self.0 {
+            return Ok(());
+        }
+        Err(Status::unresolvable("node(s) didn't match the requested node name"))
+    }
+}
+
+impl Plugin for NodeName {
     fn name(&self) -> &'static str {
         "NodeName"
     }
 
-    fn events(&self) -> &'static [ClusterEvent] {
-        &[ClusterEvent::NodeAdded]
+    fn extension_points(&self) -> &'static [ExtensionPoint] {
+        &[ExtensionPoint::Filter]
     }
 
-    fn prepare<'a>(&self, pod: &'a PodInfo, _: &'a Cache) -> Filter<'a> {
-        let Some(wanted) = pod.node_name() else { return Filter::Skip };
-        Filter::Check(Box::new(move |node: &NodeInfo| {
-            if node.name == wanted {
-                return Ok(());
-            }
-            let reason = "node(s) didn't match the requested node name".to_owned();
-            Err(Rejection { plugin: "NodeName", reasons: vec![reason], resolvable: false })
-        }))
+    fn events_to_register(&self) -> Vec<Registration> {
+        vec![Registration::new(EventResource::Node, ActionType::ADD)]
+    }
+
+    fn pre_filter<'a>(&'a self, pod: &'a PodInfo, _: &'a Cache) -> PreFilter<'a> {
+        match pod.node_name() {
+            Some(name) => PreFilter::Filter(Box::new(Named(name))),
+            None => PreFilter::Skip,
+        }
     }
 }

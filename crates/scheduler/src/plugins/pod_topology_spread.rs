@@ -1,270 +1,427 @@
-//! PodTopologySpread: pods that belong together are spread over zones, hosts or whatever label the pod names
-//! (KEP-895). Pods that name nothing are spread by upstream's system defaults.
+//! Pods spread over the values of a node label: strictly (`DoNotSchedule`) or by score (`ScheduleAnyway`). Pods without
+//! constraints of their own are spread by the default ones, with the pods of their Services and controller.
 
-use std::collections::{BTreeMap, HashMap};
+use std::borrow::Cow;
+use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::TopologySpreadConstraint;
-use kube::core::{Selector, SelectorExt};
+use k8s_openapi::api::core::v1::{Node, TopologySpreadConstraint};
 
-use super::node_affinity::required_matches;
-use super::taint_toleration::tolerates;
-use crate::cache::{Cache, NodeInfo};
-use crate::framework::{ClusterEvent, Filter, FilterPlugin, MAX_NODE_SCORE, Rejection, ScorePlugin};
-use crate::pod_info::PodInfo;
-
-pub struct PodTopologySpread;
+use super::taint_toleration::tolerates_all;
+use crate::cache::{Cache, CounterKey, Counts, Domain, NodeInfo, TopologyTable};
+use crate::config::PodTopologySpreadArgs;
+use crate::framework::{
+    ActionType, Change, ClusterEvent, EventResource, ExtensionPoint, Filter, MAX_NODE_SCORE, Plugin,
+    PreFilter, QueueingHint, Registration, Scorer, Status,
+};
+use crate::pod_info::{PodInfo, SpreadConstraint, WhenUnsatisfiable};
 
 const HOSTNAME: &str = "kubernetes.io/hostname";
 const ZONE: &str = "topology.kubernetes.io/zone";
 
-struct Constraint {
-    max_skew: i64,
-    key: String,
-    selector: Selector,
-    min_domains: i64,
-    /// `nodeAffinityPolicy: Honor`.
-    honor_affinity: bool,
-    /// `nodeTaintsPolicy: Honor`.
-    honor_taints: bool,
+pub struct PodTopologySpread {
+    defaults: Vec<TopologySpreadConstraint>,
+    /// The defaults are the system's: nodes may lack a label then.
+    system: bool,
 }
 
-impl Constraint {
-    fn of(constraint: &TopologySpreadConstraint, pod: &PodInfo) -> Option<Self> {
-        let mut selector: Selector = constraint.label_selector.clone()?.try_into().ok()?;
-        for key in constraint.match_label_keys.iter().flatten() {
-            if let Some(value) = pod.labels().get(key) {
-                selector.extend(Selector::from_iter([(key.clone(), value.clone())]));
+impl PodTopologySpread {
+    pub fn new(args: PodTopologySpreadArgs) -> Self {
+        let system = args.defaulting_type == "System";
+        let constraint = |key: &str, max_skew| TopologySpreadConstraint {
+            topology_key: key.to_owned(),
+            max_skew,
+            when_unsatisfiable: "ScheduleAnyway".to_owned(),
+            ..TopologySpreadConstraint::default()
+        };
+        let defaults = match system {
+            true => vec![constraint(HOSTNAME, 3), constraint(ZONE, 5)],
+            false => args.default_constraints,
+        };
+        Self { defaults, system }
+    }
+
+    /// The pod's constraints, or the default ones.
+    fn constraints<'a>(&self, pod: &'a PodInfo, cache: &Cache) -> Cow<'a, [SpreadConstraint]> {
+        if !pod.spread_constraints.is_empty() || self.defaults.is_empty() {
+            return Cow::Borrowed(&pod.spread_constraints);
+        }
+        let Some(selector) = cache.workloads.selector_of(pod) else { return Cow::Borrowed(&[]) };
+        let of =
+            |constraint| SpreadConstraint::with_selector(constraint, &pod.key.namespace, selector.clone());
+        Cow::Owned(self.defaults.iter().filter_map(of).collect())
+    }
+
+    fn of_kind(&self, pod: &PodInfo, cache: &Cache, when: WhenUnsatisfiable) -> Vec<SpreadConstraint> {
+        let all = self.constraints(pod, cache);
+        all.iter().filter(|constraint| constraint.when == when).cloned().collect()
+    }
+}
+
+fn counter(constraint: &SpreadConstraint) -> CounterKey {
+    CounterKey { matchers: constraint.matcher.clone(), live_only: true }
+}
+
+/// Whether pods on a node count for a constraint of this pod.
+fn counts(constraint: &SpreadConstraint, pod: &PodInfo, node: &NodeInfo, cache: &Cache) -> bool {
+    let allowed = || cache.matched_nodes(&pod.node_matcher).is_none_or(|nodes| nodes[node.index.place()]);
+    (!constraint.honor_affinity || allowed())
+        && (!constraint.honor_taints || tolerates_all(pod, cache.taints(node)))
+}
+
+/// Whether all nodes count that have the label.
+fn all_count(constraint: &SpreadConstraint, pod: &PodInfo, cache: &Cache) -> bool {
+    (!constraint.honor_affinity || pod.node_matcher.is_everything())
+        && (!constraint.honor_taints || cache.taint_sets().iter().all(|taints| tolerates_all(pod, taints)))
+}
+
+struct Spread<'a> {
+    constraint: SpreadConstraint,
+    table: &'a TopologyTable,
+    /// Matching pods by domain.
+    matching: Cow<'a, [i64]>,
+    /// The two domains with the fewest: the second is the one that counts when the first gets a pod.
+    fewest: [(Option<Domain>, i64); 2],
+    domains: i64,
+    /// Whether the pod itself is one of those that are spread.
+    own: i64,
+    delta: Vec<(Domain, i64)>,
+}
+
+impl<'a> Spread<'a> {
+    fn new(
+        constraint: SpreadConstraint,
+        pod: &PodInfo,
+        cache: &'a Cache,
+        nodes: Option<&[&'a NodeInfo]>,
+    ) -> Option<Self> {
+        let key = cache.topology().key(&constraint.topology_key)?;
+        let table = cache.topology().table(key);
+        let counted = cache.pods().counts(&counter(&constraint))?;
+        let (matching, present): (Cow<'a, [i64]>, Vec<Domain>) = match nodes {
+            None => (Cow::Borrowed(counted.domains(key)), table.live_domains().collect()),
+            Some(nodes) => {
+                let mut matching = vec![0; table.len()];
+                let mut seen = vec![false; table.len()];
+                let eligible = nodes.iter().filter(|node| counts(&constraint, pod, node, cache));
+                for node in eligible {
+                    let Some(domain) = table.domain(node.index) else { continue };
+                    seen[domain.place()] = true;
+                    matching[domain.place()] += counted.on(node.index);
+                }
+                let present = table.live_domains().filter(|domain| seen[domain.place()]).collect();
+                (Cow::Owned(matching), present)
+            }
+        };
+        let mut fewest = [(None, i64::MAX); 2];
+        for domain in &present {
+            let count = matching.get(domain.place()).copied().unwrap_or(0);
+            if count < fewest[0].1 {
+                fewest = [(Some(*domain), count), fewest[0]];
+            } else if count < fewest[1].1 {
+                fewest[1] = (Some(*domain), count);
             }
         }
-        Some(Self {
-            max_skew: i64::from(constraint.max_skew),
-            key: constraint.topology_key.clone(),
-            selector,
-            min_domains: constraint.min_domains.map_or(1, i64::from),
-            honor_affinity: constraint.node_affinity_policy.as_deref().unwrap_or("Honor") == "Honor",
-            honor_taints: constraint.node_taints_policy.as_deref() == Some("Honor"),
-        })
+        let own = constraint.matcher.iter().all(|matcher| cache.pods().matches(matcher, pod));
+        let domains = i64::try_from(present.len()).unwrap_or(i64::MAX);
+        Some(Self { constraint, table, matching, fewest, domains, own: i64::from(own), delta: Vec::new() })
     }
 
-    fn counts(&self, node: &NodeInfo, pod: &PodInfo) -> bool {
-        if self.honor_affinity && !required_matches(pod, node) {
-            return false;
+    fn delta(&self, domain: Domain) -> i64 {
+        self.delta.iter().find(|(other, _)| *other == domain).map_or(0, |(_, amount)| *amount)
+    }
+
+    fn at(&self, domain: Domain) -> i64 {
+        self.matching.get(domain.place()).copied().unwrap_or(0) + self.delta(domain)
+    }
+
+    /// The fewest matching pods of any domain. Hypothetical pods are all in one domain: that of the node in question.
+    fn minimum(&self) -> i64 {
+        if self.domains < self.constraint.min_domains {
+            // The missing domains count as empty ones.
+            return 0;
         }
-        !self.honor_taints || {
-            let tolerations = pod.spec().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
-            let spec = node.node.as_ref().and_then(|node| node.spec.as_ref());
-            let taints = spec.and_then(|spec| spec.taints.as_ref()).into_iter().flatten();
-            let mut repelling = taints.filter(|taint| taint.effect != "PreferNoSchedule");
-            repelling.all(|taint| tolerations.iter().any(|toleration| tolerates(toleration, taint)))
+        let Some((changed, _)) = self.delta.first().copied() else { return self.fewest[0].1 };
+        let others = if self.fewest[0].0 == Some(changed) { self.fewest[1].1 } else { self.fewest[0].1 };
+        others.min(self.at(changed))
+    }
+
+    fn change(&mut self, domain: Domain, amount: i64) {
+        match self.delta.iter().position(|(other, _)| *other == domain) {
+            Some(place) => {
+                self.delta[place].1 += amount;
+                if self.delta[place].1 == 0 {
+                    self.delta.swap_remove(place);
+                }
+            }
+            None => self.delta.push((domain, amount)),
         }
     }
+}
 
-    fn matching(&self, node: &NodeInfo, namespace: &str) -> i64 {
-        let pods = node.pods.values().filter(|placed| {
-            placed.key.namespace == namespace
-                && placed.pod.metadata.deletion_timestamp.is_none()
-                && self.selector.matches(placed.labels())
-        });
-        i64::try_from(pods.count()).unwrap_or(i64::MAX)
-    }
+struct Constraints<'a> {
+    pod: &'a PodInfo,
+    cache: &'a Cache,
+    spreads: Vec<Spread<'a>>,
+}
 
-    /// Matching pods by value of the topology label, over the nodes that count.
-    fn domains<'a>(&self, nodes: impl Iterator<Item = &'a NodeInfo>, pod: &PodInfo) -> HashMap<&'a str, i64> {
-        let mut domains = HashMap::new();
-        for node in nodes {
-            if let Some(value) = node.labels().get(&self.key)
-                && self.counts(node, pod)
+impl Constraints<'_> {
+    fn change(&mut self, pod: &PodInfo, node: &NodeInfo, amount: i64) {
+        if pod.terminating {
+            return;
+        }
+        for spread in &mut self.spreads {
+            let matches =
+                spread.constraint.matcher.iter().all(|matcher| self.cache.pods().matches(matcher, pod));
+            if matches
+                && counts(&spread.constraint, self.pod, node, self.cache)
+                && let Some(domain) = spread.table.domain(node.index)
             {
-                *domains.entry(value.as_str()).or_default() += self.matching(node, &pod.key.namespace);
+                spread.change(domain, amount);
             }
         }
-        domains
     }
 }
 
-fn constraints(pod: &PodInfo, when: &str) -> Vec<Constraint> {
-    let named = pod.spec().and_then(|spec| spec.topology_spread_constraints.as_deref()).unwrap_or_default();
-    if named.is_empty() && when == "ScheduleAnyway" {
-        let Some(selector) = &pod.default_selector else { return Vec::new() };
-        return [(HOSTNAME, 3), (ZONE, 5)]
-            .map(|(key, max_skew)| Constraint {
-                max_skew,
-                key: key.to_owned(),
-                selector: selector.clone(),
-                min_domains: 1,
-                honor_affinity: true,
-                honor_taints: false,
-            })
-            .into();
+impl Filter for Constraints<'_> {
+    fn filter(&self, node: &NodeInfo) -> Result<(), Status> {
+        for spread in &self.spreads {
+            let Some(domain) = spread.table.domain(node.index) else {
+                return Err(Status::unresolvable(
+                    "node(s) didn't match pod topology spread constraints (missing required label)",
+                ));
+            };
+            if spread.at(domain) + spread.own - spread.minimum() > spread.constraint.max_skew {
+                return Err(Status::unschedulable("node(s) didn't match pod topology spread constraints"));
+            }
+        }
+        Ok(())
     }
-    let wanted = named.iter().filter(|constraint| constraint.when_unsatisfiable == when);
-    wanted.filter_map(|constraint| Constraint::of(constraint, pod)).collect()
+
+    fn add_pod(&mut self, pod: &PodInfo, node: &NodeInfo) {
+        self.change(pod, node, 1);
+    }
+
+    fn remove_pod(&mut self, pod: &PodInfo, node: &NodeInfo) {
+        self.change(pod, node, -1);
+    }
 }
 
-impl FilterPlugin for PodTopologySpread {
+struct Soft<'a> {
+    table: &'a TopologyTable,
+    /// By domain; on hosts each node's own.
+    matching: Matching<'a>,
+    max_skew: i64,
+    weight: f64,
+}
+
+enum Matching<'a> {
+    ByNode(&'a Counts),
+    ByDomain(Cow<'a, [i64]>),
+}
+
+struct Preference<'a> {
+    softs: Vec<Soft<'a>>,
+    /// Nodes that lack one of the labels come last.
+    require_all: bool,
+}
+
+impl Preference<'_> {
+    fn ignores(&self, node: &NodeInfo) -> bool {
+        self.require_all && self.softs.iter().any(|soft| soft.table.domain(node.index).is_none())
+    }
+}
+
+impl Scorer for Preference<'_> {
+    fn score(&self, node: &NodeInfo) -> i64 {
+        if self.ignores(node) {
+            return 0;
+        }
+        let weighted = self.softs.iter().filter_map(|soft| {
+            let domain = soft.table.domain(node.index)?;
+            let count = match &soft.matching {
+                Matching::ByNode(counts) => counts.on(node.index),
+                Matching::ByDomain(counts) => counts.get(domain.place()).copied().unwrap_or(0),
+            };
+            Some(count as f64 * soft.weight + (soft.max_skew - 1) as f64)
+        });
+        // At most the number of pods times ten.
+        weighted.sum::<f64>().round() as i64
+    }
+
+    fn normalize(&self, nodes: &[&NodeInfo], scores: &mut [i64]) {
+        let (mut lowest, mut highest) = (i64::MAX, 0);
+        for (node, score) in nodes.iter().zip(&*scores) {
+            if !self.ignores(node) {
+                lowest = lowest.min(*score);
+                highest = highest.max(*score);
+            }
+        }
+        for (node, score) in nodes.iter().zip(scores) {
+            *score = match highest {
+                _ if self.ignores(node) => 0,
+                0 => MAX_NODE_SCORE,
+                _ => MAX_NODE_SCORE * (highest + lowest - *score) / highest,
+            };
+        }
+    }
+}
+
+impl Plugin for PodTopologySpread {
     fn name(&self) -> &'static str {
         "PodTopologySpread"
     }
 
-    fn events(&self) -> &'static [ClusterEvent] {
-        &[
-            ClusterEvent::NodeAdded,
-            ClusterEvent::NodeLabels,
-            ClusterEvent::NodeTaints,
-            ClusterEvent::PlacedPodAdded,
-            ClusterEvent::PlacedPodDeleted,
+    fn extension_points(&self) -> &'static [ExtensionPoint] {
+        &[ExtensionPoint::PreFilter, ExtensionPoint::Filter, ExtensionPoint::PreScore, ExtensionPoint::Score]
+    }
+
+    fn events_to_register(&self) -> Vec<Registration> {
+        vec![
+            Registration::new(
+                EventResource::AssignedPod,
+                ActionType::ADD
+                    | ActionType::DELETE
+                    | ActionType::UPDATE_POD_LABEL
+                    | ActionType::UPDATE_OTHER,
+            ),
+            Registration::new(
+                EventResource::TargetPod,
+                ActionType::UPDATE_POD_LABEL | ActionType::UPDATE_POD_TOLERATION,
+            ),
+            Registration::new(
+                EventResource::Node,
+                ActionType::ADD
+                    | ActionType::DELETE
+                    | ActionType::UPDATE_NODE_LABEL
+                    | ActionType::UPDATE_NODE_TAINT,
+            ),
         ]
     }
 
-    fn prepare<'a>(&self, pod: &'a PodInfo, cache: &'a Cache) -> Filter<'a> {
-        let hard = constraints(pod, "DoNotSchedule");
-        if hard.is_empty() {
-            return Filter::Skip;
-        }
-        let domains: Vec<_> = hard
-            .into_iter()
-            .map(|constraint| {
-                let counts = constraint.domains(cache.nodes(), pod);
-                let fewest = counts.values().copied().min().unwrap_or(0);
-                // With fewer domains than asked for, the missing ones count as empty.
-                let enough = i64::try_from(counts.len()).unwrap_or(i64::MAX) >= constraint.min_domains;
-                let own = i64::from(constraint.selector.matches(pod.labels()));
-                (constraint, counts, if enough { fewest } else { 0 }, own)
-            })
-            .collect();
-        Filter::Check(Box::new(move |node: &NodeInfo| {
-            let reject = |reason: &str, resolvable| {
-                Err(Rejection { plugin: "PodTopologySpread", reasons: vec![reason.to_owned()], resolvable })
-            };
-            for (constraint, counts, fewest, own) in &domains {
-                let Some(value) = node.labels().get(&constraint.key) else {
-                    return reject(
-                        "node(s) didn't match pod topology spread constraints (missing required label)",
-                        false,
-                    );
-                };
-                let here = counts.get(value.as_str()).copied().unwrap_or(0);
-                if here + own - fewest > constraint.max_skew {
-                    return reject("node(s) didn't match pod topology spread constraints", true);
-                }
+    fn queueing_hint(&self, pod: &PodInfo, event: &ClusterEvent, cache: &Cache) -> QueueingHint {
+        let hard = self.of_kind(pod, cache, WhenUnsatisfiable::DoNotSchedule);
+        let spread = |other: &PodInfo| {
+            !other.terminating
+                && hard.iter().any(|constraint| {
+                    constraint.matcher.iter().all(|matcher| cache.pods().matches(matcher, other))
+                })
+        };
+        match &event.change {
+            Change::Pod(_, Some(new)) if new.uid == pod.uid => QueueingHint::Queue,
+            Change::Pod(old, new) => {
+                let before = old.as_ref().is_some_and(|old| spread(old));
+                let after = new.as_ref().is_some_and(|new| spread(new));
+                QueueingHint::queue_if(before != after)
             }
-            Ok(())
-        }))
+            Change::Node(old, new) => {
+                let labelled = |node: &Option<Arc<Node>>| {
+                    node.as_ref().and_then(|node| node.metadata.labels.as_ref()).is_some_and(|labels| {
+                        hard.iter().all(|constraint| labels.contains_key(&constraint.topology_key))
+                    })
+                };
+                QueueingHint::queue_if(labelled(old) || labelled(new))
+            }
+            _ => QueueingHint::Queue,
+        }
     }
-}
 
-impl ScorePlugin for PodTopologySpread {
-    fn weight(&self) -> i64 {
-        2
+    fn prepare(&self, pod: &PodInfo, cache: &mut Cache) {
+        if pod.spread_constraints.is_empty() && !self.defaults.is_empty() {
+            cache.workloads.resolve(pod);
+        }
+        let constraints = self.constraints(pod, cache);
+        if !constraints.is_empty() {
+            cache.match_nodes(&pod.node_matcher);
+        }
+        for constraint in constraints.iter() {
+            cache.count_pods(&counter(constraint), &[&constraint.topology_key]);
+        }
     }
 
-    fn score(&self, pod: &PodInfo, nodes: &[&NodeInfo], cache: &Cache) -> Option<Vec<i64>> {
-        let soft = constraints(pod, "ScheduleAnyway");
+    fn pre_filter<'a>(&'a self, pod: &'a PodInfo, cache: &'a Cache) -> PreFilter<'a> {
+        let hard = self.of_kind(pod, cache, WhenUnsatisfiable::DoNotSchedule);
+        if hard.is_empty() {
+            return PreFilter::Skip;
+        }
+        let nodes = eligible_nodes(&hard, pod, cache);
+        let spreads =
+            hard.into_iter().filter_map(|constraint| Spread::new(constraint, pod, cache, nodes.as_deref()));
+        PreFilter::Filter(Box::new(Constraints { pod, cache, spreads: spreads.collect() }))
+    }
+
+    fn pre_score<'a>(
+        &'a self,
+        pod: &'a PodInfo,
+        cache: &'a Cache,
+        nodes: &[&'a NodeInfo],
+    ) -> Option<Box<dyn Scorer + 'a>> {
+        let soft = self.of_kind(pod, cache, WhenUnsatisfiable::ScheduleAnyway);
         if soft.is_empty() {
             return None;
         }
-        // With the system's defaults a cluster without zones is still spread over hosts.
-        let defaulted = pod.default_selector.is_some();
-        let soft: Vec<_> = soft
-            .into_iter()
-            .filter(|constraint| {
-                !defaulted || nodes.iter().all(|node| node.labels().contains_key(&constraint.key))
-            })
-            .map(|constraint| {
-                let counts: BTreeMap<_, _> = constraint.domains(cache.nodes(), pod).into_iter().collect();
-                let sizes = nodes.iter().filter_map(|node| node.labels().get(&constraint.key));
-                let size = sizes.collect::<std::collections::BTreeSet<_>>().len();
-                (constraint, counts, ((size + 2) as f64).ln())
-            })
-            .collect();
-        let raw: Vec<Option<f64>> = nodes
+        let require_all = !pod.spread_constraints.is_empty() || !self.system;
+        let tables: Option<Vec<_>> = soft
             .iter()
-            .map(|node| {
-                soft.iter()
-                    .map(|(constraint, counts, weight)| {
-                        let value = node.labels().get(&constraint.key)?;
-                        let count = counts.get(value.as_str()).copied().unwrap_or(0);
-                        Some(count as f64 * weight + (constraint.max_skew - 1) as f64)
-                    })
-                    .sum()
-            })
+            .map(|constraint| Some(cache.topology().table(cache.topology().key(&constraint.topology_key)?)))
             .collect();
-        let known = || raw.iter().flatten().copied();
-        let (lowest, highest) = (known().fold(f64::INFINITY, f64::min), known().fold(0.0, f64::max));
-        let normalized = raw.iter().map(|score| match score {
-            // A node without the label is the last choice.
-            None => 0,
-            Some(_) if highest == 0.0 => MAX_NODE_SCORE,
-            // Both are at most `highest`, so the result is between 0 and 100.
-            Some(score) => (MAX_NODE_SCORE as f64 * (highest + lowest - score) / highest).round() as i64,
+        let tables = tables?;
+        let scored: Vec<_> = nodes
+            .iter()
+            .filter(|node| !require_all || tables.iter().all(|table| table.domain(node.index).is_some()))
+            .collect();
+        // Without all labels a node's pods do not count, unless the constraints are the system's.
+        let eligible = if require_all { eligible_nodes(&soft, pod, cache) } else { None };
+        let softs = soft.iter().zip(&tables).filter_map(|(constraint, table)| {
+            let key = cache.topology().key(&constraint.topology_key)?;
+            let counted = cache.pods().counts(&counter(constraint))?;
+            let (matching, size) = if constraint.topology_key == HOSTNAME {
+                (Matching::ByNode(counted), scored.len())
+            } else {
+                let matching = match &eligible {
+                    None if all_count(constraint, pod, cache) => Cow::Borrowed(counted.domains(key)),
+                    nodes => {
+                        let mut matching = vec![0; table.len()];
+                        let mut add = |node: &NodeInfo| {
+                            if let Some(domain) = table.domain(node.index)
+                                && counts(constraint, pod, node, cache)
+                            {
+                                matching[domain.place()] += counted.on(node.index);
+                            }
+                        };
+                        match nodes {
+                            Some(nodes) => nodes.iter().for_each(|node| add(node)),
+                            None => cache.nodes().for_each(&mut add),
+                        }
+                        Cow::Owned(matching)
+                    }
+                };
+                let mut seen = vec![false; table.len()];
+                let domains = scored.iter().filter_map(|node| table.domain(node.index));
+                domains.for_each(|domain| seen[domain.place()] = true);
+                (Matching::ByDomain(matching), seen.iter().filter(|seen| **seen).count())
+            };
+            Some(Soft { table, matching, max_skew: constraint.max_skew, weight: ((size + 2) as f64).ln() })
         });
-        Some(normalized.collect())
+        Some(Box::new(Preference { softs: softs.collect(), require_all }))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::{labelled_node, pod_with};
-    use serde_json::{Value, json};
-    use std::sync::Arc;
-
-    /// Three nodes, `a1` and `a2` in zone a, `b1` in zone b, with these many pods each.
-    fn cluster(pods: [usize; 3]) -> Cache {
-        let mut cache = Cache::default();
-        for ((name, zone), count) in [("a1", "a"), ("a2", "a"), ("b1", "b")].into_iter().zip(pods) {
-            cache.set_node(labelled_node(name, json!({ZONE: zone, HOSTNAME: name}), json!({})));
-            for number in 0..count {
-                cache.place(Arc::new(PodInfo::new(pod_with(&format!("{name}-{number}"), json!({})))), name);
-            }
-        }
-        cache
+/// The nodes that have all labels, unless these are all nodes that have any of them and all of these count: the counts
+/// by domain are right then as they are.
+fn eligible_nodes<'a>(
+    constraints: &[SpreadConstraint],
+    pod: &PodInfo,
+    cache: &'a Cache,
+) -> Option<Vec<&'a NodeInfo>> {
+    let total = cache.order().len();
+    let tables = || {
+        constraints.iter().filter_map(|constraint| {
+            Some(cache.topology().table(cache.topology().key(&constraint.topology_key)?))
+        })
+    };
+    let complete = constraints.len() == 1 || tables().all(|table| table.nodes == total);
+    if complete && constraints.iter().all(|constraint| all_count(constraint, pod, cache)) {
+        return None;
     }
-
-    fn constraint(key: &str, when: &str) -> Value {
-        json!({"maxSkew": 1, "topologyKey": key, "whenUnsatisfiable": when, "labelSelector": {"matchLabels": {"app": "web"}}})
-    }
-
-    #[test]
-    fn hard_constraints_keep_the_skew() {
-        let check = |pods: [usize; 3], constraint: Value, expected: &[&str]| {
-            let cache = cluster(pods);
-            let pod = PodInfo::new(pod_with("p", json!({"topologySpreadConstraints": [constraint.clone()]})));
-            let Filter::Check(filter) = PodTopologySpread.prepare(&pod, &cache) else { panic!("no filter") };
-            let fits: Vec<_> =
-                cache.nodes().filter(|node| filter(node).is_ok()).map(|node| node.name.as_str()).collect();
-            assert_eq!(fits, expected, "{pods:?} {constraint}");
-        };
-        check([0, 0, 0], constraint(ZONE, "DoNotSchedule"), &["a1", "a2", "b1"]);
-        check([1, 0, 0], constraint(ZONE, "DoNotSchedule"), &["b1"]);
-        check([1, 0, 1], constraint(HOSTNAME, "DoNotSchedule"), &["a2"]);
-        check([1, 0, 0], constraint("rack", "DoNotSchedule"), &[]);
-        let mut three = constraint(ZONE, "DoNotSchedule");
-        three["minDomains"] = json!(3);
-        check([1, 0, 1], three, &[]);
-    }
-
-    #[test]
-    fn soft_constraints_prefer_the_emptier_domain() {
-        let cache = cluster([1, 1, 0]);
-        let nodes: Vec<_> = cache.nodes().collect();
-        let pod = PodInfo::new(pod_with(
-            "p",
-            json!({"topologySpreadConstraints": [constraint(ZONE, "ScheduleAnyway")]}),
-        ));
-        let scores = PodTopologySpread.score(&pod, &nodes, &cache).unwrap();
-        assert!(scores[2] > scores[0] && scores[0] == scores[1], "{scores:?}");
-        let unlabelled = PodInfo::new(pod_with("q", json!({})));
-        assert!(PodTopologySpread.score(&unlabelled, &nodes, &cache).is_none());
-    }
-
-    #[test]
-    fn pods_of_one_service_are_spread_over_hosts_by_default() {
-        let cache = cluster([2, 1, 0]);
-        let nodes: Vec<_> = cache.nodes().collect();
-        let selector = Selector::from_iter([("app".to_owned(), "web".to_owned())]);
-        let pod = PodInfo::new(pod_with("p", json!({}))).with_default_selector(Some(selector));
-        let scores = PodTopologySpread.score(&pod, &nodes, &cache).unwrap();
-        assert!(scores[2] > scores[1] && scores[1] > scores[0], "{scores:?}");
-    }
+    Some(cache.nodes().filter(|node| tables().all(|table| table.domain(node.index).is_some())).collect())
 }

@@ -1,113 +1,106 @@
-//! TaintToleration: taints keep pods away that do not tolerate them.
+//! Taints repel pods that do not tolerate them: `NoSchedule` and `NoExecute` strictly, `PreferNoSchedule` by score.
+//! Nodes with equal taints get one verdict.
 
 use k8s_openapi::api::core::v1::{Taint, Toleration};
 
 use crate::cache::{Cache, NodeInfo};
-use crate::framework::{ClusterEvent, Filter, FilterPlugin, Rejection, ScorePlugin, normalize};
+use crate::framework::{
+    ActionType, Change, ClusterEvent, EventResource, ExtensionPoint, Filter, Plugin, PreFilter, QueueingHint,
+    Registration, Scorer, Status, default_normalize_score,
+};
 use crate::pod_info::PodInfo;
+use crate::selector::tolerates;
 
 pub struct TaintToleration;
-
-/// Whether a toleration covers a taint (API field `spec.tolerations`).
-pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let effect = toleration.effect.as_deref().unwrap_or_default();
-    let key = toleration.key.as_deref().unwrap_or_default();
-    if !effect.is_empty() && effect != taint.effect || !key.is_empty() && key != taint.key {
-        return false;
-    }
-    let value = toleration.value.as_deref().unwrap_or_default();
-    let tainted = taint.value.as_deref().unwrap_or_default();
-    match toleration.operator.as_deref().unwrap_or_default() {
-        "" | "Equal" => !key.is_empty() && value == tainted,
-        "Exists" => true,
-        operator @ ("Gt" | "Lt") => match (tainted.parse::<i64>(), value.parse::<i64>()) {
-            (Ok(tainted), Ok(value)) => {
-                if operator == "Gt" {
-                    tainted > value
-                } else {
-                    tainted < value
-                }
-            }
-            _ => false,
-        },
-        _ => false,
-    }
-}
-
-fn taints(node: &NodeInfo) -> impl Iterator<Item = &Taint> {
-    let spec = node.node.as_ref().and_then(|node| node.spec.as_ref());
-    spec.and_then(|spec| spec.taints.as_ref()).into_iter().flatten()
-}
 
 fn tolerations(pod: &PodInfo) -> &[Toleration] {
     pod.spec().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default()
 }
 
-impl FilterPlugin for TaintToleration {
+/// Whether a pod tolerates all taints that keep pods away.
+pub fn tolerates_all(pod: &PodInfo, taints: &[Taint]) -> bool {
+    let mut repelling =
+        taints.iter().filter(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"));
+    repelling.all(|taint| tolerations(pod).iter().any(|toleration| tolerates(toleration, taint)))
+}
+
+/// By taint set.
+struct Untolerated(Vec<bool>);
+
+impl Filter for Untolerated {
+    fn filter(&self, node: &NodeInfo) -> Result<(), Status> {
+        if self.0[node.taints.0 as usize] {
+            return Err(Status::unresolvable("node(s) had untolerated taint(s)"));
+        }
+        Ok(())
+    }
+}
+
+/// How many `PreferNoSchedule` taints are not tolerated, by taint set.
+struct Intolerable(Vec<i64>);
+
+impl Scorer for Intolerable {
+    fn score(&self, node: &NodeInfo) -> i64 {
+        self.0[node.taints.0 as usize]
+    }
+
+    fn normalize(&self, _: &[&NodeInfo], scores: &mut [i64]) {
+        default_normalize_score(scores, true);
+    }
+}
+
+impl Plugin for TaintToleration {
     fn name(&self) -> &'static str {
         "TaintToleration"
     }
 
-    fn events(&self) -> &'static [ClusterEvent] {
-        &[ClusterEvent::NodeAdded, ClusterEvent::NodeTaints]
+    fn extension_points(&self) -> &'static [ExtensionPoint] {
+        &[ExtensionPoint::Filter, ExtensionPoint::PreScore, ExtensionPoint::Score]
     }
 
-    fn prepare<'a>(&self, pod: &'a PodInfo, _: &'a Cache) -> Filter<'a> {
-        let tolerations = tolerations(pod);
-        Filter::Check(Box::new(move |node: &NodeInfo| {
-            let mut repelling =
-                taints(node).filter(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"));
-            if repelling.all(|taint| tolerations.iter().any(|toleration| tolerates(toleration, taint))) {
-                return Ok(());
-            }
-            let reason = "node(s) had untolerated taint(s)".to_owned();
-            Err(Rejection { plugin: "TaintToleration", reasons: vec![reason], resolvable: false })
-        }))
-    }
-}
-
-impl ScorePlugin for TaintToleration {
-    fn weight(&self) -> i64 {
-        3
+    fn events_to_register(&self) -> Vec<Registration> {
+        vec![
+            Registration::new(EventResource::Node, ActionType::ADD | ActionType::UPDATE_NODE_TAINT),
+            Registration::new(EventResource::TargetPod, ActionType::UPDATE_POD_TOLERATION),
+        ]
     }
 
-    fn score(&self, pod: &PodInfo, nodes: &[&NodeInfo], _: &Cache) -> Option<Vec<i64>> {
-        let tolerations = tolerations(pod);
-        let repelling = |node: &NodeInfo| {
-            let soft = taints(node).filter(|taint| taint.effect == "PreferNoSchedule");
-            soft.filter(|taint| !tolerations.iter().any(|toleration| tolerates(toleration, taint))).count()
+    fn queueing_hint(&self, pod: &PodInfo, event: &ClusterEvent, _: &Cache) -> QueueingHint {
+        let Change::Node(old, Some(new)) = &event.change else { return QueueingHint::Queue };
+        let tolerated = |node: &k8s_openapi::api::core::v1::Node| {
+            let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+            tolerates_all(pod, taints)
         };
-        let mut scores: Vec<i64> =
-            nodes.iter().map(|node| i64::try_from(repelling(node)).unwrap_or(i64::MAX)).collect();
-        normalize(&mut scores, true);
-        Some(scores)
+        QueueingHint::queue_if(tolerated(new) && !old.as_ref().is_some_and(|old| tolerated(old)))
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::{Value, json};
+    fn pre_filter<'a>(&'a self, pod: &'a PodInfo, cache: &'a Cache) -> PreFilter<'a> {
+        let verdicts: Vec<_> = cache.taint_sets().iter().map(|taints| !tolerates_all(pod, taints)).collect();
+        if verdicts.contains(&true) {
+            PreFilter::Filter(Box::new(Untolerated(verdicts)))
+        } else {
+            PreFilter::Skip
+        }
+    }
 
-    #[test]
-    fn which_tolerations_cover_which_taints() {
-        let check = |toleration: Value, taint: Value, expected: bool| {
-            let (parsed, tainted) = (
-                serde_json::from_value(toleration.clone()).unwrap(),
-                serde_json::from_value(taint.clone()).unwrap(),
-            );
-            assert_eq!(tolerates(&parsed, &tainted), expected, "{toleration} {taint}");
+    fn pre_score<'a>(
+        &'a self,
+        pod: &'a PodInfo,
+        cache: &'a Cache,
+        _: &[&'a NodeInfo],
+    ) -> Option<Box<dyn Scorer + 'a>> {
+        let soft = |toleration: &&Toleration| {
+            matches!(toleration.effect.as_deref().unwrap_or_default(), "" | "PreferNoSchedule")
         };
-        let taint = json!({"key": "k", "value": "v", "effect": "NoSchedule"});
-        check(json!({"key": "k", "value": "v"}), taint.clone(), true);
-        check(json!({"key": "k", "value": "w"}), taint.clone(), false);
-        check(json!({"key": "k", "operator": "Exists"}), taint.clone(), true);
-        check(json!({"key": "k", "operator": "Exists", "effect": "NoExecute"}), taint.clone(), false);
-        check(json!({"operator": "Exists"}), taint.clone(), true);
-        check(json!({"key": "other", "operator": "Exists"}), taint, false);
-        let numeric = json!({"key": "k", "value": "10", "effect": "NoSchedule"});
-        check(json!({"key": "k", "operator": "Gt", "value": "5"}), numeric.clone(), true);
-        check(json!({"key": "k", "operator": "Lt", "value": "5"}), numeric.clone(), false);
-        check(json!({"key": "k", "operator": "Gt", "value": "x"}), numeric, false);
+        let tolerations: Vec<_> = tolerations(pod).iter().filter(soft).collect();
+        let count = |taints: &Vec<Taint>| {
+            let soft = taints.iter().filter(|taint| taint.effect == "PreferNoSchedule");
+            let repelling =
+                soft.filter(|taint| !tolerations.iter().any(|toleration| tolerates(toleration, taint)));
+            i64::try_from(repelling.count()).unwrap_or(i64::MAX)
+        };
+        let counts: Vec<_> = cache.taint_sets().iter().map(count).collect();
+        // All equal: the score would decide nothing.
+        counts.iter().any(|count| *count > 0).then(|| Box::new(Intolerable(counts)) as Box<dyn Scorer>)
     }
 }
