@@ -228,11 +228,11 @@ impl SchedulingQueue {
     fn consider(&mut self, key: &ObjectKey, event: &ClusterEvent, policy: &impl Policy, now: Instant) {
         let Some(waiting) = self.pods.get(key) else { return };
         let worth = |plugin: &&'static str| policy.hint(plugin, &waiting.info, event) == QueueingHint::Queue;
-        if waiting.pending.iter().any(|plugin| worth(plugin)) {
+        if waiting.pending.iter().any(&worth) {
             return self.activate(key, policy);
         }
         let nobody = waiting.rejected_by.is_empty() && waiting.pending.is_empty();
-        if nobody || waiting.rejected_by.iter().any(|plugin| worth(plugin)) {
+        if nobody || waiting.rejected_by.iter().any(worth) {
             self.enqueue(key, policy, now);
         }
     }
