@@ -148,8 +148,14 @@ fn group_of(name: &str) -> &str {
 struct Follower {
     server: Weak<ApiServer>,
     wake: mpsc::UnboundedSender<String>,
-    /// The accepted names of definitions and the revisions they were read at: reading a definition is expensive.
-    names: Mutex<HashMap<Arc<str>, (u64, Option<Value>)>>,
+    names: Mutex<HashMap<Arc<str>, AcceptedNames>>,
+}
+
+/// The accepted names of a definition as they were read at a revision: reading a definition is expensive.
+#[derive(Default)]
+struct AcceptedNames {
+    revision: u64,
+    names: Option<Value>,
 }
 
 impl Follower {
@@ -209,12 +215,12 @@ impl Follower {
             .values()
             .filter(of_group)
             .filter_map(|entry| {
-                let (revision, names) = known.entry(entry.key.clone()).or_default();
-                if *revision != entry.revision {
-                    *revision = entry.revision;
-                    *names = entry.value().pointer_mut("/status/acceptedNames").map(Value::take);
+                let known = known.entry(entry.key.clone()).or_default();
+                if known.revision != entry.revision {
+                    known.revision = entry.revision;
+                    known.names = entry.value().pointer_mut("/status/acceptedNames").map(Value::take);
                 }
-                names.clone()
+                known.names.clone()
             })
             .collect()
     }
