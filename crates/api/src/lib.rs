@@ -3,6 +3,7 @@
 //! asks for them or when: no I/O, no async, no clock (callers pass the time), no policy of a single kind (that is
 //! `kinds`).
 
+pub mod cron;
 pub mod decode;
 pub mod equality;
 pub mod field;

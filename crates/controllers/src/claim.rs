@@ -70,6 +70,18 @@ pub(crate) async fn claim_all<O: Namespaced, K: Namespaced>(
     candidates: Vec<Arc<K>>,
     may_adopt: impl Fn(&K) -> bool,
 ) -> Result<Vec<Arc<K>>, Error> {
+    claim_all_finalized(client, owner, selector, candidates, may_adopt, None).await
+}
+
+/// The same for owners that put a finalizer of their own on what they adopt, and take it off what they release.
+pub(crate) async fn claim_all_finalized<O: Namespaced, K: Namespaced>(
+    client: &kube::Client,
+    owner: &O,
+    selector: &LabelSelector,
+    candidates: Vec<Arc<K>>,
+    may_adopt: impl Fn(&K) -> bool,
+    finalizer: Option<&str>,
+) -> Result<Vec<Arc<K>>, Error> {
     let namespace = owner.namespace();
     let api = Api::<K>::namespaced(client.clone(), namespace);
     let mut claimed = Vec::with_capacity(candidates.len());
@@ -80,10 +92,13 @@ pub(crate) async fn claim_all<O: Namespaced, K: Namespaced>(
             Claim::Keep => claimed.push(object),
             Claim::Ignore => {}
             Claim::Release => {
-                let body = json!({"metadata": {
+                let mut body = json!({"metadata": {
                     "uid": object.uid(),
                     "ownerReferences": [{"$patch": "delete", "uid": owner.uid()}],
                 }});
+                if let Some(finalizer) = finalizer {
+                    body["metadata"]["$deleteFromPrimitiveList/finalizers"] = json!([finalizer]);
+                }
                 match api.patch(object.name(), &PatchParams::default(), &Patch::Strategic(body)).await {
                     // Gone, or changed its uid meanwhile: either way not ours any more.
                     Err(error) if !is_not_found(&error) && !is_invalid(&error) => errors.push(error.into()),
@@ -106,11 +121,20 @@ pub(crate) async fn claim_all<O: Namespaced, K: Namespaced>(
                     continue;
                 }
                 let reference = controller_ref(owner);
-                let body = json!({"metadata": {"uid": object.uid(), "ownerReferences": [reference]}});
+                let mut body = json!({"metadata": {"uid": object.uid(), "ownerReferences": [reference]}});
+                if let Some(finalizer) = finalizer {
+                    body["metadata"]["finalizers"] = json!([finalizer]);
+                }
                 match api.patch(object.name(), &PatchParams::default(), &Patch::Strategic(body)).await {
                     Ok(_) => {
                         let mut adopted = (*object).clone();
                         adopted.meta_mut().owner_references.get_or_insert_default().push(reference);
+                        if let Some(finalizer) = finalizer {
+                            let finalizers = adopted.meta_mut().finalizers.get_or_insert_default();
+                            if !finalizers.iter().any(|present| present == finalizer) {
+                                finalizers.push(finalizer.to_owned());
+                            }
+                        }
                         claimed.push(Arc::new(adopted));
                     }
                     Err(error) if is_not_found(&error) => {}

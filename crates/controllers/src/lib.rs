@@ -8,6 +8,7 @@
 mod bootstrap;
 mod claim;
 mod cluster_role_aggregation;
+mod cronjob;
 mod daemonset;
 mod deployment;
 mod discovery;
@@ -18,6 +19,7 @@ mod error;
 mod expectations;
 mod garbage;
 mod history;
+mod job;
 mod legacy_tokens;
 mod namespace;
 mod node;
@@ -34,6 +36,8 @@ mod service_account_tokens;
 mod services;
 mod shell;
 mod statefulset;
+mod ttl_after_finished;
+mod volume;
 mod workload;
 
 pub use error::Error;

@@ -139,6 +139,13 @@ controllers! {
     "daemonset-controller", "daemon-set-controller", "daemonset-controller", crate::daemonset::run;
     "statefulset-controller", "statefulset-controller", "statefulset-controller", crate::statefulset::run;
     "disruption-controller", "disruption-controller", "controllermanager", crate::disruption::run;
+    "job-controller", "job-controller", "job-controller", crate::job::run;
+    "cronjob-controller", "cronjob-controller", "cronjob-controller", crate::cronjob::run;
+    "ttl-after-finished-controller", "ttl-after-finished-controller", "ttl-after-finished-controller", crate::ttl_after_finished::run;
+    "persistentvolume-binder-controller", "persistent-volume-binder", "persistentvolume-controller", crate::volume::binder::run;
+    "persistentvolumeclaim-protection-controller", "pvc-protection-controller", "pvc-protection-controller", crate::volume::protection::claims;
+    "persistentvolume-protection-controller", "pv-protection-controller", "pv-protection-controller", crate::volume::protection::volumes;
+    "ephemeral-volume-controller", "ephemeral-volume-controller", "ephemeral_volume", crate::volume::ephemeral::run;
     "endpoints-controller", "endpoint-controller", "endpoint-controller", crate::endpoints::run;
     "endpointslice-controller", "endpointslice-controller", "endpoint-slice-controller", crate::endpointslice::run;
     "endpointslice-mirroring-controller", "endpointslicemirroring-controller", "endpoint-slice-mirroring-controller", crate::endpointslice::run_mirroring;

@@ -4,7 +4,6 @@ use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
 use serde_json::Value;
 
-use super::cron;
 use super::job::spec_warnings;
 use super::job::validation::validate_job_spec;
 use crate::core::pod_template;
@@ -13,6 +12,7 @@ use crate::duration;
 use crate::validate::{nonnegative, require_one_of};
 use crate::workload::{self, Workload};
 use crate::{NameRule, Strategy, metadata, printer};
+use orlop_api::cron;
 
 /// The strategy of CronJobs.
 pub struct CronJob;
@@ -59,7 +59,7 @@ fn validate_spec(errs: &mut ErrorList, spec: &Value, old: Option<&Value>) {
 
 /// `allowed` says that a time zone in front of the schedule is one that was there before.
 fn validate_schedule(errs: &mut ErrorList, path: &Path, schedule: &str, allowed: bool, zone: bool) {
-    if let Err(why) = cron::check(schedule) {
+    if let Err(why) = cron::Schedule::parse(schedule) {
         errs.push(field::invalid(path, schedule, why));
     }
     if !schedule.contains("TZ") {

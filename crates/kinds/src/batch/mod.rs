@@ -1,5 +1,4 @@
 //! The group `batch`.
 
-mod cron;
 pub mod cronjob;
 pub mod job;
