@@ -19,6 +19,7 @@ mod error;
 mod expectations;
 mod garbage;
 mod history;
+mod hpa;
 mod job;
 mod legacy_tokens;
 mod namespace;

@@ -146,6 +146,7 @@ controllers! {
     "persistentvolumeclaim-protection-controller", "pvc-protection-controller", "pvc-protection-controller", crate::volume::protection::claims;
     "persistentvolume-protection-controller", "pv-protection-controller", "pv-protection-controller", crate::volume::protection::volumes;
     "ephemeral-volume-controller", "ephemeral-volume-controller", "ephemeral_volume", crate::volume::ephemeral::run;
+    "horizontal-pod-autoscaler-controller", "horizontal-pod-autoscaler", "horizontal-pod-autoscaler", crate::hpa::run;
     "endpoints-controller", "endpoint-controller", "endpoint-controller", crate::endpoints::run;
     "endpointslice-controller", "endpointslice-controller", "endpoint-slice-controller", crate::endpointslice::run;
     "endpointslice-mirroring-controller", "endpointslicemirroring-controller", "endpoint-slice-mirroring-controller", crate::endpointslice::run_mirroring;

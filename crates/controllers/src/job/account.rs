@@ -59,7 +59,8 @@ impl Look {
                 None => self.succeeded > 0 && active == 0,
                 Some(completions) => self.succeeded >= completions && active == 0,
             };
-            if complete {
+            // A pod that the cache does not show yet must not outlive the Job.
+            if complete && settled {
                 let text = "Reached expected number of succeeded pods";
                 self.verdict =
                     Some(new_condition("SuccessCriteriaMet", "CompletionsReached", text, self.now));

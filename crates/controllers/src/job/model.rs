@@ -32,8 +32,10 @@ struct World {
     ahead: Ahead,
     backoff: Backoff,
     created: usize,
-    /// Pods that were removed without being counted.
-    dismissed: HashSet<String>,
+    /// Pods that were removed before they ended: they never count.
+    dismissed: usize,
+    /// Pods that were removed when they had ended, though the cache did not show it: they count once or never.
+    doubtful: usize,
 }
 
 fn key() -> ObjectKey {
@@ -62,7 +64,8 @@ impl World {
             ahead: Ahead::default(),
             backoff: Backoff::default(),
             created: 0,
-            dismissed: HashSet::new(),
+            dismissed: 0,
+            doubtful: 0,
         }
     }
 
@@ -208,7 +211,10 @@ impl World {
                 for pod in pods {
                     if self.works() {
                         if dismiss {
-                            self.dismissed.insert(pod.name().to_owned());
+                            match self.pods.get(pod.name()) {
+                                Some(pod) if !is_finished_pod(pod) => self.dismissed += 1,
+                                _ => self.doubtful += 1,
+                            }
                             self.free(pod.name());
                         }
                         self.delete(pod.name());
@@ -280,8 +286,10 @@ fn live(seed: u64) {
     let spec = world.job.spec.clone().unwrap();
     assert!(world.pods.values().all(|pod| !is_active(pod)), "seed {seed}: pods outlive their Job");
     let counted = status.succeeded.unwrap_or(0) + status.failed.unwrap_or(0);
-    let ended = world.created - world.dismissed.len();
-    assert_eq!(usize::try_from(counted).unwrap(), ended, "seed {seed}: each end counts once: {status:#?}");
+    let most = world.created - world.dismissed;
+    let counted = usize::try_from(counted).unwrap();
+    let once = (most - world.doubtful..=most).contains(&counted);
+    assert!(once, "seed {seed}: {counted} counted of {most}, {} doubtful: {status:#?}", world.doubtful);
     if decide::condition(&world.job, "Complete").is_some() {
         assert_eq!(status.succeeded.unwrap_or(0), spec.completions.unwrap(), "seed {seed}");
         assert!(status.completion_time.is_some());
