@@ -24,16 +24,11 @@ use crate::node::{self, Identities, NodeName};
 /// How long components may take to end after a signal. Nothing is lost when they do not.
 pub(crate) const STOP: Duration = Duration::from_secs(5);
 
-/// What the API server serves and no part of `orlop server` acts on yet. Nobody shall wait for a Job that never runs.
-const UNATTENDED: [&str; 11] = [
+/// What the API server serves and no part of `orlop server` acts on yet. Nobody shall wait for an Ingress that never routes.
+const UNATTENDED: [&str; 6] = [
     "certificatesigningrequests",
-    "cronjobs",
-    "horizontalpodautoscalers",
     "ingresses",
-    "jobs",
     "networkpolicies",
-    "persistentvolumeclaims",
-    "persistentvolumes",
     "resourceclaims",
     "storageclasses",
     "volumeattachments",
