@@ -120,7 +120,7 @@ impl Cluster {
                     let request = http::Request::post(format!("/api/v1/namespaces/{}/pods/{}/binding", key.namespace, key.name))
                         .header("content-type", "application/json").body(binding.to_string().into_bytes()).unwrap();
                     admin.request::<Value>(request).await?;
-                } else if pod.status.as_ref().and_then(|status| status.phase.as_deref()) != Some("Running") {
+                } else if matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), None | Some("Pending")) {
                     let ip = format!("10.244.0.{}", 2 + key.name.bytes().map(u32::from).sum::<u32>() % 250);
                     let body = json!({"status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
                         "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": jiff::Timestamp::now().to_string()}]}});
