@@ -157,9 +157,9 @@ fn with_behaviour() {
 
 #[test]
 fn windows_hold_both_ways() {
-    let spec = spec(
-        json!({"scaleUp": {"stabilizationWindowSeconds": 60}, "scaleDown": {"stabilizationWindowSeconds": 60}}),
-    );
+    let rules = json!({"stabilizationWindowSeconds": 60,
+        "policies": [{"type": "Percent", "value": 100, "periodSeconds": 15}]});
+    let spec = spec(json!({"scaleUp": rules, "scaleDown": rules}));
     let mut history = History::default();
     history.begin(5, at(NOW));
     let mut look = |after: i64, desired: i32| {

@@ -34,7 +34,8 @@ struct World {
     created: usize,
     /// Pods that were removed before they ended: they never count.
     dismissed: usize,
-    /// Pods that were removed when they had ended, though the cache did not show it: they count once or never.
+    /// Pods that were removed when they had ended or been deleted, though the cache did not show it: they count once or
+    /// never.
     doubtful: usize,
 }
 
@@ -212,7 +213,7 @@ impl World {
                     if self.works() {
                         if dismiss {
                             match self.pods.get(pod.name()) {
-                                Some(pod) if !is_finished_pod(pod) => self.dismissed += 1,
+                                Some(pod) if is_active(pod) => self.dismissed += 1,
                                 _ => self.doubtful += 1,
                             }
                             self.free(pod.name());
