@@ -69,12 +69,12 @@ fn the_smallest_that_fits() {
         &[big.clone(), many],
         "bind many",
     );
-    check("block", claim(json!({"volumeMode": "Block"}), json!({})), &[big.clone()], none);
+    check("block", claim(json!({"volumeMode": "Block"}), json!({})), std::slice::from_ref(&big), none);
     let mut labelled = (*big).clone();
     labelled.metadata.labels = Some([("disk".to_owned(), "fast".to_owned())].into());
     let selecting = || claim(json!({"selector": {"matchLabels": {"disk": "fast"}}}), json!({}));
     check("selector", selecting(), &[small.clone(), Arc::new(labelled)], "bind big");
-    check("selector, none", selecting(), &[small.clone()], none);
+    check("selector, none", selecting(), std::slice::from_ref(&small), none);
     let mut dying = (*small).clone();
     dying.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
     check("being deleted", plain(), &[Arc::new(dying)], none);
