@@ -238,14 +238,16 @@ impl Controller {
         };
         match action {
             Action::Nothing | Action::Wait(_) => (Outcome::default(), None),
-            Action::End(pods) => self.delete(key, job, pods).await,
+            // Nothing is expected of these: an expectation that is open for one of them must stay open.
+            Action::End(pods) => self.delete(job, pods, |_| ()).await,
             Action::Remove(pods) => {
                 expect_gone(pods);
                 let freed = self.free(None, pods).await;
                 let (free, stuck): (Vec<_>, Vec<_>) =
                     pods.iter().cloned().partition(|pod| freed.0.contains(pod.uid()));
                 stuck.iter().for_each(|pod| self.ahead.pods.deletion_observed(key, pod.uid()));
-                let (outcome, failure) = self.delete(key, job, &free).await;
+                let unseen = |pod: &Pod| self.ahead.pods.deletion_observed(key, pod.uid());
+                let (outcome, failure) = self.delete(job, &free, unseen).await;
                 (outcome, freed.1.or(failure))
             }
             Action::Create(count) => self.create(key, job, *count, |_| look.pod(None)).await,
@@ -280,11 +282,13 @@ impl Controller {
         (Outcome { created, ..Outcome::default() }, failures.into_iter().next())
     }
 
-    async fn delete(&self, key: &ObjectKey, job: &Job, pods: &[Arc<Pod>]) -> (Outcome, Option<Error>) {
-        let deletions = pods.iter().map(|pod| async {
+    /// `unseen` hears of each pod whose deletion no event will tell.
+    async fn delete(&self, job: &Job, pods: &[Arc<Pod>], unseen: impl Fn(&Pod)) -> (Outcome, Option<Error>) {
+        let unseen = &unseen;
+        let deletions = pods.iter().map(|pod| async move {
             let deleted = self.control.delete(job, pod.name()).await;
             if !matches!(deleted, Ok(true)) {
-                self.ahead.pods.deletion_observed(key, pod.uid());
+                unseen(pod);
             }
             deleted.map(|_| is_ready(pod))
         });

@@ -221,7 +221,7 @@ impl World {
                         self.delete(pod.name());
                         outcome.removed += 1;
                         outcome.removed_ready += i32::from(is_ready(pod));
-                    } else {
+                    } else if dismiss {
                         self.ahead.pods.deletion_observed(&key(), pod.uid());
                     }
                 }
