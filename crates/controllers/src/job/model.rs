@@ -138,6 +138,9 @@ impl World {
             0 => return self.delete(&name),
             1..=3 => "Running",
             4..=5 => "Failed",
+            // A pod that was taken for failed when its deletion began, and then succeeds all the same, fulfils its index
+            // besides: it counts twice.
+            _ if pod.deleting() => "Failed",
             _ => "Succeeded",
         };
         pod.status.get_or_insert_default().phase = Some(phase.to_owned());
