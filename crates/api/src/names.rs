@@ -10,6 +10,8 @@ pub const SUBDOMAIN_MAX: usize = 253;
 
 const LABEL_FMT: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
 const SUBDOMAIN_FMT: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
+const UNDERSCORED_SUBDOMAIN_FMT: &str =
+    "_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*";
 const DNS1035_FMT: &str = "[a-z]([-a-z0-9]*[a-z0-9])?";
 const QUALIFIED_FMT: &str = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]";
 const QUALIFIED_MSG: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
@@ -112,12 +114,11 @@ pub fn is_dns1123_subdomain_with_underscore(value: &str) -> Vec<String> {
     if value.len() > SUBDOMAIN_MAX {
         errors.push(max_chars_error(SUBDOMAIN_MAX));
     }
-    let edge: fn(u8) -> bool = |b| lower_alnum(b) || b == b'_';
-    if !value.split('.').all(|label| shaped(label, edge, b"-")) {
+    if !value.split('.').all(|label| shaped(label.strip_prefix('_').unwrap_or(label), lower_alnum, b"-_")) {
         errors.push(regex_error(
-            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must \
-             start and end with an alphanumeric character",
-            SUBDOMAIN_FMT,
+            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and \
+             must start and end with an alphanumeric character",
+            UNDERSCORED_SUBDOMAIN_FMT,
             &["example.com"],
         ));
     }

@@ -26,6 +26,8 @@ pub struct Struct {
     pub fields: Vec<Field>,
     /// The fields as its protobuf message holds them, by ascending number.
     pub message: Vec<(u32, Place)>,
+    /// Whether it, or a struct inside it, has a list that JSON shows even when it is empty.
+    pub shows_empty_lists: bool,
     index: HashMap<&'static str, usize>,
 }
 
@@ -89,6 +91,11 @@ impl Field {
     pub fn is_wrapped(&self) -> bool {
         matches!(self.ty, Type::List(_)) && self.go_type == "v1.Verbs"
     }
+
+    /// Whether JSON shows the list or map even when it is empty; as `null` when it is not set.
+    pub fn shows_empty_list(&self) -> bool {
+        matches!(self.ty, Type::List(_) | Type::Map(_)) && !self.omitempty && !self.pointer
+    }
 }
 
 /// What server-side apply takes a list or a map for.
@@ -149,6 +156,17 @@ pub enum Type {
     StructOrBool(StructRef),
     /// A struct or a list of text (JSON schema's `dependencies`).
     StructOrStrings(StructRef),
+}
+
+impl Type {
+    /// The struct that a value, or each item or entry of it, is.
+    fn inner(&self) -> Option<StructRef> {
+        match self {
+            Type::List(item) | Type::Map(item) => item.inner(),
+            Type::Struct(at) => Some(*at),
+            _ => None,
+        }
+    }
 }
 
 /// A reference to a struct of [`Schemas`]; structs may contain themselves.
@@ -265,10 +283,40 @@ fn load() -> Schemas {
         let index = fields.iter().enumerate().map(|(at, field)| (field.json, at)).collect();
         let message = places(&fields, 0, &mut (0..fields.len()).collect::<Vec<_>>());
         let atomic = flags.contains('a');
-        structs.push(Struct { go_type, openapi, has_type_meta, atomic, fields, message, index });
+        let shows_empty_lists = fields.iter().any(Field::shows_empty_list);
+        structs.push(Struct {
+            go_type,
+            openapi,
+            has_type_meta,
+            atomic,
+            fields,
+            message,
+            shows_empty_lists,
+            index,
+        });
     }
+    mark_empty_lists(&mut structs);
     let openapi = structs.iter().enumerate().map(|(at, s)| (s.openapi, at)).collect();
     Schemas { structs, kinds, openapi }
+}
+
+/// Carries [`Struct::shows_empty_lists`] outwards until nothing changes.
+fn mark_empty_lists(structs: &mut [Struct]) {
+    loop {
+        let news: Vec<usize> = (0..structs.len())
+            .filter(|at| {
+                let inside =
+                    |field: &Field| field.ty.inner().is_some_and(|at| structs[at.0].shows_empty_lists);
+                !structs[*at].shows_empty_lists && structs[*at].fields.iter().any(inside)
+            })
+            .collect();
+        if news.is_empty() {
+            return;
+        }
+        for at in news {
+            structs[at].shows_empty_lists = true;
+        }
+    }
 }
 
 /// The message of the fields at `among`, all of which lie within the same `depth` inlined structs.

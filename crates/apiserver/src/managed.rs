@@ -53,12 +53,7 @@ pub fn apply(
     force: bool,
     settle: impl Fn(&Value) -> Result<Value, ApiError>,
 ) -> Result<Value, ApiError> {
-    let text = |field: &str| configuration.get(field).and_then(Value::as_str).unwrap_or("");
-    let (kind, api_version) = (text("kind"), text("apiVersion"));
-    if kind.is_empty() || api_version.is_empty() {
-        let (group, version) = orlop_api::meta::split_api_version(api_version);
-        return Err(ApiError::bad_request(format!("invalid object type: {group}/{version}, Kind={kind}")));
-    }
+    check_type(configuration)?;
     let (now, own_version) = (now(), resource.group_version());
     let params = ManagedParams {
         manager,
@@ -94,6 +89,38 @@ impl Guard {
             ".metadata.managedFields was in an invalid state after admission; this could be caused by an outdated mutating admission controller; please fix your requests: {problem}"
         ));
     }
+}
+
+/// Refuses a configuration that does not say what it is.
+fn check_type(configuration: &Value) -> Result<(), ApiError> {
+    let text = |field: &str| configuration.get(field).and_then(Value::as_str).unwrap_or("");
+    let (kind, api_version) = (text("kind"), text("apiVersion"));
+    if kind.is_empty() || api_version.is_empty() {
+        let (group, version) = orlop_api::meta::split_api_version(api_version);
+        return Err(ApiError::bad_request(format!("invalid object type: {group}/{version}, Kind={kind}")));
+    }
+    Ok(())
+}
+
+/// Merges an applied configuration into a live object of any kind.
+pub fn apply_as(
+    gvk: &Gvk<'_>,
+    subresource: &str,
+    live: &Value,
+    configuration: &Value,
+    manager: &str,
+    force: bool,
+) -> Result<Value, ApiError> {
+    check_type(configuration)?;
+    let params = ManagedParams {
+        manager,
+        api_version: &format!("{}/{}", gvk.group, gvk.version),
+        subresource,
+        now: &now(),
+        ty: orlop_api::schema::kind(gvk.group, gvk.version, gvk.kind).into(),
+        versions: None,
+    };
+    on_apply(Some(live), configuration, &params, force)
 }
 
 /// Whether two objects differ in nothing but the times of their managed fields.

@@ -108,6 +108,16 @@ impl Resource {
         self.strategy.as_deref()
     }
 
+    /// Gives an object that is settled the form in which it comes back from storage. Upstream keeps most kinds in protobuf,
+    /// which knows no empty lists, and those of its two additional servers in JSON.
+    pub fn as_stored(&self, object: &mut Value) {
+        let in_json = matches!(self.group.as_str(), "apiextensions.k8s.io" | "apiregistration.k8s.io");
+        if let Some(schema) = self.schema.filter(|_| !in_json) {
+            orlop_api::decode::forget_empty_lists(object, schema);
+        }
+        crate::registry::object::order(object);
+    }
+
     /// What server-side apply knows of its objects.
     pub fn object_type(&self) -> ObjectType<'_> {
         match &self.custom {

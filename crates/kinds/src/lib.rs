@@ -49,10 +49,8 @@ use serde_json::Value;
 pub enum NameRule {
     /// Lower case RFC 1123 subdomain, at most 253 characters: most kinds.
     DnsSubdomain,
-    /// Lower case RFC 1123 label, at most 63 characters: namespaces.
+    /// Lower case RFC 1123 label, at most 63 characters: namespaces, services.
     DnsLabel,
-    /// RFC 1035 label, at most 63 characters, starting with a letter: kinds whose name must be a DNS name of the strictest sort.
-    Dns1035Label,
     /// Anything that can stand between two slashes of a URL: the RBAC kinds.
     PathSegment,
 }

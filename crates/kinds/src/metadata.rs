@@ -27,7 +27,6 @@ pub(crate) fn check_name(rule: NameRule, name: &str, prefix: bool) -> Vec<String
     match rule {
         NameRule::DnsSubdomain => names::is_dns1123_subdomain(name),
         NameRule::DnsLabel => names::is_dns1123_label(name),
-        NameRule::Dns1035Label => names::is_dns1035_label(name),
         NameRule::PathSegment => Vec::new(),
     }
 }

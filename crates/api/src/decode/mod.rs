@@ -14,6 +14,7 @@ use std::fmt;
 use serde_json::Value;
 
 pub use lexer::MAX_DEPTH;
+pub use typed::forget_empty_lists;
 pub(crate) use typed::{emit, zero};
 
 use crate::field::go_quote;

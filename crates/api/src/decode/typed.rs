@@ -441,15 +441,38 @@ fn encoded(field: &Field, value: Option<Value>) -> Option<Value> {
                 // An empty list of managers, said out loud, resets them.
                 return (field.json == "managedFields" && value.is_array()).then_some(value);
             }
-            // Storage knows no difference between an empty list and none; the items of a List are never stored.
-            let null = matches!(field.ty, Type::List(_) | Type::Map(_)) && field.json != "items";
-            Some(if null { Value::Null } else { value })
+            Some(value)
         }
         None if field.pointer => (!field.omitempty).then_some(Value::Null),
         // The one field that Go leaves out by `omitzero`.
         None if field.json == "creationTimestamp" => None,
         None if field.omitempty && !always_there(&field.ty) => None,
         None => Some(zero(&field.ty)),
+    }
+}
+
+/// Storage knows no difference between an empty list and none: an object that comes back from it shows `null` for
+/// both. Call it on what is about to be stored, once it is settled who owns what.
+pub fn forget_empty_lists(value: &mut Value, ty: &'static Struct) {
+    let (true, Some(map)) = (ty.shows_empty_lists, value.as_object_mut()) else { return };
+    for (name, value) in map {
+        let Some(field) = ty.field(name) else { continue };
+        let empty =
+            value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(Map::is_empty);
+        if empty && field.shows_empty_list() {
+            *value = Value::Null;
+        } else {
+            forget_inside(value, &field.ty);
+        }
+    }
+}
+
+fn forget_inside(value: &mut Value, ty: &Type) {
+    match (ty, value) {
+        (Type::Struct(at), value) => forget_empty_lists(value, at.get()),
+        (Type::List(item), Value::Array(items)) => items.iter_mut().for_each(|v| forget_inside(v, item)),
+        (Type::Map(item), Value::Object(map)) => map.values_mut().for_each(|v| forget_inside(v, item)),
+        _ => {}
     }
 }
 

@@ -6,6 +6,7 @@
 mod check;
 mod configuration;
 mod custom;
+mod scale;
 mod set;
 mod walk;
 
@@ -18,6 +19,7 @@ use serde_json::{Map, Value};
 pub use check::problem;
 pub use configuration::merge_configuration;
 pub use custom::{CustomList, CustomMap, CustomType, ListRelation, ObjectType, Scalar};
+pub use scale::{scale_owners, workload_owners};
 pub use set::Set;
 use walk::{Diff, FieldSet, Kind};
 
@@ -324,8 +326,7 @@ pub fn on_update(old: Option<&Value>, new: &mut Value, params: &ManagedParams) {
                 manager: params.manager.to_owned(),
                 apply: false,
                 api_version: params.api_version.to_owned(),
-                // Ownership through a Scale comes back from it without its time.
-                time: (params.subresource != "scale").then(|| params.now.to_owned()),
+                time: Some(params.now.to_owned()),
                 subresource: params.subresource.to_owned(),
                 fields: fields.to_fields_v1(),
             };

@@ -1,7 +1,7 @@
 //! `pods/eviction`: deletion of a pod that its disruption budget agrees to.
 
 use bytes::Bytes;
-use orlop_api::decode::Gvk;
+use orlop_api::decode::{self, Gvk};
 use orlop_api::selector::LabelSelector;
 use orlop_api::status::{ApiError, Status, StatusCause};
 use serde_json::{Value, json};
@@ -19,8 +19,7 @@ const EVICTION: ObjectKind<'static> = ObjectKind::new("policy", "v1", "Eviction"
 
 pub(super) async fn create(endpoint: &Endpoint<'_>, body: Bytes) -> Result<Response, ApiError> {
     let options = WriteOptions::parse(&endpoint.request.query, "CreateOptions", false)?;
-    let mut eviction =
-        endpoint.decode(&body, &Gvk { group: "policy", version: "v1", kind: "Eviction" }, &options)?;
+    let mut eviction = endpoint.decode_eviction(&body, &options)?;
     let info = &endpoint.request.info;
     let asked = endpoint.write_call(&options, "");
     endpoint.admit_action(&asked, &mut eviction, EVICTION).await?;
@@ -40,6 +39,21 @@ pub(super) async fn create(endpoint: &Endpoint<'_>, body: Bytes) -> Result<Respo
     let mut status = Status::success(None);
     status.code = 201;
     Ok(endpoint.done(status))
+}
+
+impl Endpoint<'_> {
+    /// Evictions of the version before the stable one are still taken.
+    fn decode_eviction(&self, body: &[u8], options: &WriteOptions) -> Result<Value, ApiError> {
+        let stable = Gvk { group: "policy", version: "v1", kind: "Eviction" };
+        let mut eviction = match decode::parse(body, self.media()?) {
+            Ok(Value::Object(eviction)) if eviction.get("apiVersion") == Some(&json!("policy/v1beta1")) => {
+                Value::Object(eviction)
+            }
+            _ => return self.decode(body, &stable, options),
+        };
+        eviction["apiVersion"] = json!("policy/v1");
+        self.decode(eviction.to_string().as_bytes(), &stable, options)
+    }
 }
 
 /// How often a lost race is tried again.
@@ -115,7 +129,7 @@ async fn mark_and_delete(
     mut options: DeleteOptions,
 ) -> Result<(), ApiError> {
     if !call.dry_run {
-        let target = DisruptionTarget { version: options.resource_version.clone() };
+        let target = DisruptionTarget { uid: options.uid.clone(), version: options.resource_version.clone() };
         let marked = registry.update_raw(call, &target).await?.value();
         if options.resource_version.is_some() {
             options.resource_version = Some(object::meta(&marked, "resourceVersion").to_string());
@@ -254,15 +268,26 @@ impl Change for TakeDisruption {
 
 /// Says on the pod why it goes.
 struct DisruptionTarget {
+    /// The pod that must still be meant.
+    uid: Option<String>,
     /// The version the pod must still have.
     version: Option<String>,
 }
 
 impl Change for DisruptionTarget {
     fn make(&self, current: &Value) -> Result<Value, ApiError> {
-        if self.version.as_ref().is_some_and(|version| version != object::meta(current, "resourceVersion")) {
-            let name = object::meta(current, "name");
-            return Err(ApiError::conflict("", "pods", name, crate::registry::update::MODIFIED));
+        let conflict =
+            |message: String| Err(ApiError::conflict("", "Pod", object::meta(current, "name"), message));
+        let (uid, version) = (object::meta(current, "uid"), object::meta(current, "resourceVersion"));
+        if let Some(asked) = self.uid.as_deref().filter(|asked| !asked.is_empty() && *asked != uid) {
+            return conflict(format!(
+                "the UID in the precondition ({asked}) does not match the UID in record ({uid}). The object might have been deleted and then recreated"
+            ));
+        }
+        if let Some(asked) = self.version.as_deref().filter(|asked| !asked.is_empty() && *asked != version) {
+            return conflict(format!(
+                "the ResourceVersion in the precondition ({asked}) does not match the ResourceVersion in record ({version}). The object might have been modified"
+            ));
         }
         let mut pod = current.clone();
         set_condition(

@@ -1,8 +1,10 @@
 //! `scale`: the number of replicas of a workload behind one uniform object, `autoscaling/v1` Scale.
 
 use bytes::Bytes;
-use orlop_api::decode::{self, Gvk, Media};
+use orlop_api::decode::{self, Gvk};
 use orlop_api::field::{self, Path};
+use orlop_api::managed::{scale_owners, workload_owners};
+use orlop_api::meta::managed_fields;
 use orlop_api::status::ApiError;
 use serde_json::{Value, json};
 
@@ -11,11 +13,13 @@ use crate::admission::ObjectKind;
 use crate::custom::strategy::at_path;
 use crate::http::body::{self, Response};
 use crate::http::negotiate::media_type;
+use crate::managed;
 use crate::registry::Call;
+use crate::registry::object::{meta, set_meta};
 use crate::registry::options::WriteOptions;
-use crate::registry::patch::{PatchKind, apply_plain};
+use crate::registry::patch::{self, PatchKind, apply_plain, settled_by};
 use crate::registry::render;
-use crate::registry::update::{Change, View};
+use crate::registry::update::{Change, View, check_name};
 use crate::resources::Resource;
 
 const GVK: Gvk<'static> = Gvk { group: "autoscaling", version: "v1", kind: "Scale" };
@@ -125,10 +129,20 @@ fn selector_text(selector: &Value) -> String {
     terms.join(",")
 }
 
-/// Changes the replicas; the new Scale is made from the current one.
-struct SetScale<F> {
-    new: F,
+/// What a request makes of a Scale.
+enum NewScale {
+    /// A PUT.
+    Replaced(Value),
+    /// A patch, as it was sent.
+    Patched(PatchKind, Value),
+}
+
+/// Changes the replicas: the workload's Scale is written, and what has become of it is written back.
+struct SetScale<'a> {
+    new: NewScale,
     view: ScaleView,
+    call: &'a Call<'a>,
+    options: &'a WriteOptions,
 }
 
 /// To admission a scale is a Scale.
@@ -148,7 +162,32 @@ impl View for ScaleView {
     }
 }
 
-impl<F: Fn(&Value) -> Result<Value, ApiError> + Send + Sync> Change for SetScale<F> {
+impl SetScale<'_> {
+    /// The new Scale, with its owners.
+    fn written(&self, live: &Value) -> Result<Value, ApiError> {
+        let mut scale = match &self.new {
+            NewScale::Replaced(scale) => scale.clone(),
+            NewScale::Patched(PatchKind::Apply, patch) => {
+                let manager = self.call.field_manager;
+                return managed::apply_as(&GVK, "scale", live, patch, manager, self.options.force);
+            }
+            NewScale::Patched(kind, patch) => {
+                let mut bare = live.clone();
+                // What is not said about the version is not meant.
+                set_meta(&mut bare, "resourceVersion", None);
+                let schema = orlop_api::schema::kind(GVK.group, GVK.version, GVK.kind)
+                    .ok_or_else(|| ApiError::internal("no type is known for Scale"))?;
+                let patched = apply_plain(*kind, &bare, patch, Some(schema))?;
+                let settled = decode::normalise(&patched, schema, self.options.field_validation);
+                settled_by(*kind, &patched, settled, self.call.warnings)?
+            }
+        };
+        managed::update_as(&GVK, "scale", self.call.field_manager, Some(live), &mut scale);
+        Ok(scale)
+    }
+}
+
+impl Change for SetScale<'_> {
     fn view(&self) -> Option<&dyn View> {
         Some(&self.view)
     }
@@ -158,23 +197,43 @@ impl<F: Fn(&Value) -> Result<Value, ApiError> + Send + Sync> Change for SetScale
         true
     }
 
+    fn owns_managed_fields(&self) -> bool {
+        true
+    }
+
     fn make(&self, current: &Value) -> Result<Value, ApiError> {
-        let name = current["metadata"]["name"].as_str().unwrap_or("");
-        let places = &self.view.0;
-        let scale = (self.new)(&scale_of(current, places))?;
+        let (places, resource) = (&self.view.0, self.call.resource);
+        let (version, path) = (resource.group_version(), places.spec.join("."));
+        let mut live = scale_of(current, places);
+        let owners = scale_owners(managed_fields(current), &version, &path);
+        if !owners.is_empty() {
+            set_meta(&mut live, "managedFields", Some(owners.into()));
+        }
+        let scale = self.written(&live)?;
         let replicas = scale.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
         if replicas < 0 {
             let path = Path::new("spec").child("replicas");
             let error = field::invalid(&path, replicas, "must be greater than or equal to 0");
-            return Err(ApiError::invalid("autoscaling", "Scale", name, vec![error]));
+            return Err(ApiError::invalid("autoscaling", "Scale", self.call.name, vec![error]));
+        }
+        let (uid, actual) = (meta(&scale, "uid"), meta(current, "uid"));
+        if !uid.is_empty() && uid != actual {
+            return Err(ApiError::conflict(
+                &resource.group,
+                &format!("{}/scale", resource.plural),
+                self.call.name,
+                format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {actual}"),
+            ));
         }
         let mut object = current.clone();
         places.set(&mut object, replicas);
-        let metadata = crate::registry::object::metadata_mut(&mut object);
-        match scale.pointer("/metadata/resourceVersion").and_then(Value::as_str).filter(|v| !v.is_empty()) {
-            Some(version) => metadata.insert("resourceVersion".into(), json!(version)),
-            None => metadata.shift_remove("resourceVersion"),
+        let owners = workload_owners(managed_fields(current), managed_fields(&scale), &version, &path);
+        set_meta(&mut object, "managedFields", (!owners.is_empty()).then(|| owners.into()));
+        let asked = match &self.new {
+            NewScale::Patched(PatchKind::Apply, patch) => meta(patch, "resourceVersion"),
+            _ => meta(&scale, "resourceVersion"),
         };
+        set_meta(&mut object, "resourceVersion", (!asked.is_empty()).then(|| json!(asked)));
         Ok(object)
     }
 }
@@ -193,7 +252,6 @@ pub(super) async fn serve(endpoint: &Endpoint<'_>, body: Bytes) -> Result<Respon
         places.check(&object)?;
         return Ok(answer(&object));
     }
-    let set = |new| SetScale { new, view: ScaleView(places.clone()) };
     let patching = info.verb == "patch";
     let kind = if patching {
         Some(PatchKind::of_media_type(&media_type(&endpoint.request.parts.headers))?)
@@ -207,39 +265,18 @@ pub(super) async fn serve(endpoint: &Endpoint<'_>, body: Bytes) -> Result<Respon
     )?;
     let manager = endpoint.manager(&options);
     let call: Call<'_> = endpoint.write_call(&options, &manager);
-    let written = match kind {
+    let new = match kind {
         None => {
             let scale = endpoint.decode(&body, &GVK, &options)?;
-            let named = scale.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("");
-            if named != call.name {
-                return Err(ApiError::bad_request(format!(
-                    "the name of the object ({named}) does not match the name on the URL ({})",
-                    call.name
-                )));
-            }
-            let new = move |_: &Value| Ok(scale.clone());
-            registry.update(&call, &SetScale { new, view: ScaleView(places.clone()) }).await?
+            check_name(&scale, call.name)?;
+            NewScale::Replaced(scale)
         }
         Some(kind) => {
-            let media = if kind == PatchKind::Apply { Media::Yaml } else { Media::Json };
-            let patch =
-                decode::parse(&body, media).map_err(|error| ApiError::bad_request(error.to_string()))?;
-            let schema = orlop_api::schema::kind(GVK.group, GVK.version, GVK.kind);
-            registry
-                .update(
-                    &call,
-                    &set(move |current: &Value| {
-                        let mut scale = current.clone();
-                        // What is not said about the version is not meant.
-                        if let Some(metadata) = scale["metadata"].as_object_mut() {
-                            metadata.shift_remove("resourceVersion");
-                        }
-                        apply_plain(kind, &scale, &patch, schema)
-                    }),
-                )
-                .await?
+            NewScale::Patched(kind, patch::read(kind, &body, options.field_validation, call.warnings)?)
         }
     };
+    let change = SetScale { new, view: ScaleView(places.clone()), call: &call, options: &options };
+    let written = registry.update(&call, &change).await?;
     Ok(answer(&written.value()))
 }
 

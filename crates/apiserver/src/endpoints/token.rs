@@ -11,8 +11,9 @@ use crate::admission::ObjectKind;
 use crate::authn::BoundObject;
 use crate::authn::service_account::TokenSpec;
 use crate::http::body::{self, Response};
+use crate::registry::object::meta;
 use crate::registry::options::WriteOptions;
-use crate::registry::{now, render};
+use crate::registry::{Call, now, render};
 
 const DEFAULT_SECONDS: i64 = 3600;
 const MIN_SECONDS: i64 = 600;
@@ -29,8 +30,20 @@ pub(super) async fn create(endpoint: &Endpoint<'_>, body: Bytes) -> Result<Respo
     let call = endpoint.write_call(&options, &manager);
     let kind = ObjectKind::new(gvk.group, gvk.version, gvk.kind);
     endpoint.admit_action(&call, &mut request, kind).await?;
+    check_address(&request, &call)?;
     let account = endpoint.server.registry.get(&call)?.value();
     let uid = account["metadata"]["uid"].as_str().unwrap_or("").to_string();
+    let asked_uid = meta(&request, "uid");
+    if !asked_uid.is_empty() && asked_uid != uid {
+        return Err(ApiError::conflict(
+            gvk.group,
+            gvk.kind,
+            call.name,
+            format!(
+                "the UID in the token request ({asked_uid}) does not match the UID of the service account ({uid})"
+            ),
+        ));
+    }
 
     let asked = request.pointer("/spec/expirationSeconds").and_then(Value::as_i64).unwrap_or(DEFAULT_SECONDS);
     request["spec"]["expirationSeconds"] = json!(asked);
@@ -116,6 +129,22 @@ pub(super) async fn create(endpoint: &Endpoint<'_>, body: Bytes) -> Result<Respo
     crate::registry::object::order(&mut request);
     let accept = endpoint.request.accept;
     Ok(body::response(201, accept.format.content_type(), render::encode(&request, accept)))
+}
+
+/// A request that names its account names that of the URL.
+fn check_address(request: &Value, call: &Call<'_>) -> Result<(), ApiError> {
+    for (field, what, actual) in [
+        ("name", "service account name", call.name),
+        ("namespace", "service account namespace", call.namespace),
+    ] {
+        let asked = meta(request, field);
+        if !asked.is_empty() && asked != actual {
+            let path = Path::new("metadata").child(field);
+            let error = field::invalid(&path, asked, format!("must match the {what} if specified"));
+            return Err(ApiError::invalid("authentication.k8s.io", "TokenRequest", call.name, vec![error]));
+        }
+    }
+    Ok(())
 }
 
 /// Checks the object the token shall be bound to.

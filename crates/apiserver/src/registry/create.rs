@@ -114,7 +114,7 @@ impl Registry {
                 "resourceVersion should not be set on objects to be created",
             ));
         }
-        object::order(&mut object);
+        resource.as_stored(&mut object);
         if call.dry_run {
             let key = resource.key(call.namespace, meta(&object, "name"));
             if self.cache(resource)?.get(&key).is_some() {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use orlop_api::decode::{self, DecodeError, FieldValidation, Media};
+use orlop_api::decode::{self, DecodeError, Decoded, FieldValidation, Media};
 use orlop_api::field::{self, Path};
 use orlop_api::schema::Struct;
 use orlop_api::status::ApiError;
@@ -81,31 +81,9 @@ impl<'a> Patch<'a> {
         if resource.schema.is_none() && resource.custom.is_none() {
             return Err(ApiError::internal(format!("no type is known for {}", resource.kind)));
         }
-        let media = if kind == PatchKind::Apply { Media::Yaml } else { Media::Json };
-        let (value, duplicates) = decode::parse_strict(body, media).map_err(|error| {
-            if kind == PatchKind::Apply {
-                ApiError::bad_request(format!("error decoding YAML: error converting YAML to JSON: {error}"))
-            } else {
-                ApiError::bad_request(error.to_string())
-            }
-        })?;
-        match validation {
-            FieldValidation::Strict if !duplicates.is_empty() => {
-                return Err(ApiError::bad_request(if kind == PatchKind::Apply {
-                    format!(
-                        "error strict decoding YAML: error converting YAML to JSON: {}",
-                        duplicates.join(", ")
-                    )
-                } else {
-                    DecodeError::Strict(duplicates).to_string()
-                }));
-            }
-            FieldValidation::Warn => duplicates.into_iter().for_each(|text| call.warnings.add(text)),
-            _ => {}
-        }
         Ok(Patch {
             kind,
-            body: value,
+            body: read(kind, body, validation, call.warnings)?,
             resource,
             schema: resource.schema,
             validation,
@@ -123,22 +101,7 @@ impl<'a> Patch<'a> {
             (None, Some(schema)) => decode::normalise(patched, schema, self.validation),
             (None, None) => Err(DecodeError::Malformed("no type is known".to_string())),
         };
-        let decoded = settled.map_err(|mut error| {
-            if let (PatchKind::Strategic, DecodeError::Strict(all)) = (self.kind, &mut error) {
-                all.sort();
-            }
-            let cause = field::invalid(&Path::new("patch"), patched.to_string(), error.to_string());
-            ApiError::invalid("", "", "", vec![cause])
-        })?;
-        let mut warnings = decoded.warnings;
-        if self.kind == PatchKind::Strategic {
-            // Upstream reads the result of this kind field by field and sorts its complaints; other results it decodes.
-            warnings.sort();
-        }
-        for warning in warnings {
-            self.warnings.add(warning);
-        }
-        let mut value = decoded.value;
+        let mut value = settled_by(self.kind, patched, settled, self.warnings)?;
         value["kind"] = self.resource.kind.clone().into();
         value["apiVersion"] = self.resource.group_version().into();
         if let Some(strategy) = self.resource.strategy() {
@@ -159,6 +122,61 @@ impl<'a> Patch<'a> {
             |merged| self.settle(merged),
         )
     }
+}
+
+/// Reads the body of a patch.
+pub fn read(
+    kind: PatchKind,
+    body: &[u8],
+    validation: FieldValidation,
+    warnings: &Warnings,
+) -> Result<Value, ApiError> {
+    let media = if kind == PatchKind::Apply { Media::Yaml } else { Media::Json };
+    let (value, duplicates) = decode::parse_strict(body, media).map_err(|error| {
+        if kind == PatchKind::Apply {
+            ApiError::bad_request(format!("error decoding YAML: error converting YAML to JSON: {error}"))
+        } else {
+            ApiError::bad_request(error.to_string())
+        }
+    })?;
+    match validation {
+        FieldValidation::Strict if !duplicates.is_empty() => {
+            return Err(ApiError::bad_request(if kind == PatchKind::Apply {
+                format!(
+                    "error strict decoding YAML: error converting YAML to JSON: {}",
+                    duplicates.join(", ")
+                )
+            } else {
+                DecodeError::Strict(duplicates).to_string()
+            }));
+        }
+        FieldValidation::Warn => duplicates.into_iter().for_each(|text| warnings.add(text)),
+        _ => {}
+    }
+    Ok(value)
+}
+
+/// What reading a patched object again as its kind has come to.
+pub fn settled_by(
+    kind: PatchKind,
+    patched: &Value,
+    settled: Result<Decoded, DecodeError>,
+    warnings: &Warnings,
+) -> Result<Value, ApiError> {
+    let decoded = settled.map_err(|mut error| {
+        if let (PatchKind::Strategic, DecodeError::Strict(all)) = (kind, &mut error) {
+            all.sort();
+        }
+        let cause = field::invalid(&Path::new("patch"), patched.to_string(), error.to_string());
+        ApiError::invalid("", "", "", vec![cause])
+    })?;
+    let mut texts = decoded.warnings;
+    if kind == PatchKind::Strategic {
+        // Upstream reads the result of this kind field by field and sorts its complaints; other results it decodes.
+        texts.sort();
+    }
+    texts.into_iter().for_each(|text| warnings.add(text));
+    Ok(decoded.value)
 }
 
 /// Applies a patch to a plain value, without settling it.
@@ -216,17 +234,7 @@ impl Registry {
     pub async fn create_applied(&self, call: &Call<'_>, patch: &Patch<'_>) -> Result<Written, ApiError> {
         let mut object = patch.applied(None)?;
         super::create::align_namespace(call, &mut object)?;
-        let name = object::meta(&object, "name");
-        if name != call.name {
-            return Err(ApiError::bad_request(if name.is_empty() {
-                format!(
-                    "the name of the object ({} based on URL) was undeterminable: name must be provided",
-                    call.name
-                )
-            } else {
-                format!("the name of the object ({name}) does not match the name on the URL ({})", call.name)
-            }));
-        }
+        super::update::check_name(&object, call.name)?;
         object::set_meta(&mut object, "resourceVersion", None);
         self.create_prepared(call, object).await
     }

@@ -63,6 +63,19 @@ impl Change for Replace {
     }
 }
 
+/// Refuses an object that is not the one of the URL.
+pub fn check_name(object: &Value, asked: &str) -> Result<(), ApiError> {
+    match meta(object, "name") {
+        name if name == asked => Ok(()),
+        "" => Err(ApiError::bad_request(format!(
+            "the name of the object ({asked} based on URL) was undeterminable: name must be provided"
+        ))),
+        name => Err(ApiError::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({asked})"
+        ))),
+    }
+}
+
 impl Registry {
     /// Writes what `change` makes without asking the strategy: for subresources that have rules of their own.
     pub async fn update_raw(&self, call: &Call<'_>, change: &dyn Change) -> Result<Written, ApiError> {
@@ -71,7 +84,7 @@ impl Registry {
         for _ in 0..change.attempts() {
             let entry = self.get(call)?;
             let mut new = change.make(&entry.value())?;
-            object::order(&mut new);
+            resource.as_stored(&mut new);
             if call.dry_run {
                 return Ok(Written::Unstored(new));
             }
@@ -120,19 +133,7 @@ impl Registry {
         let resource = call.resource;
         let strategy = resource.strategy().ok_or_else(ApiError::path_not_found)?;
         super::create::align_namespace(call, &mut new)?;
-        let name = meta(&new, "name");
-        if name != call.name {
-            if name.is_empty() {
-                return Err(ApiError::bad_request(format!(
-                    "the name of the object ({} based on URL) was undeterminable: name must be provided",
-                    call.name
-                )));
-            }
-            return Err(ApiError::bad_request(format!(
-                "the name of the object ({name}) does not match the name on the URL ({})",
-                call.name
-            )));
-        }
+        check_name(&new, call.name)?;
         let invalid = |errors| ApiError::invalid(&resource.group, &resource.kind, call.name, errors);
         if (asked.is_empty() || asked == "0") && !strategy.allow_unconditional_update() && !change.is_patch()
         {
@@ -246,7 +247,7 @@ impl Registry {
                 self.validate(&request.of_kind(Some(view.kind()))).await?;
             }
         }
-        object::order(&mut new);
+        resource.as_stored(&mut new);
 
         let key = resource.key(call.namespace, call.name);
         if should_delete(resource, &new, old) {

@@ -1,12 +1,14 @@
 //! ResourceQuota: what all objects of a namespace may use together.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
 use serde_json::{Value, json};
 
 use super::pod::defaults::round_quantities;
 use super::pod::resources::{is_huge_page, validate_resource_name, validate_resource_quantity};
-use crate::cursor::{Cursor, keep, same};
+use crate::cursor::{Cursor, keep};
 use crate::{NameRule, Strategy, metadata, printer};
 
 /// The strategy of ResourceQuotas.
@@ -161,7 +163,9 @@ impl Strategy for ResourceQuota {
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errs = metadata::validate_object_meta_update(obj, old);
         validate_spec(&mut errs, &obj["spec"]);
-        if !same(&obj["spec"]["scopes"], &old["spec"]["scopes"]) {
+        let scopes = |quota: &Value| quota["spec"]["scopes"].texts().into_iter().map(str::to_owned).collect();
+        let (now, before): (BTreeSet<String>, BTreeSet<String>) = (scopes(obj), scopes(old));
+        if now != before {
             errs.push(field::invalid(
                 &Path::new("spec").child("scopes"),
                 obj["spec"]["scopes"].clone(),

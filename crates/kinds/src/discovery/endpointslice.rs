@@ -9,7 +9,9 @@ use crate::addresses::ip_warning;
 use crate::core::endpoints::first_three;
 use crate::cursor::{Cursor, default_to, items_mut, same, set_generation};
 use crate::metadata::validate_labels;
-use crate::validate::{dns_label, invalids, ip, non_special_ip, object_name, qualified_name, require_one_of};
+use crate::validate::{
+    dns_label, invalids, ip, non_special_ip, object_name, one_of, qualified_name, require_one_of,
+};
 use crate::{NameRule, Strategy, metadata, printer};
 
 /// The strategy of EndpointSlices.
@@ -122,7 +124,7 @@ fn validate_ports(errs: &mut ErrorList, path: &Path, ports: &[Value]) {
         if ports[..i].iter().any(|p| p["name"].text() == name) {
             errs.push(field::duplicate(&path.child("name"), name));
         }
-        require_one_of(errs, &path.child("protocol"), port["protocol"].text(), &["SCTP", "TCP", "UDP"]);
+        one_of(errs, &path.child("protocol"), &port["protocol"], &["SCTP", "TCP", "UDP"]);
         if port["appProtocol"].is_set() {
             qualified_name(errs, &path.child("appProtocol"), port["appProtocol"].text());
         }

@@ -142,7 +142,7 @@ fn validate_backend(errs: &mut ErrorList, path: &Path, backend: &Value) {
         if name.is_empty() {
             errs.push(field::required(&at.child("name"), ""));
         } else {
-            object_name(errs, &at.child("name"), name, NameRule::Dns1035Label);
+            object_name(errs, &at.child("name"), name, NameRule::DnsLabel);
         }
         let (port_name, number) = (service["port"]["name"].text(), service["port"]["number"].int());
         let at = at.child("port");

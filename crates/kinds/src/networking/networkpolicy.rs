@@ -6,7 +6,7 @@ use orlop_api::names;
 use serde_json::{Value, json};
 
 use crate::addresses::{cidr_unless_stored, cidr_warning, contains, parse_cidr_sloppy};
-use crate::cursor::{Cursor, bump_generation, child, default_empty_to, items_mut, set_generation};
+use crate::cursor::{Cursor, bump_generation, child, default_to, items_mut, set_generation};
 use crate::validate::{label_selector, port_num_or_name};
 use crate::{NameRule, Strategy, metadata, printer};
 
@@ -139,7 +139,7 @@ impl Strategy for NetworkPolicy {
         for direction in ["ingress", "egress"] {
             for rule in items_mut(spec, direction) {
                 for port in items_mut(rule, "ports") {
-                    default_empty_to(port, "protocol", "TCP");
+                    default_to(port, "protocol", "TCP");
                 }
             }
         }

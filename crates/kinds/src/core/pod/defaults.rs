@@ -222,7 +222,7 @@ fn set_volume(volume: &mut Value) {
     if let Some(projected) = volume.get_mut("projected") {
         for source in items_mut(projected, "sources") {
             if let Some(token) = source.get_mut("serviceAccountToken").filter(|t| t.is_set()) {
-                default_empty_to(token, "expirationSeconds", 3600);
+                default_to(token, "expirationSeconds", 3600);
             }
             if let Some(certificate) = source.get_mut("podCertificate").filter(|t| t.is_set()) {
                 default_to(certificate, "maxExpirationSeconds", 86_400);

@@ -125,6 +125,7 @@ pub(crate) fn validate_pod_spec(errs: &mut ErrorList, path: &Path, spec: &Value,
             dns_label(errs, &path.child(key), name);
         }
     }
+    validate_hostname_override(errs, path, spec);
     affinity::validate_tolerations(errs, &path.child("tolerations"), &spec["tolerations"]);
     for (i, alias) in spec["hostAliases"].items().iter().enumerate() {
         let path = path.child("hostAliases").index(i);
@@ -267,6 +268,26 @@ fn validate_dns_config(errs: &mut ErrorList, path: &Path, spec: &Value) {
         if option["name"].text().is_empty() {
             errs.push(field::required(&path.child("options").index(i), "must not be empty"));
         }
+    }
+}
+
+/// A host name of any domain: as long as the kernel takes, and only where the pod has a name of its own.
+fn validate_hostname_override(errs: &mut ErrorList, path: &Path, spec: &Value) {
+    const KERNEL_MAX: usize = 64;
+    let name = &spec["hostnameOverride"];
+    if !name.is_set() {
+        return;
+    }
+    let at = path.child("hostnameOverride");
+    dns_subdomain(errs, &at, name.text());
+    if name.text().len() > KERNEL_MAX {
+        errs.push(field::too_long(&at, KERNEL_MAX));
+    }
+    if spec["setHostnameAsFQDN"].flag() {
+        errs.push(field::forbidden(&at, "may not be specified when `setHostnameAsFQDN` is true"));
+    }
+    if spec["hostNetwork"].flag() {
+        errs.push(field::forbidden(&at, "may not be specified when `hostNetwork` is true"));
     }
 }
 

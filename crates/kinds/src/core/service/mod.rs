@@ -323,7 +323,7 @@ fn ports(service: &Value) -> String {
 
 impl Strategy for Service {
     fn name_rule(&self) -> NameRule {
-        NameRule::Dns1035Label
+        NameRule::DnsLabel
     }
 
     fn defaults(&self, obj: &mut Value) {

@@ -17,7 +17,7 @@ const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ran
 const FIXED: &str = "may not change once set";
 
 pub(super) fn validate_service(service: &Value) -> ErrorList {
-    let mut errs = metadata::validate_object_meta(service, true, NameRule::Dns1035Label);
+    let mut errs = metadata::validate_object_meta(service, true, NameRule::DnsLabel);
     let meta = &service["metadata"];
     let (hints, mode) = (
         &meta["annotations"]["service.kubernetes.io/topology-aware-hints"],
