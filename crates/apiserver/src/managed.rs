@@ -53,7 +53,8 @@ pub fn apply(
     force: bool,
     settle: impl Fn(&Value) -> Result<Value, ApiError>,
 ) -> Result<Value, ApiError> {
-    check_type(configuration)?;
+    let gvk = Gvk { group: &resource.group, version: &resource.version, kind: &resource.kind };
+    check_type(configuration, &gvk)?;
     let (now, own_version) = (now(), resource.group_version());
     let params = ManagedParams {
         manager,
@@ -91,15 +92,15 @@ impl Guard {
     }
 }
 
-/// Refuses a configuration that does not say what it is.
-fn check_type(configuration: &Value) -> Result<(), ApiError> {
+/// Refuses a configuration that does not say that it is of the expected kind and version.
+fn check_type(configuration: &Value, expected: &Gvk<'_>) -> Result<(), ApiError> {
     let text = |field: &str| configuration.get(field).and_then(Value::as_str).unwrap_or("");
-    let (kind, api_version) = (text("kind"), text("apiVersion"));
-    if kind.is_empty() || api_version.is_empty() {
-        let (group, version) = orlop_api::meta::split_api_version(api_version);
-        return Err(ApiError::bad_request(format!("invalid object type: {group}/{version}, Kind={kind}")));
+    let kind = text("kind");
+    let (group, version) = orlop_api::meta::split_api_version(text("apiVersion"));
+    if (group, version, kind) == (expected.group, expected.version, expected.kind) {
+        return Ok(());
     }
-    Ok(())
+    Err(ApiError::bad_request(format!("invalid object type: {group}/{version}, Kind={kind}")))
 }
 
 /// Merges an applied configuration into a live object of any kind.
@@ -111,7 +112,7 @@ pub fn apply_as(
     manager: &str,
     force: bool,
 ) -> Result<Value, ApiError> {
-    check_type(configuration)?;
+    check_type(configuration, gvk)?;
     let params = ManagedParams {
         manager,
         api_version: &format!("{}/{}", gvk.group, gvk.version),

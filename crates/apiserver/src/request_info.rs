@@ -2,7 +2,11 @@
 //!
 //! Authorization, routing and metrics all see this one reading of the path.
 
+use std::num::{IntErrorKind, ParseIntError};
+
 use http::Method;
+use orlop_api::field::go_quote;
+use orlop_api::status::ApiError;
 
 /// The parts of an API path and the verb.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,8 +71,29 @@ impl Query {
 
     /// A boolean parameter: absent is `false`; present without a value, or anything but `0`/`false`, is `true`.
     pub fn flag(&self, key: &str) -> bool {
-        self.get(key).is_some_and(|v| !matches!(v.to_ascii_lowercase().as_str(), "0" | "false"))
+        self.optional_flag(key).unwrap_or(false)
     }
+
+    /// A boolean parameter that may be left unsaid.
+    pub fn optional_flag(&self, key: &str) -> Option<bool> {
+        self.get(key).map(|v| !matches!(v.to_ascii_lowercase().as_str(), "0" | "false"))
+    }
+
+    /// A whole number; 400 in Go's words when it is none.
+    pub fn integer(&self, key: &str) -> Result<Option<i64>, ApiError> {
+        self.get(key).map(parse_int).transpose()
+    }
+}
+
+/// Go's `strconv.ParseInt` of a parameter.
+fn parse_int(text: &str) -> Result<i64, ApiError> {
+    text.parse().map_err(|error: ParseIntError| {
+        let what = match error.kind() {
+            IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+            _ => "invalid syntax",
+        };
+        ApiError::bad_request(format!("strconv.ParseInt: parsing {}: {what}", go_quote(text)))
+    })
 }
 
 /// Undoes percent encoding; with `plus`, `+` is a space.

@@ -1,6 +1,6 @@
-//! JSON Patch (RFC 6902).
+//! JSON Patch (RFC 6902), with the licence that upstream's library takes: negative indexes count from the end, an
+//! operation without a value means `null`, and a test for `null` holds where there is nothing.
 
-use json_patch::Patch;
 use serde_json::Value;
 
 use super::PatchError;
@@ -13,17 +13,15 @@ pub const MAX_OPERATIONS: usize = 10_000;
 /// # Errors
 /// [`PatchError`]; the texts behind [`PatchError::Unprocessable`] are for logs, clients get a general one.
 pub fn apply(doc: &Value, patch: &Value) -> Result<Value, PatchError> {
-    let Value::Array(operations) = patch else {
-        let what = match patch {
-            Value::Object(_) => "object",
-            Value::String(_) => "string",
-            Value::Number(_) => "number",
-            Value::Bool(_) => "bool",
-            _ => "null",
-        };
-        return Err(PatchError::Malformed(format!(
-            "json: cannot unmarshal {what} into Go value of type jsonpatch.Patch"
-        )));
+    let operations = match patch {
+        Value::Array(operations) => operations.as_slice(),
+        Value::Null => &[],
+        other => {
+            return Err(PatchError::Malformed(format!(
+                "json: cannot unmarshal {} into Go value of type jsonpatch.Patch",
+                go_kind(other)
+            )));
+        }
     };
     if operations.len() > MAX_OPERATIONS {
         return Err(PatchError::TooLarge(format!(
@@ -31,11 +29,166 @@ pub fn apply(doc: &Value, patch: &Value) -> Result<Value, PatchError> {
             operations.len()
         )));
     }
-    let patch: Patch = serde_json::from_value(patch.clone())
-        .map_err(|error| PatchError::Unprocessable(error.to_string()))?;
     let mut doc = doc.clone();
-    json_patch::patch(&mut doc, &patch).map_err(|error| PatchError::Unprocessable(error.to_string()))?;
+    for operation in operations {
+        perform(&mut doc, operation)
+            .map_err(|why| PatchError::Unprocessable(format!("{operation}: {why}")))?;
+    }
     Ok(doc)
+}
+
+/// What the decoder of operations says of a patch that is no list of them, as strict and warning requests read it.
+pub fn check_operations(patch: &Value) -> Result<(), String> {
+    let operations = match patch {
+        Value::Null => return Ok(()),
+        Value::Array(operations) => operations,
+        other => {
+            return Err(format!(
+                "json: cannot unmarshal {} into Go value of type []handlers.jsonPatchOp",
+                go_kind(other)
+            ));
+        }
+    };
+    for operation in operations {
+        match operation {
+            Value::Null => {}
+            Value::Object(fields) => {
+                let wrong = ["op", "path", "from"].into_iter().find_map(|name| {
+                    fields
+                        .get(name)
+                        .filter(|value| !value.is_string() && !value.is_null())
+                        .map(|value| (name, value))
+                });
+                if let Some((name, value)) = wrong {
+                    return Err(format!(
+                        "json: cannot unmarshal {} into Go struct field jsonPatchOp.{name} of type string",
+                        go_kind(value)
+                    ));
+                }
+            }
+            other => {
+                return Err(format!(
+                    "json: cannot unmarshal {} into Go value of type handlers.jsonPatchOp",
+                    go_kind(other)
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What Go's decoder calls a value.
+pub fn go_kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+type Outcome<T> = Result<T, &'static str>;
+
+const MISSING: &str = "there is nothing at the path";
+
+fn perform(doc: &mut Value, operation: &Value) -> Outcome<()> {
+    let text = |field: &str| operation.get(field).and_then(Value::as_str);
+    let path = text("path").ok_or("no path")?;
+    let value = || operation.get("value").cloned().unwrap_or(Value::Null);
+    match text("op") {
+        Some("replace") if path.is_empty() => {
+            *doc = value();
+            Ok(())
+        }
+        Some("add") => add(doc, path, value()),
+        Some("remove") => remove(doc, path).map(drop),
+        Some("replace") => {
+            let (parent, key) = find(doc, path)?;
+            *member(parent, &key)? = value();
+            Ok(())
+        }
+        Some("move") => {
+            let moved = remove(doc, text("from").ok_or("no from")?)?;
+            add(doc, path, moved)
+        }
+        Some("copy") => {
+            let (parent, key) = find(doc, text("from").ok_or("no from")?)?;
+            let copied = member(parent, &key)?.clone();
+            add(doc, path, copied)
+        }
+        Some("test") => {
+            let (parent, key) = find(doc, path)?;
+            let actual = if parent.is_object() {
+                parent.get(&key).cloned()
+            } else {
+                Some(member(parent, &key)?.clone())
+            };
+            if actual.unwrap_or(Value::Null) == value() { Ok(()) } else { Err("the test failed") }
+        }
+        _ => Err("unknown operation"),
+    }
+}
+
+/// The object or list around a path's last step, and that step.
+fn find<'d>(doc: &'d mut Value, path: &str) -> Outcome<(&'d mut Value, String)> {
+    let (_, steps) = path.split_once('/').ok_or(MISSING)?;
+    let mut steps: Vec<String> =
+        steps.split('/').map(|step| step.replace("~1", "/").replace("~0", "~")).collect();
+    let last = steps.pop().ok_or(MISSING)?;
+    let mut place = doc;
+    for step in &steps {
+        place = member(place, step)?;
+    }
+    if place.is_object() || place.is_array() { Ok((place, last)) } else { Err(MISSING) }
+}
+
+fn member<'d>(parent: &'d mut Value, key: &str) -> Outcome<&'d mut Value> {
+    match parent {
+        Value::Object(map) => map.get_mut(key).ok_or(MISSING),
+        Value::Array(list) => {
+            let at = index(key, list.len())?;
+            list.get_mut(at).ok_or(MISSING)
+        }
+        _ => Err(MISSING),
+    }
+}
+
+/// A list index; negative ones count from the end of `len` items.
+fn index(key: &str, len: usize) -> Outcome<usize> {
+    let at: i64 = key.parse().map_err(|_| "no index")?;
+    let at = if at < 0 { at + i64::try_from(len).unwrap_or(i64::MAX) } else { at };
+    usize::try_from(at).map_err(|_| "an index before the beginning")
+}
+
+fn add(doc: &mut Value, path: &str, value: Value) -> Outcome<()> {
+    match find(doc, path)? {
+        (Value::Object(map), key) => {
+            map.insert(key, value);
+        }
+        (Value::Array(list), key) if key == "-" => list.push(value),
+        (Value::Array(list), key) => {
+            let at = index(&key, list.len() + 1)?;
+            if at > list.len() {
+                return Err("an index beyond the end");
+            }
+            list.insert(at, value);
+        }
+        _ => return Err(MISSING),
+    }
+    Ok(())
+}
+
+fn remove(doc: &mut Value, path: &str) -> Outcome<Value> {
+    match find(doc, path)? {
+        (Value::Object(map), key) => map.shift_remove(&key).ok_or(MISSING),
+        (Value::Array(list), key) => {
+            let at = index(&key, list.len())?;
+            if at < list.len() { Ok(list.remove(at)) } else { Err(MISSING) }
+        }
+        _ => Err(MISSING),
+    }
 }
 
 #[cfg(test)]
@@ -72,6 +225,22 @@ mod tests {
             (json!([{"op": "add", "path": "/x/y", "value": 1}]), None),
             (json!([{"op": "remove", "path": "/nope"}]), None),
             (json!([{"op": "add", "value": 1}]), None),
+            (json!([{"op": "add", "path": "c", "value": 1}]), None),
+            (json!([{"op": "add", "path": "/a/b/3", "value": 1}]), None),
+            (
+                json!([{"op": "add", "path": "/a/b/-1", "value": 3}]),
+                Some(json!({"a": {"b": [1, 2, 3]}, "c": "x"})),
+            ),
+            (json!([{"op": "remove", "path": "/a/b/-1"}]), Some(json!({"a": {"b": [1]}, "c": "x"}))),
+            (json!([{"op": "replace", "path": "/a/b/-3", "value": 1}]), None),
+            (json!([{"op": "test", "path": "/nope", "value": null}]), Some(doc.clone())),
+            (json!([{"op": "test", "path": "/a/b/7", "value": null}]), None),
+            (json!([{"op": "add", "path": "/d"}]), Some(json!({"a": {"b": [1, 2]}, "c": "x", "d": null}))),
+            (json!([{"op": "replace", "path": "", "value": {}}]), Some(json!({}))),
+            (json!([{"op": "remove", "path": ""}]), None),
+            (json!([{"op": "copy", "path": "/d"}]), None),
+            (json!([{"op": "foo", "path": "/c"}]), None),
+            (json!(null), Some(doc.clone())),
         ];
         for (patch, want) in cases {
             match (apply(&doc, &patch), want) {
@@ -81,5 +250,19 @@ mod tests {
             }
         }
         assert!(matches!(apply(&doc, &json!({})), Err(PatchError::Malformed(_))));
+    }
+
+    #[test]
+    fn lists_of_operations() {
+        let check = |patch: Value, expected: &str| {
+            assert_eq!(check_operations(&patch).err().unwrap_or_default(), expected, "{patch}");
+        };
+        check(json!([{"op": "add"}, {}, null]), "");
+        check(json!({}), "json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp");
+        check(json!([1]), "json: cannot unmarshal number into Go value of type handlers.jsonPatchOp");
+        check(
+            json!([{"op": 1}]),
+            "json: cannot unmarshal number into Go struct field jsonPatchOp.op of type string",
+        );
     }
 }

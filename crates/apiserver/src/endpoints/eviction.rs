@@ -66,7 +66,9 @@ async fn evict(
     delete: DeleteOptions,
 ) -> Result<Option<Status>, ApiError> {
     let named_version = delete.resource_version.is_some();
-    for _ in 0..ATTEMPTS {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
         let pod = registry.get(call)?.value();
         if !needs_no_budget(&pod) {
             return evict_by_budget(registry, call, delete, &pod).await;
@@ -77,11 +79,10 @@ async fn evict(
             options.resource_version = Some(object::meta(&pod, "resourceVersion").to_string());
         }
         match mark_and_delete(registry, call, options).await {
-            Err(error) if error.code() == 409 && !named_version => {}
+            Err(error) if error.code() == 409 && !named_version && attempts < ATTEMPTS => {}
             outcome => return outcome.map(|()| None),
         }
     }
-    Err(ApiError::conflict("", "pods", call.name, crate::registry::update::MODIFIED))
 }
 
 /// What a budget says about a pod's eviction.

@@ -81,20 +81,13 @@ fn log_query(query: &Query, name: &str) -> Result<String, ApiError> {
         }
     }
     for (number, minimum) in [("tailLines", 0), ("sinceSeconds", 1), ("limitBytes", 1)] {
-        let Some(text) = query.get(number).filter(|t| !t.is_empty()) else { continue };
-        match text.parse::<i64>() {
-            Ok(value) if value < minimum => errors.push(field::invalid(
-                &Path::new(number),
-                value,
-                if minimum == 0 { "must be greater than or equal to 0" } else { "must be greater than 0" },
-            )),
-            Ok(value) => parts.push(format!("{number}={value}")),
-            Err(_) => {
-                return Err(ApiError::bad_request(format!(
-                    "strconv.ParseInt: parsing {}: invalid syntax",
-                    field::go_quote(text)
-                )));
-            }
+        let Some(value) = query.integer(number)? else { continue };
+        if value < minimum {
+            let why =
+                if minimum == 0 { "must be greater than or equal to 0" } else { "must be greater than 0" };
+            errors.push(field::invalid(&Path::new(number), value, why));
+        } else {
+            parts.push(format!("{number}={value}"));
         }
     }
     if let Some(since) = query.get("sinceTime").filter(|t| !t.is_empty()) {

@@ -427,9 +427,14 @@ impl<'a> Endpoint<'a> {
         let options = WriteOptions::parse(&self.request.query, "PatchOptions", kind == PatchKind::Apply)?;
         let manager = self.manager(&options);
         let call = self.write_call(&options, &manager);
+        let current = self.server.registry.get(&call);
+        let creates = current.is_err() && kind == PatchKind::Apply && call.subresource.is_empty();
+        if !creates {
+            // Of what does not exist it does not matter what the patch is.
+            current?;
+        }
         let patch = Patch::new(&call, kind, &body, options.field_validation, options.force)?;
-        let exists = self.server.registry.get(&call).is_ok();
-        if !exists && kind == PatchKind::Apply && call.subresource.is_empty() {
+        if creates {
             self.may_create().await?;
             let written = self.server.registry.create_applied(&call, &patch).await?;
             return Ok(self.written(201, &written));
@@ -442,9 +447,23 @@ impl<'a> Endpoint<'a> {
         if body.iter().all(u8::is_ascii_whitespace) {
             return DeleteOptions::parse(None, &self.request.query);
         }
-        let media = self.media()?;
-        let value = decode::parse(&body, media).map_err(|error| ApiError::bad_request(error.to_string()))?;
-        DeleteOptions::parse(Some(&value), &self.request.query)
+        // Upstream passes on what its decoder says: a failure without a reason.
+        let refused = |text: String| ApiError::generic(500, "", text);
+        let schema = orlop_api::schema::kind("meta.k8s.io", "v1", "DeleteOptions")
+            .ok_or_else(|| ApiError::internal("no type is known for DeleteOptions"))?;
+        let value = decode::parse(&body, self.media()?)
+            .map_err(|error| refused(format!("couldn't get version/kind; json parse error: {error}")))?;
+        // Of any group: clients sent the options of the group they spoke to.
+        let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or("");
+        let (kind, version) = (text("kind"), text("apiVersion"));
+        if !matches!(kind, "" | "DeleteOptions") {
+            return Err(refused(format!(
+                "no kind {kind:?} is registered for version {version:?} in scheme \"pkg/apis/meta/internalversion/scheme/register.go:27\""
+            )));
+        }
+        let decoded = decode::normalise(&value, schema, decode::FieldValidation::Ignore)
+            .map_err(|error| refused(error.to_string()))?;
+        DeleteOptions::parse(Some(&decoded.value), &self.request.query)
     }
 
     /// Some kinds leave their dependents when nothing is said about them, which surprises.

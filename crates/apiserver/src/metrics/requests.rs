@@ -73,7 +73,7 @@ impl<'a> RequestLabels<'a> {
             "get" => "GET",
             "head" => "HEAD",
             "list" => "LIST",
-            "watch" if query.get("sendInitialEvents").is_some_and(|v| v == "true" || v == "1") => "WATCHLIST",
+            "watch" if query.flag("sendInitialEvents") => "WATCHLIST",
             "watch" => "WATCH",
             _ => "other",
         };

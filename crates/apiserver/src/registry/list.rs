@@ -36,16 +36,16 @@ pub struct ListOptions {
 impl ListOptions {
     /// Reads and checks them.
     pub fn parse(query: &Query, watch: bool) -> Result<ListOptions, ApiError> {
+        let timeout_seconds = query.integer("timeoutSeconds")?;
         let options = ListOptions {
-            limit: query.value("limit").parse().unwrap_or(0),
+            // A negative limit is none.
+            limit: query.integer("limit")?.and_then(|limit| limit.try_into().ok()).unwrap_or(0),
             continue_token: query.value("continue").to_string(),
             resource_version: query.value("resourceVersion").to_string(),
             version_match: query.value("resourceVersionMatch").to_string(),
-            send_initial_events: query
-                .get("sendInitialEvents")
-                .map(|v| matches!(v, "true" | "1" | "True" | "t" | "T" | "TRUE")),
+            send_initial_events: query.optional_flag("sendInitialEvents"),
             bookmarks: query.flag("allowWatchBookmarks"),
-            timeout_seconds: query.get("timeoutSeconds").and_then(|v| v.parse().ok()),
+            timeout_seconds: timeout_seconds.and_then(|seconds| seconds.try_into().ok()),
         };
         let errors = if watch { options.watch_errors() } else { options.list_errors() };
         if errors.is_empty() {

@@ -49,7 +49,7 @@ impl WriteOptions {
     pub fn parse(query: &Query, kind: &str, apply: bool) -> Result<WriteOptions, ApiError> {
         let mut errors = ErrorList::new();
         let manager = query.value("fieldManager");
-        let force = query.get("force").map(|v| matches!(v, "true" | "1" | "t" | "T" | "TRUE" | "True"));
+        let force = query.optional_flag("force");
         if kind == "PatchOptions" {
             if apply {
                 if manager.is_empty() {
@@ -125,9 +125,9 @@ impl DeleteOptions {
             None => {
                 let runs: Vec<&str> = query.all("dryRun").collect();
                 options.dry_run = dry_run(&runs, &mut errors);
-                options.grace_period_seconds = query.get("gracePeriodSeconds").and_then(|v| v.parse().ok());
+                options.grace_period_seconds = query.integer("gracePeriodSeconds")?;
                 options.propagation_policy = query.get("propagationPolicy").map(String::from);
-                options.orphan_dependents = query.get("orphanDependents").map(|v| v == "true" || v == "1");
+                options.orphan_dependents = query.optional_flag("orphanDependents");
             }
         }
         if let Some(policy) = &options.propagation_policy {

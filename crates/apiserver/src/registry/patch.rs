@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use orlop_api::decode::{self, DecodeError, Decoded, FieldValidation, Media};
 use orlop_api::field::{self, Path};
+use orlop_api::patch::json;
 use orlop_api::schema::Struct;
 use orlop_api::status::ApiError;
 use serde_json::Value;
@@ -131,14 +132,34 @@ pub fn read(
     validation: FieldValidation,
     warnings: &Warnings,
 ) -> Result<Value, ApiError> {
+    // Unless complaints are ignored, upstream reads patches of these two kinds once more to find some.
+    let reread = validation != FieldValidation::Ignore && matches!(kind, PatchKind::Json | PatchKind::Merge);
+    let refused = |text: String| match kind {
+        PatchKind::Apply => ApiError::bad_request(format!("error decoding YAML: {text}")),
+        _ if reread => ApiError::bad_request(format!("error decoding patch: {text}")),
+        _ => ApiError::bad_request(text),
+    };
     let media = if kind == PatchKind::Apply { Media::Yaml } else { Media::Json };
-    let (value, duplicates) = decode::parse_strict(body, media).map_err(|error| {
-        if kind == PatchKind::Apply {
-            ApiError::bad_request(format!("error decoding YAML: error converting YAML to JSON: {error}"))
-        } else {
-            ApiError::bad_request(error.to_string())
-        }
+    let (value, duplicates) = decode::parse_strict(body, media).map_err(|error| match kind {
+        PatchKind::Apply => refused(format!("error converting YAML to JSON: {error}")),
+        _ => refused(error.to_string()),
     })?;
+    let no_map = |value: &Value| {
+        let what = json::go_kind(value);
+        format!("json: cannot unmarshal {what} into Go value of type map[string]interface {{}}")
+    };
+    match (kind, &value) {
+        (PatchKind::Json, _) if reread => json::check_operations(&value).map_err(refused)?,
+        (PatchKind::Json, _) | (_, Value::Object(_)) | (PatchKind::Apply, Value::Null) => {}
+        (PatchKind::Apply, value) => {
+            return Err(refused(format!("error unmarshaling JSON: while decoding JSON: {}", no_map(value))));
+        }
+        (PatchKind::Merge, Value::Null) => return Err(ApiError::bad_request("invalid JSON Patch")),
+        (PatchKind::Merge, value) if reread => return Err(refused(no_map(value))),
+        (PatchKind::Strategic, Value::Null) => return Ok(Value::Object(Default::default())),
+        (PatchKind::Strategic, value) => return Err(refused(no_map(value))),
+        (PatchKind::Merge, _) => {}
+    }
     match validation {
         FieldValidation::Strict if !duplicates.is_empty() => {
             return Err(ApiError::bad_request(if kind == PatchKind::Apply {
@@ -186,7 +207,7 @@ pub fn apply_plain(
     patch: &Value,
     schema: Option<&'static Struct>,
 ) -> Result<Value, ApiError> {
-    use orlop_api::patch::{json, merge, strategic};
+    use orlop_api::patch::{merge, strategic};
     match (kind, schema) {
         (PatchKind::Json, _) => json::apply(current, patch).map_err(|e| e.into_api_error()),
         (PatchKind::Strategic, Some(schema)) => {

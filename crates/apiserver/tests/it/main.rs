@@ -7,6 +7,7 @@ mod admission;
 mod aggregation;
 mod crud;
 mod custom;
+mod exact;
 mod list_watch;
 mod operations;
 mod outside;
