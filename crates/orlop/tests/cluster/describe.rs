@@ -126,10 +126,10 @@ fn each_kind_can_be_described() {
     {
         assert!(all.contains(line), "{all}");
     }
-    let job = "{apiVersion: batch/v1, kind: Job, metadata: {name: j}, spec: {template: {spec: {restartPolicy: Never, \
-               containers: [{name: c, image: x}]}}}}";
-    let said = cluster.apply(job);
-    assert!(said.contains("nothing acts on it: this cluster has no controller for jobs yet"), "{said}");
+    let policy = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: n}, spec: {podSelector: {}}}";
+    let said = cluster.apply(policy);
+    let unattended = "nothing acts on it: this cluster has no controller for networkpolicies yet";
+    assert!(said.contains(unattended), "{said}");
     let explained = cluster.ok(&["explain", "deployment.spec.strategy.rollingUpdate.maxSurge"]);
     assert!(explained.contains("maxSurge <IntOrString>"), "{explained}");
     assert!(cluster.ok(&["version"]).contains("Server Version: v1.36."));

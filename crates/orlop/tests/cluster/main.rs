@@ -13,3 +13,4 @@ mod rollout;
 mod scripts;
 mod streams;
 mod support;
+mod workloads;
