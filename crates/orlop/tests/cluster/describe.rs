@@ -126,7 +126,7 @@ fn each_kind_can_be_described() {
     {
         assert!(all.contains(line), "{all}");
     }
-    let policy = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: n}, spec: {podSelector: {}}}";
+    let policy = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: closed}, spec: {podSelector: {}}}";
     let said = cluster.apply(policy);
     let unattended = "nothing acts on it: this cluster has no controller for networkpolicies yet";
     assert!(said.contains(unattended), "{said}");
