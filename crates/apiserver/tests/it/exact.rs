@@ -185,3 +185,45 @@ async fn token_requests_and_evictions() {
     );
     assert_eq!(client.post(&path, eviction("policy/v1beta1", Value::Null)).await.code, 201);
 }
+
+#[tokio::test]
+async fn owners_speak_their_own_versions() {
+    let client = admin(&server().await);
+    let path =
+        |version: &str| format!("/apis/autoscaling/{version}/namespaces/default/horizontalpodautoscalers/h");
+    let applied = |version: &str, own: Value| {
+        let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"});
+        let mut spec = json!({"scaleTargetRef": target, "maxReplicas": 5});
+        spec.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
+        json!({"apiVersion": format!("autoscaling/{version}"), "kind": "HorizontalPodAutoscaler",
+            "metadata": {"name": "h"}, "spec": spec})
+    };
+    let metrics = |percent: u32| {
+        json!([{"type": "Resource", "resource":
+        {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": percent}}}])
+    };
+    let first = applied("v2", json!({"metrics": metrics(50)}));
+    client.patch("apply", &format!("{}?fieldManager=a", path("v2")), first).await.ok();
+    let second = applied("v1", json!({"targetCPUUtilizationPercentage": 60}));
+    let to = format!("{}?fieldManager=b", path("v1"));
+    // What the other owns is said in its words.
+    client.patch("apply", &to, second.clone()).await.refused(
+        409,
+        "Conflict",
+        "Apply failed with 1 conflict: conflict with \"a\": .spec.metrics",
+    );
+    client.patch("apply", &format!("{to}&force=true"), second).await.ok();
+    let stored = client.get(&path("v2")).await.ok();
+    assert_eq!(stored["spec"]["metrics"], metrics(60));
+    let owned: Vec<Value> = stored["metadata"]["managedFields"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| json!([entry["manager"], entry["apiVersion"], entry["fieldsV1"]["f:spec"]]))
+        .collect();
+    // The reference is one value in v1, and its fields are owned each in v2.
+    let fields = json!({"f:apiVersion": {}, "f:kind": {}, "f:name": {}});
+    let in_v2 = json!({"f:maxReplicas": {}, "f:scaleTargetRef": fields});
+    let in_v1 = json!({"f:maxReplicas": {}, "f:scaleTargetRef": {}, "f:targetCPUUtilizationPercentage": {}});
+    assert_eq!(owned, [json!(["a", "autoscaling/v2", in_v2]), json!(["b", "autoscaling/v1", in_v1])]);
+}
