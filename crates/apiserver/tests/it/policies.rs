@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use orlop_apiserver::UserInfo;
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Client, admin, config_map, server};
@@ -234,4 +235,42 @@ async fn policies_run_again_when_others_change_the_object() {
     mutating(&client, "a", apply("Object{data: {'seen': has(object.data.b) ? 'yes' : 'no'}}"), again).await;
     mutating(&client, "b", apply("Object{data: {'b': '1'}}"), json!({})).await;
     assert_eq!(create(&client, "m", "v").await.ok()["data"], json!({"k": "v", "seen": "yes", "b": "1"}));
+}
+
+#[tokio::test]
+async fn parameters_are_for_those_who_may_read_them() {
+    let server = server().await;
+    let admin = admin(&server);
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let grant = |name: &str, groups: Value, resources: Value, verbs: Value| {
+        let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name},
+            "rules": [{"apiGroups": groups, "resources": resources, "verbs": verbs}]});
+        let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "jane"}]});
+        [(format!("{rbac}/clusterroles"), role), (format!("{rbac}/clusterrolebindings"), binding)]
+    };
+    let policies = json!(["validatingadmissionpolicies"]);
+    for (path, object) in grant("policies", json!(["admissionregistration.k8s.io"]), policies, json!(["*"])) {
+        admin.post(&path, object).await.ok();
+    }
+    let jane = Client::new(&server, UserInfo::new("jane", &["system:authenticated"]));
+    let path = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies";
+    let policy = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": "with-secrets"},
+        "spec": {"paramKind": {"apiVersion": "v1", "kind": "Secret"}, "validations": [{"expression": "true"}],
+            "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"],
+                "resources": ["configmaps"]}]}}});
+    let refused = jane.post(path, policy.clone()).await;
+    assert_eq!(
+        (refused.code, &refused.body["details"]["causes"][0]["field"]),
+        (422, &json!("spec.paramKind"))
+    );
+    let message = refused.body["message"].as_str().unwrap_or("");
+    let wanted = "must have \"get\" permission on all objects of the referenced paramKind (kind=Secret, apiVersion=v1)";
+    assert!(message.contains(wanted), "{message}");
+    for (path, object) in grant("secrets", json!([""]), json!(["secrets"]), json!(["get"])) {
+        admin.post(&path, object).await.ok();
+    }
+    jane.post(path, policy).await.ok();
 }

@@ -1,4 +1,4 @@
-//! Workloads beside Deployments, as people use them: stateful sets, daemon sets, jobs, budgets, quotas.
+//! What controllers do beside Deployments, as people use it: stateful sets, daemon sets, jobs, budgets, quotas, policies.
 
 use crate::support::{Cluster, WEB, eventually, web_deployment};
 
@@ -86,7 +86,7 @@ fn jobs_end_and_cron_jobs_make_them() {
 }
 
 #[test]
-fn budgets_hold_a_drain_and_quotas_a_namespace() {
+fn budgets_quotas_and_policies_are_acted_on() {
     let cluster = Cluster::start();
     cluster.apply(&web_deployment("web", 2));
     cluster.ok(&["rollout", "status", "deployment/web", "--timeout=90s"]);
@@ -100,6 +100,18 @@ fn budgets_hold_a_drain_and_quotas_a_namespace() {
     cluster.ok(&["delete", "pdb", "web"]);
     cluster.ok(&["drain", "node-1", "--ignore-daemonsets", "--timeout=60s"]);
     cluster.ok(&["uncordon", "node-1"]);
+
+    // The author of a policy is told what cannot be right in it.
+    cluster.apply(
+        "{apiVersion: admissionregistration.k8s.io/v1, kind: ValidatingAdmissionPolicy, metadata: {name: typed}, spec: { \
+         matchConstraints: {resourceRules: [{apiGroups: [apps], apiVersions: [v1], operations: [CREATE], resources: [deployments]}]}, \
+         validations: [{expression: 'object.spec.replicas == object.metadata.name'}]}}",
+    );
+    eventually("the policy is checked", || {
+        let warning = "jsonpath={.status.typeChecking.expressionWarnings[0].warning}";
+        let warning = cluster.ok(&["get", "validatingadmissionpolicy", "typed", "-o", warning]);
+        warning.contains("found no matching overload for '_==_' applied to '(int, string)'").then_some(())
+    });
 
     cluster.ok(&["create", "quota", "few", "--hard=count/configmaps=2"]);
     eventually("the quota is counted", || {

@@ -26,6 +26,18 @@ pub struct Subject {
 }
 
 impl Subject {
+    /// Whether a watch fetches events before its reader asks for them.
+    #[cfg(feature = "etcd")]
+    pub fn reads_ahead(&self) -> bool {
+        self.etcd.is_some()
+    }
+
+    /// Whether a watch fetches events before its reader asks for them.
+    #[cfg(not(feature = "etcd"))]
+    pub fn reads_ahead(&self) -> bool {
+        false
+    }
+
     pub fn new(store: Arc<dyn Store>, dir: Option<tempfile::TempDir>) -> Subject {
         Subject {
             store,

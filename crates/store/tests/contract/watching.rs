@@ -169,7 +169,10 @@ async fn compaction_ends_a_reader_that_is_behind(s: Subject) {
     store.compact(Revision(4)).await.unwrap();
     // What an engine had read ahead may still come, whole; what it had not read is never skipped.
     match watch.next().await.unwrap() {
-        Ok(events) => check_complete(&events, 2, 6),
+        Ok(events) => {
+            assert!(s.reads_ahead(), "compacted history was delivered: {events:?}");
+            check_complete(&events, 2, 6);
+        }
         Err(error) => {
             assert!(matches!(error, StoreError::Compacted { compact_revision: Revision(4), .. }), "{error}");
             assert!(watch.next().await.is_none());
