@@ -196,7 +196,7 @@ impl Inner {
                 return Ok(());
             }
             Ok((Response::Error { message, .. }, _)) => {
-                // An earlier process of ours may have asked for this start and died before the answer.
+                // An earlier process of ours asked for this start, and the container has ended since: its exit comes.
                 if let Some(started) = files::read_json(&self.container_dir(id).join("started.json"))? {
                     container.life.send_modify(|life| life.started = Some(started));
                     self.container_event(ContainerEventKind::Started, &container);

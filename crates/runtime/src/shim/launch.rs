@@ -15,6 +15,9 @@ use crate::protocol::{ExecRequest, Response, StartRequest, receive, send};
 use crate::state::{StartedRecord, now_nanos, start_ticks};
 use crate::sys::{self, Fork};
 
+/// The file in a container's directory that says it has been started, and as which process.
+const STARTED: &str = "started.json";
+
 /// stdin, stdout, stderr of the new process, as far as given.
 #[derive(Default)]
 pub(super) struct Stdio {
@@ -37,8 +40,7 @@ pub(super) fn start(request: &StartRequest, stdio: Stdio) -> std::io::Result<Lau
         let refused = adjust_oom_score(request.oom_score_adj);
         let (pid, terminal) = build_container(request, stdio, report)?;
         let started = record(pid);
-        let path = request.bundle.join("started.json");
-        crate::files::write_json_volatile(&path, &started).map_err(|error| error.to_string())?;
+        crate::files::write_json_volatile(&request.bundle.join(STARTED), &started).map_err(|error| error.to_string())?;
         Ok((Response::Started { started, oom_score_refused: refused }, terminal))
     })
 }
@@ -288,6 +290,16 @@ impl tracing::Subscriber for Capture {
 /// Removes what libcontainer keeps about a container that has ended.
 pub(super) fn forget(state_root: &Path, id: &str) {
     let _ = std::fs::remove_dir_all(state_root.join(id));
+}
+
+/// Whether the container whose directory this is has been started, ever.
+pub(super) fn has_started(bundle: &Path) -> bool {
+    bundle.join(STARTED).exists()
+}
+
+/// Takes back the record of a start that failed after it was written.
+pub(super) fn forget_start(bundle: &Path) {
+    let _ = std::fs::remove_file(bundle.join(STARTED));
 }
 
 /// Reads a launch's answer; `None` while there is none yet.

@@ -31,6 +31,8 @@ enum Starting {
         stdout: Option<OwnedFd>,
         stderr: Option<OwnedFd>,
         stdin: Option<OwnedFd>,
+        /// Signals that came before there was a process to take them.
+        signals: Vec<i32>,
     },
     Exec {
         id: String,
@@ -41,8 +43,15 @@ enum Starting {
 struct Pending {
     launch: Launch,
     token: u64,
-    connection: u64,
+    /// Who wants the answer: more than one when a runtime died amid a start and the next one asks for it again.
+    connections: Vec<u64>,
     what: Starting,
+}
+
+impl Pending {
+    fn starts(&self, container: &str) -> bool {
+        matches!(&self.what, Starting::Container { request, .. } if request.id == container)
+    }
 }
 
 /// A running container.
@@ -206,6 +215,12 @@ impl Server {
         }
     }
 
+    fn respond_all(&mut self, tokens: &[u64], response: &Response) {
+        for token in tokens {
+            self.respond(*token, response, &[]);
+        }
+    }
+
     fn refuse(&mut self, token: u64, message: &str) {
         self.respond(token, &Response::Error { message: message.to_owned(), gone: false }, &[]);
     }
@@ -261,8 +276,19 @@ impl Server {
     }
 
     fn start(&mut self, token: u64, request: StartRequest) -> io::Result<()> {
-        if self.containers.contains_key(&request.id) {
-            return Err(io::Error::other(format!("container {} is already running", request.id)));
+        // A runtime that died after it had asked left a start behind, under way or done. The next one's request joins it:
+        // a second launch of the same container would fail, and its clean-up would end the first.
+        if let Some(running) = self.containers.get(&request.id) {
+            let started = running.started.clone();
+            self.respond(token, &Response::Started { started, oom_score_refused: false }, &[]);
+            return Ok(());
+        }
+        if let Some(pending) = self.launches.values_mut().find(|pending| pending.starts(&request.id)) {
+            pending.connections.push(token);
+            return Ok(());
+        }
+        if launch::has_started(&request.bundle) {
+            return Err(io::Error::other(format!("container {} has run already", request.id)));
         }
         let mut stdio = Stdio::default();
         let (mut stdin, mut stdout, mut stderr) = (None, None, None);
@@ -277,7 +303,7 @@ impl Server {
             (stderr, stdio.stderr) = (Some(read), Some(write));
         }
         let launch = launch::start(&request, stdio)?;
-        self.track(token, launch, Starting::Container { request, stdout, stderr, stdin })
+        self.track(token, launch, Starting::Container { request, stdout, stderr, stdin, signals: Vec::new() })
     }
 
     fn exec(&mut self, token: u64, request: &ExecRequest, fds: Vec<OwnedFd>) -> io::Result<()> {
@@ -301,7 +327,7 @@ impl Server {
         let pid = launch.pid;
         let token = self.token(Source::Launch(pid));
         self.epoll.add(launch.answer.as_fd(), token, READ)?;
-        self.launches.insert(pid, Pending { launch, token, connection, what });
+        self.launches.insert(pid, Pending { launch, token, connections: vec![connection], what });
         Ok(())
     }
 
@@ -313,25 +339,32 @@ impl Server {
         self.epoll.remove(pending.launch.answer.as_fd());
         self.sources.remove(&pending.token);
         match (pending.what, &response) {
-            (Starting::Container { request, stdout, stderr, stdin }, Response::Started { started, .. }) => {
+            (
+                Starting::Container { request, stdout, stderr, stdin, signals },
+                Response::Started { started, .. },
+            ) => {
                 let pid = started.pid;
                 let terminal = fds.into_iter().next();
                 self.adopt(request, started.clone(), [stdout, stderr], stdin, terminal);
-                self.respond(pending.connection, &response, &[]);
+                self.respond_all(&pending.connections, &response);
                 if let Some((code, signal)) = self.early.remove(&pid) {
                     self.ended(pid, code, signal);
-                } else if self.leaving.is_some() {
-                    let _ = sys::kill(pid, libc::SIGKILL);
+                } else {
+                    let leaving = self.leaving.map(|_| libc::SIGKILL);
+                    for signal in signals.into_iter().chain(leaving) {
+                        let _ = sys::kill(pid, signal);
+                    }
                 }
             }
             (Starting::Exec { id, process }, Response::Started { started, .. }) => {
                 let _ = std::fs::remove_file(process);
                 let pid = started.pid;
-                self.execs.insert(pid, Executing { id, connection: pending.connection });
-                self.respond(pending.connection, &response, &fds);
+                let Some(&connection) = pending.connections.first() else { return };
+                self.execs.insert(pid, Executing { id, connection });
+                self.respond(connection, &response, &fds);
                 if let Some((code, signal)) = self.early.remove(&pid) {
                     self.ended(pid, code, signal);
-                } else if !self.connections.contains_key(&pending.connection) {
+                } else if !self.connections.contains_key(&connection) {
                     kill_session(pid);
                 }
             }
@@ -341,10 +374,11 @@ impl Server {
                         self.cgroups.kill(&request.cgroup);
                         self.cgroups.remove(&request.cgroup);
                         launch::forget(&request.state_root, &request.id);
+                        launch::forget_start(&request.bundle);
                     }
                     Starting::Exec { process, .. } => drop(std::fs::remove_file(process)),
                 }
-                self.respond(pending.connection, &response, &[]);
+                self.respond_all(&pending.connections, &response);
             }
         }
         if self.launches.is_empty() {
@@ -386,6 +420,11 @@ impl Server {
     }
 
     fn kill(&mut self, token: u64, id: &str, signal: i32) {
+        let starting = self.launches.values_mut().find(|pending| pending.starts(id));
+        if let Some(Pending { what: Starting::Container { signals, .. }, .. }) = starting {
+            signals.push(signal);
+            return self.respond(token, &Response::Done, &[]);
+        }
         let Some(running) = self.containers.get(id) else { return self.gone(token, id) };
         match sys::kill(running.started.pid, signal) {
             Ok(()) => self.respond(token, &Response::Done, &[]),

@@ -154,3 +154,22 @@ async fn killed_at_any_moment() {
         }
     }
 }
+
+/// Who asked for a start may be gone before the answer; whoever asks again gets that start, not a second one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_given_up_is_joined_by_the_next() {
+    let host = Host::with_image().await;
+    let sandbox = host.sandbox().await;
+    for round in 0..12_u64 {
+        let config = shell(&format!("c{round}"), "while :; do sleep 0.05; done");
+        let id = host.rt().create_container(&sandbox, config).await.unwrap();
+        let patience = Duration::from_micros(500 + round * 1_500);
+        let first = tokio::time::timeout(patience, host.rt().start_container(&id)).await;
+        if first.is_err() {
+            host.rt().start_container(&id).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let status = host.rt().container_status(&id).await.unwrap();
+        assert_eq!(status.container.state, ContainerState::Running, "round {round}: {status:?}");
+    }
+}
