@@ -142,7 +142,11 @@ pub(crate) fn keep_metadata_for_status(obj: &mut Value, old: &Value) {
     keep(child(obj, "metadata"), &old["metadata"], &KEPT);
 }
 
-/// Go's semantic equality: an absent field equals its zero value when that is null or an empty list or map.
+/// Go's semantic equality of two values in normalised form, upstream's `equality.Semantic.DeepEqual`: no list and an
+/// empty one are the same.
+///
+/// No object and `{}` are not: in normalised form a struct that Go holds by value is always there and an empty map
+/// never is, so that what is missing on one side is a pointer that is nil, which differs from one to an empty struct.
 pub(crate) fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(x), Value::Object(y)) => {
@@ -151,7 +155,6 @@ pub(crate) fn same(a: &Value, b: &Value) -> bool {
         }
         (Value::Array(x), Value::Array(y)) => x.len() == y.len() && x.iter().zip(y).all(|(p, q)| same(p, q)),
         (Value::Null, Value::Array(v)) | (Value::Array(v), Value::Null) => v.is_empty(),
-        (Value::Null, Value::Object(v)) | (Value::Object(v), Value::Null) => v.is_empty(),
         _ => a == b,
     }
 }
@@ -183,4 +186,26 @@ pub fn differences(old: &Value, new: &Value) -> String {
         }
     }
     hunks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn equality() {
+        let check = |a: Value, b: Value, expected: bool| {
+            assert_eq!(same(&a, &b), expected, "{a} {b}");
+            assert_eq!(same(&b, &a), expected, "{b} {a}");
+        };
+        check(json!({"l": []}), json!({}), true);
+        check(json!({"l": null, "p": null}), json!({}), true);
+        check(json!({"a": 1, "b": [{"c": []}]}), json!({"b": [{}], "a": 1}), true);
+        check(json!({"p": {}}), json!({}), false);
+        check(json!({"p": {}}), json!({"p": null}), false);
+        check(json!([{"p": {}}]), json!([{}]), false);
+        check(json!({"s": ""}), json!({}), false);
+        check(json!([1]), json!([1, 2]), false);
+    }
 }

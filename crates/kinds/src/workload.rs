@@ -1,13 +1,14 @@
 //! What kinds with a status and a generation share in the registry: a client of the main resource does not write the
 //! status, a change of the desired state counts `metadata.generation` up, and a status's counters add up.
 
+use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
 use serde_json::{Map, Value};
 
 use crate::core::pod::defaults::drop_disabled_fields;
 use crate::cursor::{Cursor, bump_generation, keep, set_generation};
-use crate::metadata;
 use crate::validate::nonnegative;
+use crate::{metadata, printer};
 
 /// The rules of one kind, a row of facts.
 pub(crate) struct Workload {
@@ -88,6 +89,38 @@ impl Workload {
             ));
         }
     }
+}
+
+/// ReplicaSets and the elder ReplicationControllers.
+pub(crate) const REPLICAS: Workload = Workload {
+    fresh: &["replicas"],
+    pod_spec: "/spec/template/spec",
+    counters: &[
+        "replicas",
+        "fullyLabeledReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "terminatingReplicas",
+        "observedGeneration",
+    ],
+    parts: &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"],
+    ready: "readyReplicas",
+};
+
+/// The row of one of [`REPLICAS`], whose selector is printed in its own way.
+pub(crate) fn replica_cells(obj: &Value, now: Timestamp, selector: String) -> Vec<Value> {
+    let (spec, status) = (&obj["spec"], &obj["status"]);
+    let (containers, images) = printer::containers_and_images(&spec["template"]["spec"]);
+    vec![
+        printer::name(obj),
+        spec["replicas"].int().into(),
+        status["replicas"].int().into(),
+        status["readyReplicas"].int().into(),
+        printer::age(obj, now),
+        containers.into(),
+        images.into(),
+        selector.into(),
+    ]
 }
 
 /// The collision counter of a workload never goes back.

@@ -64,35 +64,11 @@ pub fn refusals_of_create(registry: &Registry, call: &Call<'_>, object: &Value) 
     )]
 }
 
-/// Where the spec of an object's pods is.
-fn pod_spec(call: &Call<'_>) -> &'static [&'static str] {
-    match (call.resource.group.as_str(), call.resource.kind.as_str()) {
-        ("", "Pod") => &["spec"],
-        ("", "PodTemplate") => &["template", "spec"],
-        ("", "ReplicationController")
-        | ("apps", "DaemonSet" | "Deployment" | "ReplicaSet" | "StatefulSet")
-        | ("batch", "Job") => &["spec", "template", "spec"],
-        ("batch", "CronJob") => &["spec", "jobTemplate", "spec", "template", "spec"],
-        _ => &[],
+/// In a cluster that has privileged containers, none is refused.
+pub fn allow_privileged(registry: &Registry, errors: &mut ErrorList) {
+    if registry.allow_privileged {
+        errors.retain(|error| !orlop_kinds::core::pod::refuses_privilege(error));
     }
-}
-
-/// The privileged containers of a cluster that has none.
-pub fn privileged_containers(registry: &Registry, call: &Call<'_>, object: &Value) -> ErrorList {
-    let steps = if registry.allow_privileged { &[] } else { pod_spec(call) };
-    let Some((first, rest)) = steps.split_first() else { return ErrorList::new() };
-    let path = rest.iter().fold(Path::new(first), |path, step| path.child(step));
-    let spec = steps.iter().fold(object, |value, step| &value[*step]);
-    let mut errors = ErrorList::new();
-    for list in ["containers", "initContainers", "ephemeralContainers"] {
-        for (at, container) in spec[list].as_array().into_iter().flatten().enumerate() {
-            if container["securityContext"]["privileged"] == true {
-                let path = path.child(list).index(at).child("securityContext").child("privileged");
-                errors.push(field::forbidden(&path, "disallowed by cluster policy"));
-            }
-        }
-    }
-    errors
 }
 
 /// Whoever sends a request for a certificate is the one who asks.

@@ -224,9 +224,7 @@ impl Registry {
             "status" | "finalize" | "approval" | "resize" | "ephemeralcontainers" => errors,
             _ => strategy.validate_update(&new, old),
         });
-        if matches!(call.subresource, "" | "ephemeralcontainers") {
-            all.extend(per_kind::privileged_containers(self, call, &new));
-        }
+        per_kind::allow_privileged(self, &mut all);
         let errors = match all.is_empty() {
             true => policy_guard::check(self, call, &new, Some(old)).await,
             false => all,

@@ -151,7 +151,7 @@ impl Strategy for ValidatingAdmissionPolicy {
                 errs.push(field::required(&at.child("fieldRef"), ""));
             }
         }
-        policy::validate_conditions(&mut errs, &status["conditions"], &path.child("conditions"));
+        crate::validate::conditions(&mut errs, &path.child("conditions"), &status["conditions"]);
         errs
     }
 

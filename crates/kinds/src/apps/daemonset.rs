@@ -4,7 +4,9 @@ use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
 use serde_json::Value;
 
-use super::{not_more_than_100_percent, number, positive_int_or_percent};
+use super::{
+    not_more_than_100_percent, number, positive_int_or_percent, unknown_strategy, validate_selector_stays,
+};
 use crate::core::pod::validation::validate_pod_template_spec;
 use crate::core::pod_template;
 use crate::cursor::{Cursor, child, default_empty_to, default_to, same, set_generation};
@@ -70,8 +72,11 @@ fn validate_strategy(errs: &mut ErrorList, path: &Path, strategy: &Value) {
         "OnDelete" => {}
         "RollingUpdate" if !rolling.is_set() => errs.push(field::required(&at, "")),
         "RollingUpdate" => {
-            for key in ["maxUnavailable", "maxSurge"] {
+            let keys = ["maxUnavailable", "maxSurge"];
+            for key in keys {
                 positive_int_or_percent(errs, &at.child(key), &rolling[key]);
+            }
+            for key in keys {
                 not_more_than_100_percent(errs, &at.child(key), &rolling[key]);
             }
             let (unavailable, surge) =
@@ -86,7 +91,7 @@ fn validate_strategy(errs: &mut ErrorList, path: &Path, strategy: &Value) {
                 errs.push(field::required(&at.child("maxUnavailable"), "cannot be 0 when maxSurge is 0"));
             }
         }
-        _ => errs.push(field::not_supported(path, strategy.clone(), &["RollingUpdate", "OnDelete"])),
+        _ => errs.push(unknown_strategy(path, strategy, &["RollingUpdate", "OnDelete"])),
     }
 }
 
@@ -142,13 +147,11 @@ impl Strategy for DaemonSet {
     }
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
-        let mut errs = metadata::validate_object_meta_update(obj, old);
+        // Upstream looks at the whole object and again at its update.
+        let mut errs = self.validate_create(obj);
+        errs.extend(metadata::validate_object_meta_update(obj, old));
         validate_spec(&mut errs, &obj["spec"]);
-        errs.extend(metadata::validate_immutable(
-            &obj["spec"]["selector"],
-            &old["spec"]["selector"],
-            &Path::new("spec").child("selector"),
-        ));
+        validate_selector_stays(&mut errs, obj, old);
         errs
     }
 
@@ -195,7 +198,7 @@ impl Strategy for DaemonSet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::check_create;
+    use crate::testing::{check_create, check_update};
     use serde_json::json;
 
     fn daemon_set(extra: Value) -> Value {
@@ -219,6 +222,56 @@ mod tests {
             &[
                 "spec.updateStrategy.rollingUpdate.maxUnavailable: Required value: cannot be 0 when maxSurge is 0",
             ],
+        );
+    }
+
+    #[test]
+    fn strategies() {
+        let check = |strategy: Value, expected: &[&str]| {
+            check_create("apps", "DaemonSet", daemon_set(json!({"updateStrategy": strategy})), expected);
+        };
+        let rolling = |unavailable: Value, surge: Value| json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": unavailable, "maxSurge": surge}});
+        check(rolling(json!(0), json!("10%")), &[]);
+        check(
+            rolling(json!(1), json!("10%")),
+            &[
+                "spec.updateStrategy.rollingUpdate.maxSurge: Invalid value: \"10%\": may not be set when maxUnavailable is non-zero",
+            ],
+        );
+        check(
+            rolling(json!("101%"), json!(-1)),
+            &[
+                "spec.updateStrategy.rollingUpdate.maxSurge: Invalid value: -1: must be greater than or equal to 0",
+                "spec.updateStrategy.rollingUpdate.maxUnavailable: Invalid value: \"101%\": must not be greater than 100%",
+                "spec.updateStrategy.rollingUpdate.maxSurge: Invalid value: -1: may not be set when maxUnavailable is non-zero",
+            ],
+        );
+        check(
+            json!({"type": "Foo"}),
+            &[
+                "spec.updateStrategy: Unsupported value: {\"Type\":\"Foo\",\"RollingUpdate\":null}: supported values: \"RollingUpdate\", \"OnDelete\"",
+            ],
+        );
+    }
+
+    #[test]
+    fn an_update_is_looked_at_twice() {
+        let negative = "spec.minReadySeconds: Invalid value: -1: must be greater than or equal to 0";
+        check_update(
+            "apps",
+            "DaemonSet",
+            daemon_set(json!({"minReadySeconds": -1})),
+            daemon_set(json!({})),
+            &[negative, negative],
+        );
+        let other = json!({"selector": {"matchLabels": {"app": "y"}},
+            "template": {"metadata": {"labels": {"app": "y"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}});
+        check_update(
+            "apps",
+            "DaemonSet",
+            daemon_set(other),
+            daemon_set(json!({})),
+            &["spec.selector: Invalid value: {\"matchLabels\":{\"app\":\"y\"}}: field is immutable"],
         );
     }
 

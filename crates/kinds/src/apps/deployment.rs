@@ -4,7 +4,9 @@ use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
 use serde_json::Value;
 
-use super::{not_more_than_100_percent, number, positive_int_or_percent};
+use super::{
+    not_more_than_100_percent, number, positive_int_or_percent, unknown_strategy, validate_selector_stays,
+};
 use crate::core::pod_template;
 use crate::cursor::{Cursor, child, default_empty_to, default_to, keep, keep_field, same, set_generation};
 use crate::validate::nonnegative;
@@ -34,9 +36,7 @@ const RULES: Workload = Workload {
 fn validate_spec(errs: &mut ErrorList, spec: &Value) {
     let path = Path::new("spec");
     nonnegative(errs, &path.child("replicas"), &spec["replicas"]);
-    pod_template::validate_selector_and_template(errs, &path, spec, "deployment", |errs, path, spec| {
-        pod_template::validate_always_running(errs, path, spec, "ReplicaSet");
-    });
+    pod_template::validate_replicas_of_template(errs, &path, spec);
     validate_strategy(errs, &path.child("strategy"), &spec["strategy"]);
     nonnegative(errs, &path.child("minReadySeconds"), &spec["minReadySeconds"]);
     nonnegative(errs, &path.child("revisionHistoryLimit"), &spec["revisionHistoryLimit"]);
@@ -75,7 +75,7 @@ fn validate_strategy(errs: &mut ErrorList, path: &Path, strategy: &Value) {
             }
             not_more_than_100_percent(errs, &at.child("maxUnavailable"), unavailable);
         }
-        other => errs.push(field::not_supported(&path.child("type"), other, &["Recreate", "RollingUpdate"])),
+        _ => errs.push(unknown_strategy(path, strategy, &["Recreate", "RollingUpdate"])),
     }
 }
 
@@ -116,11 +116,7 @@ impl Strategy for Deployment {
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errs = metadata::validate_object_meta_update(obj, old);
         validate_spec(&mut errs, &obj["spec"]);
-        errs.extend(metadata::validate_immutable(
-            &obj["spec"]["selector"],
-            &old["spec"]["selector"],
-            &Path::new("spec").child("selector"),
-        ));
+        validate_selector_stays(&mut errs, obj, old);
         errs
     }
 
@@ -215,6 +211,38 @@ mod tests {
                 "spec.strategy.rollingUpdate.maxSurge: Invalid value: \"abc\": a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')",
                 "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: \"120%\": must not be greater than 100%",
             ],
+        );
+        check(
+            json!({"strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": "0%"}}}),
+            &[
+                "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: \"0%\": may not be 0 when `maxSurge` is 0",
+            ],
+        );
+        check(
+            json!({"strategy": {"type": "Foo", "rollingUpdate": {"maxSurge": "1%"}}}),
+            &[
+                "spec.strategy: Unsupported value: {\"Type\":\"Foo\",\"RollingUpdate\":{\"MaxUnavailable\":0,\"MaxSurge\":\"1%\"}}: supported values: \"Recreate\", \"RollingUpdate\"",
+            ],
+        );
+        check(
+            json!({"strategy": {"type": "Recreate", "rollingUpdate": {"maxSurge": 1}}}),
+            &[
+                "spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'",
+            ],
+        );
+        check(
+            json!({"replicas": -1, "minReadySeconds": -1, "revisionHistoryLimit": -1, "progressDeadlineSeconds": -1}),
+            &[
+                "spec.replicas: Invalid value: -1: must be greater than or equal to 0",
+                "spec.minReadySeconds: Invalid value: -1: must be greater than or equal to 0",
+                "spec.revisionHistoryLimit: Invalid value: -1: must be greater than or equal to 0",
+                "spec.progressDeadlineSeconds: Invalid value: -1: must be greater than or equal to 0",
+                "spec.progressDeadlineSeconds: Invalid value: -1: must be greater than minReadySeconds",
+            ],
+        );
+        check(
+            json!({"selector": {}}),
+            &["spec.selector: Invalid value: {}: empty selector is invalid for deployment"],
         );
         check(
             json!({"selector": {"matchExpressions": [{"key": "a", "operator": "Foo"}]}}),

@@ -4,37 +4,21 @@ use jiff::Timestamp;
 use orlop_api::field::{ErrorList, Path};
 use serde_json::Value;
 
+use super::validate_selector_stays;
 use crate::core::pod_template;
-use crate::cursor::{Cursor, child, default_to};
+use crate::cursor::{child, default_to};
 use crate::validate::nonnegative;
-use crate::workload::Workload;
+use crate::workload::{REPLICAS, replica_cells};
 use crate::{NameRule, Strategy, metadata, printer};
 
 /// The strategy of ReplicaSets.
 pub struct ReplicaSet;
 
-const RULES: Workload = Workload {
-    fresh: &["replicas"],
-    pod_spec: "/spec/template/spec",
-    counters: &[
-        "replicas",
-        "fullyLabeledReplicas",
-        "readyReplicas",
-        "availableReplicas",
-        "terminatingReplicas",
-        "observedGeneration",
-    ],
-    parts: &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"],
-    ready: "readyReplicas",
-};
-
 fn validate_spec(errs: &mut ErrorList, spec: &Value) {
     let path = Path::new("spec");
     nonnegative(errs, &path.child("replicas"), &spec["replicas"]);
     nonnegative(errs, &path.child("minReadySeconds"), &spec["minReadySeconds"]);
-    pod_template::validate_selector_and_template(errs, &path, spec, "deployment", |errs, path, spec| {
-        pod_template::validate_always_running(errs, path, spec, "ReplicaSet");
-    });
+    pod_template::validate_replicas_of_template(errs, &path, spec);
 }
 
 impl Strategy for ReplicaSet {
@@ -45,11 +29,11 @@ impl Strategy for ReplicaSet {
     }
 
     fn prepare_create(&self, obj: &mut Value) {
-        RULES.prepare_create(obj);
+        REPLICAS.prepare_create(obj);
     }
 
     fn prepare_update(&self, obj: &mut Value, old: &Value) {
-        RULES.prepare_update(obj, old);
+        REPLICAS.prepare_update(obj, old);
     }
 
     fn validate_create(&self, obj: &Value) -> ErrorList {
@@ -59,13 +43,11 @@ impl Strategy for ReplicaSet {
     }
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
-        let mut errs = metadata::validate_object_meta_update(obj, old);
+        // Upstream looks at the whole object and again at its update.
+        let mut errs = self.validate_create(obj);
+        errs.extend(metadata::validate_object_meta_update(obj, old));
         validate_spec(&mut errs, &obj["spec"]);
-        errs.extend(metadata::validate_immutable(
-            &obj["spec"]["selector"],
-            &old["spec"]["selector"],
-            &Path::new("spec").child("selector"),
-        ));
+        validate_selector_stays(&mut errs, obj, old);
         errs
     }
 
@@ -78,22 +60,11 @@ impl Strategy for ReplicaSet {
     }
 
     fn validate_status_update(&self, obj: &Value, old: &Value) -> ErrorList {
-        RULES.validate_status_update(obj, old)
+        REPLICAS.validate_status_update(obj, old)
     }
 
     fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
-        let (spec, status) = (&obj["spec"], &obj["status"]);
-        let (containers, images) = printer::containers_and_images(&spec["template"]["spec"]);
-        vec![
-            printer::name(obj),
-            spec["replicas"].int().into(),
-            status["replicas"].int().into(),
-            status["readyReplicas"].int().into(),
-            printer::age(obj, now),
-            containers.into(),
-            images.into(),
-            printer::format_label_selector(&spec["selector"]).into(),
-        ]
+        replica_cells(obj, now, printer::format_label_selector(&obj["spec"]["selector"]))
     }
 }
 

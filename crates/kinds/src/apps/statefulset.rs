@@ -2,12 +2,13 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{not_more_than_100_percent, number, positive_int_or_percent};
 use crate::core::persistentvolumeclaim::{set_spec_defaults, spec_warnings, validate_claim_spec};
+use crate::core::pod::validation::validate_pod_template_with_volumes;
 use crate::core::pod_template;
-use crate::cursor::{Cursor, child, default_empty_to, default_to, items_mut, keep_field, same};
+use crate::cursor::{Cursor, child, default_empty_to, default_to, items_mut, keep_field, remove, same};
 use crate::validate::{dns_label, nonnegative, one_of};
 use crate::workload::{self, Workload};
 use crate::{NameRule, Strategy, metadata, printer};
@@ -66,16 +67,31 @@ fn validate_spec(errs: &mut ErrorList, spec: &Value, fresh: bool) {
     nonnegative(errs, &path.child("replicas"), &spec["replicas"]);
     nonnegative(errs, &path.child("minReadySeconds"), &spec["minReadySeconds"]);
     nonnegative(errs, &path.child("ordinals.start"), &spec["ordinals"]["start"]);
-    pod_template::validate_selector_and_template(errs, &path, spec, "statefulset", |_, _, _| {});
-    pod_template::validate_always_running(
-        errs,
-        &path.child("template").child("spec"),
-        &spec["template"]["spec"],
-        "StatefulSet",
-    );
+    validate_template(errs, &path, spec);
     let service = spec["serviceName"].text();
     if fresh && !service.is_empty() {
         dns_label(errs, &path.child("serviceName"), service);
+    }
+}
+
+/// The template and the selector of its pods, which may mount what the claim templates make.
+fn validate_template(errs: &mut ErrorList, path: &Path, spec: &Value) {
+    let (selector, template, at) = (&spec["selector"], &spec["template"], path.child("template"));
+    if pod_template::validate_selector(errs, &path.child("selector"), selector, "statefulset", "") {
+        let made = |claim: &Value| json!({"name": claim["metadata"]["name"], "persistentVolumeClaim": {}});
+        let claims: Vec<Value> = spec["volumeClaimTemplates"].items().iter().map(made).collect();
+        pod_template::validate_labels_match(errs, &at, selector, template);
+        validate_pod_template_with_volumes(errs, &at, template, &claims);
+    }
+    pod_template::validate_always_running(errs, &at.child("spec"), &template["spec"], "StatefulSet");
+}
+
+/// How many pods may be replaced at once is off by default upstream, and dropped from what did not have it.
+fn drop_disabled(obj: &mut Value, old: Option<&Value>) {
+    const ROLLING: &str = "/spec/updateStrategy/rollingUpdate";
+    let kept = old.and_then(|old| old.pointer(ROLLING)).is_some_and(|rolling| rolling.has("maxUnavailable"));
+    if !kept && let Some(rolling) = obj.pointer_mut(ROLLING) {
+        remove(rolling, "maxUnavailable");
     }
 }
 
@@ -133,10 +149,12 @@ impl Strategy for StatefulSet {
     }
 
     fn prepare_create(&self, obj: &mut Value) {
+        drop_disabled(obj, None);
         RULES.prepare_create(obj);
     }
 
     fn prepare_update(&self, obj: &mut Value, old: &Value) {
+        drop_disabled(obj, Some(old));
         RULES.prepare_update(obj, old);
     }
 
@@ -228,6 +246,69 @@ mod tests {
             check_create("apps", "StatefulSet", stateful_set(extra), expected)
         };
         check(json!({}), &[]);
+        let template = |spec: Value| {
+            let mut pod = json!({"containers": [{"name": "c", "image": "i"}]});
+            for (k, v) in spec.entries() {
+                pod[k.as_str()] = v.clone();
+            }
+            json!({"metadata": {"labels": {"app": "x"}}, "spec": pod})
+        };
+        let mounting = |volume: &str| {
+            template(
+                json!({"containers": [{"name": "c", "image": "i", "volumeMounts": [{"name": volume, "mountPath": "/d"}]}]}),
+            )
+        };
+        let claims = json!([{"metadata": {"name": "data"},
+            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}]);
+        check(json!({"volumeClaimTemplates": claims, "template": mounting("data")}), &[]);
+        check(
+            json!({"volumeClaimTemplates": claims, "template": mounting("date")}),
+            &["spec.template.spec.containers[0].volumeMounts[0].name: Not found: \"date\""],
+        );
+        check(
+            json!({"replicas": -1, "minReadySeconds": -1, "ordinals": {"start": -1},
+                "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": -1}},
+                "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Foo", "whenScaled": "Bar"}}),
+            &[
+                "spec.updateStrategy.rollingUpdate.partition: Invalid value: -1: must be greater than or equal to 0",
+                "spec.persistentVolumeClaimRetentionPolicy.whenDeleted: Unsupported value: \"Foo\": supported values: \"Retain\", \"Delete\"",
+                "spec.persistentVolumeClaimRetentionPolicy.whenScaled: Unsupported value: \"Bar\": supported values: \"Retain\", \"Delete\"",
+                "spec.replicas: Invalid value: -1: must be greater than or equal to 0",
+                "spec.minReadySeconds: Invalid value: -1: must be greater than or equal to 0",
+                "spec.ordinals.start: Invalid value: -1: must be greater than or equal to 0",
+            ],
+        );
+        check(
+            json!({"updateStrategy": {"type": "OnDelete", "rollingUpdate": {"partition": 1}}}),
+            &[
+                "spec.updateStrategy.rollingUpdate: Invalid value: {\"partition\":1}: only allowed for updateStrategy 'RollingUpdate'",
+            ],
+        );
+        check(
+            json!({"selector": null}),
+            &[
+                "spec.selector: Required value",
+                "spec.template.metadata.labels: Invalid value: {\"app\":\"x\"}: `selector` does not match template `labels`",
+            ],
+        );
+        check(
+            json!({"selector": {}}),
+            &["spec.selector: Invalid value: {}: empty selector is invalid for statefulset"],
+        );
+        check(
+            json!({"selector": {"matchExpressions": [{"key": "a", "operator": "Foo"}]}}),
+            &[
+                "spec.selector.matchExpressions[0].operator: Invalid value: \"Foo\": not a valid selector operator",
+                "spec.selector: Invalid value: {\"matchExpressions\":[{\"key\":\"a\",\"operator\":\"Foo\"}]}",
+            ],
+        );
+        check(
+            json!({"template": template(json!({"restartPolicy": "Never", "activeDeadlineSeconds": 3}))}),
+            &[
+                "spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\"",
+                "spec.template.spec.activeDeadlineSeconds: Forbidden: activeDeadlineSeconds in StatefulSet is not Supported",
+            ],
+        );
         check(
             json!({"podManagementPolicy": "Foo"}),
             &["spec.podManagementPolicy: Invalid value: \"Foo\": must be 'OrderedReady' or 'Parallel'"],
@@ -238,6 +319,27 @@ mod tests {
                 "spec.updateStrategy: Invalid value: {\"type\":\"Foo\"}: must be 'RollingUpdate' or 'OnDelete'",
             ],
         );
+    }
+
+    #[test]
+    fn how_many_at_once_is_off_by_default() {
+        let set = |unavailable: Value| {
+            stateful_set(
+                json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 0, "maxUnavailable": unavailable}}}),
+            )
+        };
+        let left = |obj: &Value| obj["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"].clone();
+        let mut new = set(json!(2));
+        StatefulSet.prepare_create(&mut new);
+        assert_eq!(left(&new), Value::Null);
+        let (mut new, old) = (set(json!(2)), set(json!("0%")));
+        StatefulSet.prepare_update(&mut new, &old);
+        assert_eq!(left(&new), 2);
+        let errs = StatefulSet.validate_update(&set(json!("0%")), &old);
+        let expected =
+            ["spec.updateStrategy.rollingUpdate.maxUnavailable: Invalid value: \"0%\": cannot be 0"];
+        let found = crate::testing::texts(&errs);
+        assert_eq!(found.iter().filter(|e| e.contains("maxUnavailable")).collect::<Vec<_>>(), expected);
     }
 
     #[test]

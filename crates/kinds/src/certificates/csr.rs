@@ -8,7 +8,7 @@ use orlop_api::field::{self, ErrorList, Path};
 use serde_json::{Value, json};
 
 use super::pem::{certificate_problem, request_problem};
-use crate::cursor::{Cursor, keep, same};
+use crate::cursor::{Cursor, child, keep, keep_field, same};
 use crate::metadata::{validate_object_meta, validate_object_meta_update};
 use crate::validate::signer_name;
 use crate::{NameRule, Strategy, duration, printer};
@@ -122,12 +122,12 @@ fn validate(csr: &Value, old: Option<&Value>) -> ErrorList {
 }
 
 fn validate_conditions(errs: &mut ErrorList, csr: &Value, old: Option<&Value>) {
-    let path = Path::new("status").child("conditions");
+    let conditions = Path::new("status").child("conditions");
     let old_types = old.map(condition_types).unwrap_or_default();
     let both = old_types.contains(&"Approved") && old_types.contains(&"Denied");
     let types = condition_types(csr);
     for (i, condition) in csr["status"]["conditions"].items().iter().enumerate() {
-        let (kind, status, path) = (types[i], condition["status"].text(), path.index(i));
+        let (kind, status, path) = (types[i], condition["status"].text(), conditions.index(i));
         if kind.is_empty() && !old_types.contains(&"") {
             errs.push(field::required(&path.child("type"), ""));
         }
@@ -147,7 +147,7 @@ fn validate_conditions(errs: &mut ErrorList, csr: &Value, old: Option<&Value>) {
         };
         if !both && !opposite.is_empty() && types[..i].contains(&opposite) {
             errs.push(field::invalid(
-                &path.child("type"),
+                &conditions,
                 kind,
                 "Approved and Denied conditions are mutually exclusive",
             ));
@@ -200,9 +200,24 @@ fn validate_change(csr: &Value, old: &Value, writes: Writes) -> ErrorList {
     errs
 }
 
-/// Keeps what a write of `/approval` may not change.
+/// Keeps what a write of `/approval` may not change: all but the conditions.
 pub fn prepare_approval_update(obj: &mut Value, old: &Value) {
     keep(obj, old, &["spec"]);
+    keep_field(child(obj, "status"), &old["status"], "certificate");
+}
+
+/// Makes the conditions of a type what they were, unless there are more or fewer of them, which is refused later:
+/// upstream's `preserveConditionInstances`.
+fn keep_conditions(obj: &mut Value, old: &Value, kind: &str) {
+    let before: Vec<Value> = of_type(old, kind).into_iter().cloned().collect();
+    if of_type(obj, kind).len() != before.len() {
+        return;
+    }
+    let conditions = obj["status"].get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten();
+    let own = conditions.filter(|condition| condition["type"].text() == kind);
+    for (condition, before) in own.zip(before) {
+        *condition = before;
+    }
 }
 
 /// All that is wrong with a write of `/approval`.
@@ -256,6 +271,13 @@ impl Strategy for CertificateSigningRequest {
 
     fn has_status(&self) -> bool {
         true
+    }
+
+    fn prepare_status_update(&self, obj: &mut Value, old: &Value) {
+        keep(obj, old, &["spec"]);
+        for kind in ["Approved", "Denied"] {
+            keep_conditions(obj, old, kind);
+        }
     }
 
     fn validate_status_update(&self, obj: &Value, old: &Value) -> ErrorList {
@@ -388,7 +410,7 @@ mod tests {
             json!([approved]),
             Writes::Approval,
             &[
-                "status.conditions[1].type: Invalid value: \"Denied\": Approved and Denied conditions are mutually exclusive",
+                "status.conditions: Invalid value: \"Denied\": Approved and Denied conditions are mutually exclusive",
             ],
         );
         check(

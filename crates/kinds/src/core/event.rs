@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::cursor::{Cursor, same};
 use crate::duration::age;
-use crate::validate::{invalids, qualified_name};
+use crate::validate::{invalids, qualified_name, require_text};
 use crate::{Conversion, NameRule, Strategy, metadata};
 
 /// The strategy of core `v1` Events.
@@ -100,48 +100,33 @@ fn to_events(event: &Value) -> Value {
 
 /// What both versions check, on the core shape. Old clients left most fields out; `eventTime` marks the newer ones.
 fn validate_legacy(event: &Value, controller_field: &str) -> ErrorList {
+    const MISMATCH: &str = "does not match event.namespace";
     let mut errs = ErrorList::new();
     let namespace = event["metadata"]["namespace"].text();
     let object_namespace = event["involvedObject"]["namespace"].text();
-    let at = Path::new("involvedObject").child("namespace");
-    const MISMATCH: &str = "does not match event.namespace";
     let timed = event["eventTime"].is_set();
-    if object_namespace.is_empty() {
-        let cluster = matches!(namespace, "" | "default") || (timed && namespace == "kube-system");
-        if !cluster {
-            errs.push(field::invalid(&at, object_namespace, MISMATCH));
+    let agree = match object_namespace {
+        "" => {
+            namespace == "default" || (if timed { namespace == "kube-system" } else { namespace.is_empty() })
         }
-    } else if namespace != object_namespace && !(timed && namespace == "kube-system") {
+        other => timed || namespace == other,
+    };
+    if !agree {
+        let at = Path::new("involvedObject").child("namespace");
         errs.push(field::invalid(&at, object_namespace, MISMATCH));
     }
     if timed {
         let controller = event["reportingComponent"].text();
-        if controller.is_empty() {
-            errs.push(field::required(&Path::new(controller_field), ""));
+        require_text(&mut errs, &Path::new(controller_field), controller);
+        qualified_name(&mut errs, &Path::new(controller_field), controller);
+        for key in ["reportingInstance", "action", "reason"] {
+            require_text(&mut errs, &Path::new(key), event[key].text());
+            limit(&mut errs, key, event[key].text(), 128);
         }
-        qualified_name_if_any(&mut errs, controller_field, controller);
-        if event["reportingInstance"].text().is_empty() {
-            errs.push(field::required(&Path::new("reportingInstance"), ""));
-        }
-        limit(&mut errs, "reportingInstance", event["reportingInstance"].text(), 128);
-        if event["action"].text().is_empty() {
-            errs.push(field::required(&Path::new("action"), ""));
-        }
-        limit(&mut errs, "action", event["action"].text(), 128);
-        if event["reason"].text().is_empty() {
-            errs.push(field::required(&Path::new("reason"), ""));
-        }
-        limit(&mut errs, "reason", event["reason"].text(), 128);
         limit(&mut errs, "message", event["message"].text(), 1024);
     }
     invalids(&mut errs, &Path::new("namespace"), namespace, names::is_dns1123_subdomain(namespace));
     errs
-}
-
-fn qualified_name_if_any(errs: &mut ErrorList, name: &str, value: &str) {
-    if !value.is_empty() {
-        qualified_name(errs, &Path::new(name), value);
-    }
 }
 
 fn limit(errs: &mut ErrorList, name: &str, value: &str, most: usize) {
@@ -154,52 +139,70 @@ fn limit(errs: &mut ErrorList, name: &str, value: &str, most: usize) {
 fn validate_strict(event: &Value) -> ErrorList {
     let mut errs = validate_legacy(event, "reportingController");
     errs.extend(metadata::validate_object_meta(event, true, NameRule::DnsSubdomain));
+    validate_series(&mut errs, event);
     if !event["eventTime"].is_set() {
         errs.push(field::required(&Path::new("eventTime"), ""));
-        for (name, key) in [
-            ("reportingController", "reportingComponent"),
-            ("reportingInstance", "reportingInstance"),
-            ("action", "action"),
-            ("reason", "reason"),
-        ] {
-            if event[key].text().is_empty() {
-                errs.push(field::required(&Path::new(name), ""));
-            }
-        }
     }
     let kind = event["type"].text();
     if !matches!(kind, "Normal" | "Warning") {
         errs.push(field::invalid(&Path::new("type"), "", format!("has invalid value: {kind}")));
     }
-    for key in ["firstTimestamp", "lastTimestamp", "count", "source"] {
-        if !event[key].is_empty() {
+    let source = &event["source"];
+    let sourced = !(source["component"].is_empty() && source["host"].is_empty());
+    for (key, used) in [
+        ("firstTimestamp", event["firstTimestamp"].is_set()),
+        ("lastTimestamp", event["lastTimestamp"].is_set()),
+        ("count", event["count"].int() != 0),
+        ("source", sourced),
+    ] {
+        if used {
             errs.push(field::invalid(&Path::new(key), "", "needs to be unset"));
         }
     }
     errs
 }
 
+/// A series has happened more than once, the last time at some time.
+fn validate_series(errs: &mut ErrorList, event: &Value) {
+    let series = &event["series"];
+    if !series.is_set() {
+        return;
+    }
+    if series["count"].int() < 2 {
+        errs.push(field::invalid(&Path::new("series.count"), "", "should be at least 2"));
+    }
+    if !series["lastObservedTime"].is_set() {
+        errs.push(field::required(&Path::new("series.lastObservedTime"), ""));
+    }
+}
+
 /// A client of the newer API may count repetitions, and change nothing else.
 fn validate_strict_update(event: &Value, old: &Value) -> ErrorList {
-    let mut errs = metadata::validate_object_meta_update(event, old);
-    for (key, name) in [
-        ("involvedObject", "involvedObject"),
-        ("reason", "reason"),
-        ("message", "note"),
-        ("source", "source"),
-        ("firstTimestamp", "firstTimestamp"),
-        ("lastTimestamp", "lastTimestamp"),
-        ("count", "count"),
-        ("type", "type"),
-        ("eventTime", "eventTime"),
-        ("action", "action"),
-        ("related", "related"),
-        ("reportingComponent", "reportingController"),
-        ("reportingInstance", "reportingInstance"),
-    ] {
-        if !same(&event[key], &old[key]) {
-            errs.push(field::invalid(&Path::new(name), event[key].clone(), metadata::IMMUTABLE));
-        }
+    /// In upstream's order, which has one of them twice.
+    const FIXED: [&str; 14] = [
+        "involvedObject",
+        "reason",
+        "message",
+        "source",
+        "firstTimestamp",
+        "lastTimestamp",
+        "count",
+        "reason",
+        "type",
+        "eventTime",
+        "action",
+        "related",
+        "reportingComponent",
+        "reportingInstance",
+    ];
+    let mut errs = validate_legacy(event, "reportingController");
+    errs.extend(metadata::validate_object_meta_update(event, old));
+    if !same(&event["series"], &old["series"]) {
+        validate_series(&mut errs, event);
+    }
+    for key in FIXED {
+        let name = if key == "reportingComponent" { "reportingController" } else { key };
+        errs.extend(metadata::validate_immutable(&event[key], &old[key], &Path::new(name)));
     }
     errs
 }
@@ -354,7 +357,7 @@ impl Conversion for EventsV1 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{check_cells, check_create};
+    use crate::testing::{check_cells, check_create, check_update};
     use serde_json::json;
 
     #[test]
@@ -387,19 +390,107 @@ mod tests {
         check_create("", "Event", with(""), &[&wrong("")]);
     }
 
+    /// An event of the newer API with these changes.
+    fn event(changes: Value) -> Value {
+        let mut event = json!({"regarding": {"kind": "Pod", "namespace": "default"}, "type": "Normal",
+            "eventTime": "2020-01-01T00:00:00.000000Z", "action": "A", "reason": "R", "note": "n",
+            "reportingController": "c.io/x", "reportingInstance": "i", "deprecatedSource": {},
+            "deprecatedFirstTimestamp": null, "deprecatedLastTimestamp": null});
+        for (key, value) in changes.entries() {
+            event[key.as_str()] = value.clone();
+        }
+        event
+    }
+
     #[test]
     fn the_newer_api_is_strict() {
-        check_create(
-            "events.k8s.io",
-            "Event",
-            json!({"regarding": {"namespace": "default"}, "type": "Foo"}),
+        let check = |changes: Value, expected: &[&str]| {
+            check_create("events.k8s.io", "Event", event(changes), expected);
+        };
+        const NAME: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
+        let long = "x".repeat(129);
+        check(json!({}), &[]);
+        check(json!({"regarding": {"kind": "Pod", "namespace": "other"}}), &[]);
+        check(json!({"eventTime": null}), &["eventTime: Required value"]);
+        check(json!({"type": "Foo"}), &["type: Invalid value: \"\": has invalid value: Foo"]);
+        check(json!({"type": ""}), &["type: Invalid value: \"\": has invalid value: "]);
+        check(
+            json!({"reportingController": "", "reportingInstance": "", "action": "", "reason": ""}),
             &[
-                "eventTime: Required value",
                 "reportingController: Required value",
+                "reportingController: Invalid value: \"\": name part must be non-empty",
+                &format!("reportingController: Invalid value: \"\": {NAME}"),
                 "reportingInstance: Required value",
                 "action: Required value",
                 "reason: Required value",
-                "type: Invalid value: \"\": has invalid value: Foo",
+            ],
+        );
+        check(
+            json!({"reportingController": "a b"}),
+            &[&format!("reportingController: Invalid value: \"a b\": {NAME}")],
+        );
+        check(
+            json!({"reportingInstance": long, "action": long, "reason": long, "note": "x".repeat(1025)}),
+            &[
+                "reportingInstance: Invalid value: \"\": can have at most 128 characters",
+                "action: Invalid value: \"\": can have at most 128 characters",
+                "reason: Invalid value: \"\": can have at most 128 characters",
+                "message: Invalid value: \"\": can have at most 1024 characters",
+            ],
+        );
+        check(
+            json!({"series": {"count": 1, "lastObservedTime": null}}),
+            &[
+                "series.count: Invalid value: \"\": should be at least 2",
+                "series.lastObservedTime: Required value",
+            ],
+        );
+        check(
+            json!({"deprecatedFirstTimestamp": "2020-01-01T00:00:00Z", "deprecatedLastTimestamp": "2020-01-01T00:00:00Z",
+                "deprecatedCount": 1, "deprecatedSource": {"host": "h"}}),
+            &[
+                "firstTimestamp: Invalid value: \"\": needs to be unset",
+                "lastTimestamp: Invalid value: \"\": needs to be unset",
+                "count: Invalid value: \"\": needs to be unset",
+                "source: Invalid value: \"\": needs to be unset",
+            ],
+        );
+    }
+
+    #[test]
+    fn updates() {
+        let check = |changes: Value, expected: &[&str]| {
+            check_update("events.k8s.io", "Event", event(changes), event(json!({})), expected);
+        };
+        let series = |count: i64| json!({"count": count, "lastObservedTime": "2020-01-01T00:00:01.000000Z"});
+        check(json!({}), &[]);
+        check(json!({"series": series(2)}), &[]);
+        check(json!({"series": series(1)}), &["series.count: Invalid value: \"\": should be at least 2"]);
+        check(json!({"note": "m"}), &["message: Invalid value: \"m\": field is immutable"]);
+        check(json!({"related": {}}), &["related: Invalid value: {}: field is immutable"]);
+        check(
+            json!({"reason": "S", "reportingController": "d"}),
+            &[
+                "reason: Invalid value: \"S\": field is immutable",
+                "reason: Invalid value: \"S\": field is immutable",
+                "reportingController: Invalid value: \"d\": field is immutable",
+            ],
+        );
+        check(
+            json!({"action": ""}),
+            &["action: Required value", "action: Invalid value: \"\": field is immutable"],
+        );
+        let core = |changes: Value| to_core(&event(changes));
+        check_update("", "Event", core(json!({"reason": "S"})), core(json!({})), &[]);
+        check_update(
+            "",
+            "Event",
+            core(json!({"reportingController": ""})),
+            core(json!({})),
+            &[
+                "reportingComponent: Required value",
+                "reportingComponent: Invalid value: \"\": name part must be non-empty",
+                "reportingComponent: Invalid value: \"\": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')",
             ],
         );
     }

@@ -203,15 +203,12 @@ fn validate_sources(errs: &mut ErrorList, path: &Path, spec: &Value, name: &str)
         }
         found = true;
         let at = path.child(called);
-        if kind == "iscsi" && source["initiatorName"].is_set() {
-            let portal = source["targetPortal"].text();
-            if name.len() + 1 + portal.len() > 64 {
-                errs.push(field::invalid(
-                    &at.child("targetportal"),
-                    portal,
-                    "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified.",
-                ));
-            }
+        if kind == "iscsi" && volume_source::initiator_is_too_long(source, name) {
+            errs.push(field::invalid(
+                &at.child("targetportal"),
+                source["targetPortal"].text(),
+                volume_source::INITIATOR_TOO_LONG,
+            ));
         }
         let before = errs.len();
         for key in required {

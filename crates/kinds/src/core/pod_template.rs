@@ -64,38 +64,46 @@ pub(crate) fn workload_warnings(obj: &Value, old: Option<&Value>) -> Vec<String>
     name.into_iter().chain(warnings(obj)).collect()
 }
 
-/// `selector` and `template` of a workload spec that keeps pods running. `kind` names it in the message about an empty
-/// selector, as upstream's message does.
-pub(crate) fn validate_selector_and_template(
+/// `selector` of a workload spec that keeps pods running; whether pods can be told by it. `kind` and `unusable` are what
+/// upstream's messages say of an empty selector and of one that cannot be used.
+pub(crate) fn validate_selector(
     errs: &mut ErrorList,
     path: &Path,
-    spec: &Value,
+    selector: &Value,
     kind: &str,
-    more: impl FnOnce(&mut ErrorList, &Path, &Value),
-) {
-    let selector = &spec["selector"];
-    let at = path.child("selector");
+    unusable: &str,
+) -> bool {
     if selector.is_set() {
-        label_selector(errs, &at, selector);
+        label_selector(errs, path, selector);
         if selector_is_empty(selector) {
-            errs.push(field::invalid(&at, selector.clone(), format!("empty selector is invalid for {kind}")));
+            let why = format!("empty selector is invalid for {kind}");
+            errs.push(field::invalid(path, selector.clone(), why));
         }
     } else {
-        errs.push(field::required(&at, ""));
+        errs.push(field::required(path, ""));
     }
-    if !selector_is_valid(selector) {
-        errs.push(field::invalid(&at, selector.clone(), "invalid label selector"));
+    let usable = selector_is_valid(selector);
+    if !usable {
+        errs.push(field::invalid(path, selector.clone(), unusable));
+    }
+    usable
+}
+
+/// `selector` and `template` of a Deployment's or ReplicaSet's spec; upstream has the same words for both.
+pub(crate) fn validate_replicas_of_template(errs: &mut ErrorList, path: &Path, spec: &Value) {
+    let selector = &spec["selector"];
+    let unusable = "invalid label selector";
+    if !validate_selector(errs, &path.child("selector"), selector, "deployment", unusable) {
         return;
     }
-    let template = &spec["template"];
-    let path = path.child("template");
+    let (template, path) = (&spec["template"], path.child("template"));
     validate_labels_match(errs, &path, selector, template);
     validate_pod_template_spec(errs, &path, template);
-    more(errs, &path.child("spec"), &template["spec"]);
+    validate_always_running(errs, &path.child("spec"), &template["spec"], "ReplicaSet");
 }
 
 /// The template's labels are such that the workload finds its pods again. A missing selector selects nothing.
-fn validate_labels_match(errs: &mut ErrorList, path: &Path, selector: &Value, template: &Value) {
+pub(crate) fn validate_labels_match(errs: &mut ErrorList, path: &Path, selector: &Value, template: &Value) {
     let labels = &template["metadata"]["labels"];
     let matches = selector.is_set() && selector_matches(selector, labels);
     if !matches {

@@ -8,25 +8,11 @@ use super::pod::validation::validate_pod_template_spec;
 use super::pod_template;
 use crate::cursor::{Cursor, child, default_to};
 use crate::validate::nonnegative;
-use crate::workload::Workload;
+use crate::workload::{REPLICAS, replica_cells};
 use crate::{NameRule, Strategy, metadata, printer};
 
 /// The strategy of ReplicationControllers.
 pub struct ReplicationController;
-
-const RULES: Workload = Workload {
-    fresh: &["replicas"],
-    pod_spec: "/spec/template/spec",
-    counters: &[
-        "replicas",
-        "fullyLabeledReplicas",
-        "readyReplicas",
-        "availableReplicas",
-        "observedGeneration",
-    ],
-    parts: &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"],
-    ready: "readyReplicas",
-};
 
 fn validate_spec(errs: &mut ErrorList, spec: &Value) {
     let path = Path::new("spec");
@@ -80,11 +66,11 @@ impl Strategy for ReplicationController {
     }
 
     fn prepare_create(&self, obj: &mut Value) {
-        RULES.prepare_create(obj);
+        REPLICAS.prepare_create(obj);
     }
 
     fn prepare_update(&self, obj: &mut Value, old: &Value) {
-        RULES.prepare_update(obj, old);
+        REPLICAS.prepare_update(obj, old);
     }
 
     fn validate_create(&self, obj: &Value) -> ErrorList {
@@ -109,7 +95,7 @@ impl Strategy for ReplicationController {
     }
 
     fn validate_status_update(&self, obj: &Value, old: &Value) -> ErrorList {
-        RULES.validate_status_update(obj, old)
+        REPLICAS.validate_status_update(obj, old)
     }
 
     fn orphans_dependents(&self) -> bool {
@@ -124,18 +110,7 @@ impl Strategy for ReplicationController {
     }
 
     fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
-        let (spec, status) = (&obj["spec"], &obj["status"]);
-        let (containers, images) = printer::containers_and_images(&spec["template"]["spec"]);
-        vec![
-            printer::name(obj),
-            spec["replicas"].int().into(),
-            status["replicas"].int().into(),
-            status["readyReplicas"].int().into(),
-            printer::age(obj, now),
-            containers.into(),
-            images.into(),
-            printer::format_labels(&spec["selector"]).into(),
-        ]
+        replica_cells(obj, now, printer::format_labels(&obj["spec"]["selector"]))
     }
 }
 

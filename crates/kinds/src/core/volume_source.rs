@@ -23,6 +23,8 @@ const MANAGED_DISK: &str =
     "/subscriptions/{sub-id}/resourcegroups/{group-name}/providers/microsoft.compute/disks/{disk-id}";
 const BLOB_DISK: &str = "https://{account-name}.blob.core.windows.net/{container-name}/{disk-name}.vhd";
 
+const MALFORMED: &str = "must be valid format";
+
 /// Defaults of the sources of a volume, or of a persistent volume's spec.
 pub(crate) fn set_defaults(volume: &mut Value) {
     let mut on = |kind: &str, apply: &dyn Fn(&mut Value)| {
@@ -123,7 +125,7 @@ fn initiator_name(name: &str) -> Result<(), &'static str> {
         Some("naa") => tail.len() == 32 && alphanumeric(tail),
         _ => return Err("must be valid format starting with iqn, eui, or naa"),
     };
-    if good { Ok(()) } else { Err("must be valid format") }
+    if good { Ok(()) } else { Err(MALFORMED) }
 }
 
 fn is_iqn(name: &str) -> bool {
@@ -141,12 +143,25 @@ fn is_iqn(name: &str) -> bool {
         && !unique.contains([',', ';', '*', '&', '$', '|', ' ', '\t', '\n', '\r', '\u{c}'])
 }
 
+fn validate_initiator(errs: &mut ErrorList, path: &Path, name: &str, owner: Owner) {
+    if let Err(why) = initiator_name(name) {
+        // A persistent volume is told less.
+        let why = if owner == Owner::PersistentVolume { MALFORMED } else { why };
+        errs.push(field::invalid(path, name, why));
+    }
+}
+
+/// What upstream says of a name that is too long together with the portal, for a reason of iSCSI's.
+pub(crate) const INITIATOR_TOO_LONG: &str = "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified.";
+
+/// Whether the volume's name and the portal are too long together, which counts where there is an initiator's name.
+pub(crate) fn initiator_is_too_long(source: &Value, volume: &str) -> bool {
+    source["initiatorName"].is_set() && volume.len() + 1 + source["targetPortal"].text().len() > 64
+}
+
 fn validate_iscsi(errs: &mut ErrorList, path: &Path, source: &Value, owner: Owner) {
-    let iqn = source["iqn"].text();
-    if !iqn.is_empty()
-        && let Err(why) = initiator_name(iqn)
-    {
-        errs.push(field::invalid(&path.child("iqn"), iqn, why));
+    if !source["iqn"].text().is_empty() {
+        validate_initiator(errs, &path.child("iqn"), source["iqn"].text(), owner);
     }
     validate_lun(errs, path, source["lun"].int());
     let secret = &source["secretRef"];
@@ -158,10 +173,8 @@ fn validate_iscsi(errs: &mut ErrorList, path: &Path, source: &Value, owner: Owne
         errs.push(field::required(&path.child("secretRef").child("name"), ""));
     }
     let initiator = &source["initiatorName"];
-    if initiator.is_set()
-        && let Err(why) = initiator_name(initiator.text())
-    {
-        errs.push(field::invalid(&path.child("initiatorname"), initiator.text(), why));
+    if initiator.is_set() {
+        validate_initiator(errs, &path.child("initiatorname"), initiator.text(), owner);
     }
 }
 
@@ -293,7 +306,7 @@ mod tests {
                 "iscsi.iqn: Invalid value: \"iqn.x\": must be valid format",
                 "iscsi.lun: Invalid value: 256: must be between 0 and 255, inclusive",
                 "iscsi.secretRef: Required value",
-                "iscsi.initiatorname: Invalid value: \"foo\": must be valid format starting with iqn, eui, or naa",
+                "iscsi.initiatorname: Invalid value: \"foo\": must be valid format",
             ],
         );
         check(

@@ -39,7 +39,7 @@ fn validate(obj: &Value) -> ErrorList {
     if method.is_set() && !["ByNamespace", "ByUser"].contains(&method["type"].text()) {
         errs.push(field::not_supported(
             &path.child("distinguisherMethod").child("type"),
-            method.clone(),
+            json!({"Type": method["type"]}),
             &["ByNamespace", "ByUser"],
         ));
     }

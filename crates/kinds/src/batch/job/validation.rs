@@ -280,7 +280,12 @@ fn validate_pod_failure_policy(errs: &mut ErrorList, path: &Path, spec: &Value) 
 
 fn validate_exit_codes(errs: &mut ErrorList, path: &Path, codes: &Value, containers: &[&str]) {
     let operator = codes["operator"].text();
-    require_one_of(errs, &path.child("operator"), operator, &["In", "NotIn"]);
+    let at = path.child("operator");
+    match operator {
+        "" => errs.push(field::required(&at, "valid values: [\"In\" \"NotIn\"]")),
+        "In" | "NotIn" => {}
+        other => errs.push(field::not_supported(&at, other, &["In", "NotIn"])),
+    }
     let container = &codes["containerName"];
     if container.is_set() && !containers.contains(&container.text()) {
         errs.push(field::invalid(
@@ -418,33 +423,33 @@ fn validate_completions(errs: &mut ErrorList, path: &Path, spec: &Value, was: &V
     }
 }
 
-/// The template as it must not differ from the old one: what a suspended job may still be told is taken from there.
+/// Whether nothing runs for a job that is suspended, so that its pods may still be changed: it has not started yet, or
+/// the controller says that it let go of them.
+fn is_at_rest(job: &Value) -> bool {
+    let status = &job["status"];
+    let held = !status.has("startTime") || super::has_condition(job, "Suspended");
+    job["spec"]["suspend"].flag() && status["active"].int() == 0 && held
+}
+
+/// The template as it must not differ from the old one: what a job at rest may still be told is taken from there.
 fn template_but_for_mutable_parts(obj: &Value, old: &Value) -> Value {
-    let (was, status) = (&old["spec"], &old["status"]);
     let mut template = obj["spec"]["template"].clone();
-    let before = &was["template"];
-    if !was["suspend"].flag() {
+    if !is_at_rest(old) {
         return template;
     }
-    if !status.has("startTime") {
-        for key in ["nodeSelector", "tolerations", "schedulingGates"] {
-            keep_field(child(&mut template, "spec"), &before["spec"], key);
-        }
-        keep_node_affinity(child(&mut template, "spec"), &before["spec"]["affinity"]);
-        for key in ["labels", "annotations"] {
-            keep_field(child(&mut template, "metadata"), &before["metadata"], key);
-        }
+    let before = &old["spec"]["template"];
+    for key in ["labels", "annotations"] {
+        keep_field(child(&mut template, "metadata"), &before["metadata"], key);
     }
-    // A job that ran before must have let go of its pods.
-    if obj["spec"]["suspend"].flag() && status["active"].int() == 0 {
-        for list in ["containers", "initContainers"] {
-            let olds = before["spec"][list].items();
-            for (container, old) in items_mut(child(&mut template, "spec"), list).zip(olds) {
-                let resources = child(container, "resources");
-                for key in ["requests", "limits"] {
-                    keep_field(resources, &old["resources"], key);
-                }
-            }
+    let spec = child(&mut template, "spec");
+    for key in ["nodeSelector", "tolerations", "schedulingGates"] {
+        keep_field(spec, &before["spec"], key);
+    }
+    keep_node_affinity(spec, &before["spec"]["affinity"]);
+    for list in ["containers", "initContainers"] {
+        let olds = before["spec"][list].items();
+        for (container, old) in items_mut(spec, list).zip(olds) {
+            keep_field(container, old, "resources");
         }
     }
     template

@@ -271,6 +271,14 @@ pub(crate) fn drop_disabled_fields(spec: &mut Value) {
             }
         }
     }
+    remove(spec, "schedulingGroup");
+    for volume in items_mut(spec, "volumes") {
+        let Some(projected) = volume.get_mut("projected") else { continue };
+        for source in items_mut(projected, "sources") {
+            remove(source, "clusterTrustBundle");
+            remove(source, "podCertificate");
+        }
+    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ pub(crate) mod warnings;
 mod tests;
 
 pub(crate) use affinity::{validate_node_selector, validate_taint_effect, validate_tolerations};
+pub use security::refuses_privilege;
 pub use update::{
     prepare_ephemeral_containers_update, prepare_resize_update, validate_binding,
     validate_ephemeral_containers_update, validate_resize_update,

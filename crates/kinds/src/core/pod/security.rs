@@ -1,6 +1,6 @@
 //! Security contexts of pods and containers, and what an operating system rules out.
 
-use orlop_api::field::{self, ErrorList, Path};
+use orlop_api::field::{self, ErrorList, ErrorType, FieldError, Path};
 use serde_json::Value;
 
 use super::validation::{Pod, visit_containers};
@@ -8,6 +8,14 @@ use crate::cursor::Cursor;
 use crate::validate::{local_descending_path, one_of};
 
 const MAX_ID: i64 = i32::MAX as i64;
+
+const NO_PRIVILEGE: &str = "disallowed by cluster policy";
+
+/// Whether this refuses a privileged container. Validation refuses every one; whether the cluster allows them is not
+/// known here, and a server that does drops these errors.
+pub fn refuses_privilege(error: &FieldError) -> bool {
+    error.kind == ErrorType::Forbidden && error.detail == NO_PRIVILEGE
+}
 
 fn validate_id(errs: &mut ErrorList, path: &Path, id: &Value) {
     if id.is_set() && !(0..=MAX_ID).contains(&id.int()) {
@@ -64,6 +72,9 @@ pub(super) fn validate_security_context(
 ) {
     if !context.is_set() {
         return;
+    }
+    if context["privileged"].flag() {
+        errs.push(field::forbidden(&path.child("privileged"), NO_PRIVILEGE));
     }
     validate_id(errs, &path.child("runAsUser"), &context["runAsUser"]);
     validate_id(errs, &path.child("runAsGroup"), &context["runAsGroup"]);

@@ -24,7 +24,7 @@ const APP_ARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
 /// A pod spec and what its parts must know of each other.
 pub(super) struct Pod<'a> {
     pub spec: &'a Value,
-    /// Volumes without errors: those that may be mounted.
+    /// Volumes without errors: those that may be mounted. Of two with one name the first counts.
     pub volumes: Vec<&'a Value>,
     /// Names of `spec.resourceClaims`.
     pub claims: Vec<&'a str>,
@@ -50,18 +50,21 @@ pub(super) fn visit_containers(spec: &Value, path: &Path, visit: &mut dyn FnMut(
     }
 }
 
-/// A pod spec. `pod_name` is the pod's name, or `None` in a template, where some rules are looser.
-pub(crate) fn validate_pod_spec(errs: &mut ErrorList, path: &Path, spec: &Value, pod_name: Option<&str>) {
+/// A pod spec. `pod_name` is the pod's name, or `None` in a template, where some rules are looser; `more` are volumes that
+/// may be mounted besides those of the spec.
+fn validate_pod_spec(
+    errs: &mut ErrorList,
+    path: &Path,
+    spec: &Value,
+    pod_name: Option<&str>,
+    more: &[Value],
+) {
     let grace = &spec["terminationGracePeriodSeconds"];
     if !grace.is_set() {
         errs.push(field::required(&path.child("terminationGracePeriodSeconds"), ""));
     }
-    let volumes = volumes::validate_volumes(
-        errs,
-        &path.child("volumes"),
-        &spec["volumes"],
-        pod_name.unwrap_or_default(),
-    );
+    let mut volumes = volumes::validate_volumes(errs, &path.child("volumes"), &spec["volumes"], pod_name);
+    volumes.splice(0..0, more);
     let claims = spec["resourceClaims"]
         .items()
         .iter()
@@ -399,7 +402,7 @@ pub(super) fn validate_metadata_and_spec(pod: &Value) -> ErrorList {
     let path = Path::new("spec");
     let at = Path::new("metadata").child("annotations");
     validate_pod_annotations(&mut errs, &at, &meta["annotations"], spec);
-    validate_pod_spec(&mut errs, &path, spec, Some(meta["name"].text()));
+    validate_pod_spec(&mut errs, &path, spec, Some(meta["name"].text()), &[]);
     if spec["serviceAccountName"].text().is_empty() {
         for (v, volume) in spec["volumes"].items().iter().enumerate() {
             for (s, source) in volume["projected"]["sources"].items().iter().enumerate() {
@@ -441,11 +444,21 @@ pub(super) fn validate_pod_create(pod: &Value) -> ErrorList {
 
 /// A pod template, as in Deployments: labels, annotations and a spec.
 pub(crate) fn validate_pod_template_spec(errs: &mut ErrorList, path: &Path, template: &Value) {
+    validate_pod_template_with_volumes(errs, path, template, &[]);
+}
+
+/// A pod template whose pods get more volumes than it names, as a StatefulSet's do.
+pub(crate) fn validate_pod_template_with_volumes(
+    errs: &mut ErrorList,
+    path: &Path,
+    template: &Value,
+    more: &[Value],
+) {
     let (meta, spec) = (&template["metadata"], &template["spec"]);
     errs.extend(validate_labels(&meta["labels"], &path.child("labels")));
     errs.extend(validate_annotations(&meta["annotations"], &path.child("annotations")));
     validate_pod_annotations(errs, &path.child("annotations"), &meta["annotations"], spec);
-    validate_pod_spec(errs, &path.child("spec"), spec, None);
+    validate_pod_spec(errs, &path.child("spec"), spec, None, more);
     validate_profiles_match(errs, &path.child("spec"), &meta["annotations"], spec);
     if !spec["ephemeralContainers"].is_empty() {
         errs.push(field::forbidden(

@@ -10,7 +10,7 @@ use crate::core::pod_template::validate_template_metadata;
 use crate::core::volume_source::{self, Owner};
 use crate::cursor::Cursor;
 use crate::validate::{
-    csi_driver_name, dns_label, label_selector, local_descending_path, local_non_reserved_path,
+    csi_driver_name, dns_label, label_selector, local_descending_path, local_non_reserved_path, object_name,
     require_one_of, require_text, signer_name,
 };
 
@@ -45,26 +45,26 @@ const SOURCES: [(&str, &[&str]); 29] = [
     ("storageos", &["volumeName"]),
     ("projected", &[]),
     ("scaleIO", &["gateway", "system", "volumeName"]),
-    ("csi", &["driver"]),
+    ("csi", &[]),
     ("ephemeral", &[]),
 ];
 
 /// The source kinds that need code of their own beyond [`SOURCES`], `image` among them.
 const IMAGE: (&str, &[&str]) = ("image", &[]);
 
-/// `spec.volumes`. `pod_name` is empty in templates. Returns the volumes that may be mounted: those without errors.
+/// `spec.volumes`. `pod_name` is `None` in templates. Returns the volumes that may be mounted: those without errors.
 pub(super) fn validate_volumes<'a>(
     errs: &mut ErrorList,
     path: &Path,
     volumes: &'a Value,
-    pod_name: &str,
+    pod_name: Option<&str>,
 ) -> Vec<&'a Value> {
     let mut good: Vec<&Value> = Vec::new();
     let made_claims: Vec<String> = volumes
         .items()
         .iter()
-        .filter(|v| !pod_name.is_empty() && v["ephemeral"].is_set())
-        .map(|v| format!("{pod_name}-{}", v["name"].text()))
+        .filter(|v| v["ephemeral"].is_set())
+        .filter_map(|v| claim_name(pod_name, v["name"].text()))
         .collect();
     for (i, volume) in volumes.items().iter().enumerate() {
         let path = path.index(i);
@@ -95,7 +95,13 @@ pub(super) fn validate_volumes<'a>(
     good
 }
 
-fn validate_source(errs: &mut ErrorList, path: &Path, volume: &Value, pod_name: &str) {
+/// The claim that is made for a pod's ephemeral volume; none in a template or where a name is missing.
+fn claim_name(pod_name: Option<&str>, volume: &str) -> Option<String> {
+    let pod_name = pod_name.filter(|name| !name.is_empty())?;
+    (!volume.is_empty()).then(|| format!("{pod_name}-{volume}"))
+}
+
+fn validate_source(errs: &mut ErrorList, path: &Path, volume: &Value, pod_name: Option<&str>) {
     let mut found = false;
     for (kind, required) in SOURCES.iter().chain([&IMAGE]) {
         let source = &volume[*kind];
@@ -105,28 +111,37 @@ fn validate_source(errs: &mut ErrorList, path: &Path, volume: &Value, pod_name: 
         if found {
             let path = path.child(name_when_repeated(kind));
             errs.push(field::forbidden(&path, "may not specify more than 1 volume type"));
-            continue;
-        }
-        found = true;
-        let path_of = path.child(if *kind == "gcePersistentDisk" { "persistentDisk" } else { kind });
-        let before = errs.len();
-        for key in *required {
-            if source[*key].is_empty() {
-                errs.push(field::required(&path_of.child(key), ""));
+        } else {
+            found = true;
+            let path_of = path.child(if *kind == "gcePersistentDisk" { "persistentDisk" } else { kind });
+            let before = errs.len();
+            for key in *required {
+                if source[*key].is_empty() {
+                    errs.push(field::required(&path_of.child(key), ""));
+                }
+            }
+            let complete = errs.len() == before;
+            validate_kind(errs, &path_of, kind, source, complete, pod_name.is_some());
+            if *kind == "ephemeral" {
+                validate_claim_name(errs, &path.child("name"), volume["name"].text(), pod_name);
             }
         }
-        let complete = errs.len() == before;
-        validate_kind(errs, &path_of, kind, source, complete);
-        if *kind == "ephemeral" && !pod_name.is_empty() && !volume["name"].text().is_empty() {
+        // Looked at even where another source came first.
+        if *kind == "iscsi" && volume_source::initiator_is_too_long(source, volume["name"].text()) {
             let name = volume["name"].text();
-            let claim = format!("{pod_name}-{name}");
-            for msg in NameRule::DnsSubdomain.check(&claim, false) {
-                errs.push(field::invalid(&path.child("name"), name, format!("PVC name {claim:?}: {msg}")));
-            }
+            errs.push(field::invalid(&path.child("name"), name, volume_source::INITIATOR_TOO_LONG));
         }
     }
     if !found {
         errs.push(field::required(path, "must specify a volume type"));
+    }
+}
+
+/// The claim of an ephemeral volume must have a name that a claim can have.
+fn validate_claim_name(errs: &mut ErrorList, path: &Path, name: &str, pod_name: Option<&str>) {
+    let Some(claim) = claim_name(pod_name, name) else { return };
+    for msg in NameRule::DnsSubdomain.check(&claim, false) {
+        errs.push(field::invalid(path, name, format!("PVC name {claim:?}: {msg}")));
     }
 }
 
@@ -139,8 +154,16 @@ fn name_when_repeated(kind: &str) -> &str {
     }
 }
 
-/// What a source must be beyond having its required fields; `complete` says that it has them.
-fn validate_kind(errs: &mut ErrorList, path: &Path, kind: &str, source: &Value, complete: bool) {
+/// What a source must be beyond having its required fields; `complete` says that it has them. A template (`!in_pod`) may
+/// leave the reference of an image to whoever makes its pods.
+fn validate_kind(
+    errs: &mut ErrorList,
+    path: &Path,
+    kind: &str,
+    source: &Value,
+    complete: bool,
+    in_pod: bool,
+) {
     match kind {
         "emptyDir" if super::resources::quantity(&source["sizeLimit"]).sign() < 0 => {
             errs.push(field::forbidden(
@@ -165,16 +188,21 @@ fn validate_kind(errs: &mut ErrorList, path: &Path, kind: &str, source: &Value, 
             validate_mode(errs, &path.child("defaultMode"), &source["defaultMode"]);
             validate_projections(errs, path, source);
         }
-        "csi" if complete => {
+        "csi" => {
             csi_driver_name(errs, &path.child("driver"), source["driver"].text());
             let secret = &source["nodePublishSecretRef"];
-            if secret.is_set() {
-                require_text(errs, &path.child("nodePublishSecretRef").child("name"), secret["name"].text());
+            match secret["name"].text() {
+                _ if !secret.is_set() => {}
+                "" => errs.push(field::required(&path.child("nodePublishSecretRef").child("name"), "")),
+                // Upstream reports it one step too high.
+                name => object_name(errs, &path.child("name"), name, NameRule::DnsSubdomain),
             }
         }
         "ephemeral" => validate_claim_template(errs, path, &source["volumeClaimTemplate"]),
         "image" => {
-            require_text(errs, &path.child("reference"), source["reference"].text());
+            if in_pod {
+                require_text(errs, &path.child("reference"), source["reference"].text());
+            }
             require_one_of(
                 errs,
                 &path.child("pullPolicy"),
@@ -291,7 +319,8 @@ fn validate_projections(errs: &mut ErrorList, path: &Path, projected: &Value) {
         let bundle = &source["clusterTrustBundle"];
         if bundle.is_set() {
             count += 1;
-            validate_trust_bundle(errs, &at.child("clusterTrustBundle"), bundle);
+            // The field's name of old.
+            validate_trust_bundle(errs, &at.child("clusterTrustBundlePEM"), bundle);
             take(errs, path, &mut taken, bundle["path"].text(), bundle["path"].text());
         }
         if source["podCertificate"].is_set() {
