@@ -70,7 +70,7 @@ impl Strategy for ReplicaSet {
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::check_create;
+    use crate::testing::{check_create, check_update};
     use serde_json::json;
 
     #[test]
@@ -84,6 +84,23 @@ mod tests {
                 "spec.replicas: Invalid value: -1: must be greater than or equal to 0",
                 "spec.template.metadata.labels: Invalid value: {\"app\":\"x\"}: `selector` does not match template `labels`",
             ],
+        );
+    }
+
+    #[test]
+    fn an_update_is_looked_at_twice() {
+        let set = |replicas: i64, label: &str| {
+            json!({"spec": {"replicas": replicas, "selector": {"matchLabels": {"app": label}},
+                "template": {"metadata": {"labels": {"app": label}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}})
+        };
+        let negative = "spec.replicas: Invalid value: -1: must be greater than or equal to 0";
+        check_update("apps", "ReplicaSet", set(-1, "x"), set(1, "x"), &[negative, negative]);
+        check_update(
+            "apps",
+            "ReplicaSet",
+            set(1, "y"),
+            set(1, "x"),
+            &["spec.selector: Invalid value: {\"matchLabels\":{\"app\":\"y\"}}: field is immutable"],
         );
     }
 }

@@ -422,6 +422,47 @@ mod tests {
     }
 
     #[test]
+    fn conditions() {
+        let check = |conditions: Value, expected: &[&str]| {
+            let csr = |conditions: Value| {
+                json!({"metadata": {"name": "x", "resourceVersion": "1"}, "spec": spec(),
+                    "status": {"conditions": conditions}})
+            };
+            assert_eq!(
+                texts(&validate_change(&csr(conditions), &csr(json!([])), Writes::Approval)),
+                expected
+            );
+        };
+        check(json!([{"type": "Mine", "status": "Unknown"}]), &[]);
+        check(
+            json!([{}, {"type": "Failed", "status": "False"}, {"type": "Mine", "status": "Maybe"}, {"type": "Mine", "status": "True"}]),
+            &[
+                "status.conditions[0].type: Required value",
+                "status.conditions[0].status: Required value",
+                "status.conditions[1].status: Unsupported value: \"False\": supported values: \"True\"",
+                "status.conditions[2].status: Unsupported value: \"Maybe\": supported values: \"False\", \"True\", \"Unknown\"",
+                "status.conditions[3].type: Duplicate value: \"Mine\"",
+            ],
+        );
+    }
+
+    #[test]
+    fn writes_of_subresources_keep_the_rest() {
+        let approved = |message: &str| json!({"type": "Approved", "status": "True", "message": message});
+        let old = json!({"spec": {"signerName": "a.b/c"}, "status": {"conditions": [approved("old")], "certificate": "eA=="}});
+        let mut new = json!({"spec": {}, "status": {"conditions": [approved("new"), {"type": "Failed"}], "certificate": "eQ=="}});
+        let mut approval = new.clone();
+        prepare_approval_update(&mut approval, &old);
+        assert_eq!(approval["spec"], old["spec"]);
+        assert_eq!(approval["status"]["certificate"], "eA==");
+        assert_eq!(approval["status"]["conditions"], new["status"]["conditions"]);
+        CertificateSigningRequest.prepare_status_update(&mut new, &old);
+        assert_eq!(new["spec"], old["spec"]);
+        assert_eq!(new["status"]["certificate"], "eQ==");
+        assert_eq!(new["status"]["conditions"], json!([approved("old"), {"type": "Failed"}]));
+    }
+
+    #[test]
     fn rows() {
         check_cells(
             GROUP,

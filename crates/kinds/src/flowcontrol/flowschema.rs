@@ -302,6 +302,12 @@ mod tests {
             ],
         );
         check(
+            json!({"priorityLevelConfiguration": level, "distinguisherMethod": {"type": "ByMood"}}),
+            &[
+                "spec.distinguisherMethod.type: Unsupported value: {\"Type\":\"ByMood\"}: supported values: \"ByNamespace\", \"ByUser\"",
+            ],
+        );
+        check(
             json!({"matchingPrecedence": 10001, "priorityLevelConfiguration": level, "rules": [{}]}),
             &[
                 "spec.matchingPrecedence: Invalid value: 10001: must not be greater than 10000",

@@ -62,6 +62,17 @@ mod tests {
                 "maximumVolumeSize: Invalid value: \"-2\": must be greater than or equal to 0",
             ],
         );
+        let bare = json!({"storageClassName": "s"});
+        let empty = json!({"storageClassName": "s", "nodeTopology": {}});
+        for (new, old, shown) in [(&bare, &empty, "null"), (&empty, &bare, "{}")] {
+            check_update(
+                "storage.k8s.io",
+                "CSIStorageCapacity",
+                new.clone(),
+                old.clone(),
+                &[&format!("nodeTopology: Invalid value: {shown}: field is immutable")],
+            );
+        }
         check_update(
             "storage.k8s.io",
             "CSIStorageCapacity",
