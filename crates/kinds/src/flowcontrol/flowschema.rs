@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
 use serde_json::{Value, json};
 
-use super::{keep_all_but_status, mandatory_spec, validate_status};
-use crate::cursor::{Cursor, bump_generation, child, default_empty_to, keep, same, set_generation};
+use super::{mandatory_spec, validate_status};
+use crate::cursor::{Cursor, child, default_empty_to, same};
 use crate::validate::object_name;
 use crate::{NameRule, Strategy, metadata, printer};
 
@@ -214,44 +214,10 @@ fn validate_subject(errs: &mut ErrorList, path: &Path, subject: &Value) {
 }
 
 impl Strategy for FlowSchema {
-    fn namespaced(&self) -> bool {
-        false
-    }
+    common_rules!();
 
     fn defaults(&self, obj: &mut Value) {
         default_empty_to(child(obj, "spec"), "matchingPrecedence", 1000);
-    }
-
-    fn prepare_create(&self, obj: &mut Value) {
-        obj["status"] = json!({});
-        set_generation(obj, 1);
-    }
-
-    fn prepare_update(&self, obj: &mut Value, old: &Value) {
-        keep(obj, old, &["status"]);
-        bump_generation(obj, old, &["spec"]);
-    }
-
-    fn validate_create(&self, obj: &Value) -> ErrorList {
-        validate(obj)
-    }
-
-    fn validate_update(&self, obj: &Value, _old: &Value) -> ErrorList {
-        validate(obj)
-    }
-
-    fn has_status(&self) -> bool {
-        true
-    }
-
-    fn prepare_status_update(&self, obj: &mut Value, old: &Value) {
-        keep_all_but_status(obj, old);
-    }
-
-    fn validate_status_update(&self, obj: &Value, _old: &Value) -> ErrorList {
-        let mut errs = ErrorList::new();
-        validate_status(&mut errs, obj);
-        errs
     }
 
     fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {

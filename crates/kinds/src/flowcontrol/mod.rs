@@ -1,14 +1,53 @@
 //! `flowcontrol.apiserver.k8s.io`: how the API server shares itself among its clients (API priority and fairness).
 
+/// What both kinds do alike in the registry; `validate` is the kind's own.
+macro_rules! common_rules {
+    () => {
+        fn namespaced(&self) -> bool {
+            false
+        }
+
+        fn prepare_create(&self, obj: &mut Value) {
+            super::prepare_create(obj);
+        }
+
+        fn prepare_update(&self, obj: &mut Value, old: &Value) {
+            super::prepare_update(obj, old);
+        }
+
+        fn validate_create(&self, obj: &Value) -> ErrorList {
+            validate(obj)
+        }
+
+        fn validate_update(&self, obj: &Value, _old: &Value) -> ErrorList {
+            validate(obj)
+        }
+
+        fn has_status(&self) -> bool {
+            true
+        }
+
+        fn prepare_status_update(&self, obj: &mut Value, old: &Value) {
+            super::keep_all_but_status(obj, old);
+        }
+
+        fn validate_status_update(&self, obj: &Value, _old: &Value) -> ErrorList {
+            let mut errs = ErrorList::new();
+            validate_status(&mut errs, obj);
+            errs
+        }
+    };
+}
+
 pub mod flowschema;
 pub mod prioritylevel;
 
 use std::sync::LazyLock;
 
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::cursor::{Cursor, keep, keep_metadata};
+use crate::cursor::{Cursor, bump_generation, keep, keep_metadata, set_generation};
 
 /// What a fresh server has, in `flowSchemas` and `priorityLevelConfigurations`: rows of name, annotations, spec and
 /// (for the first) conditions.
@@ -51,6 +90,16 @@ fn validate_status(errs: &mut ErrorList, obj: &Value) {
             errs.push(field::required(&path, "must not be empty"));
         }
     }
+}
+
+fn prepare_create(obj: &mut Value) {
+    obj["status"] = json!({});
+    set_generation(obj, 1);
+}
+
+fn prepare_update(obj: &mut Value, old: &Value) {
+    keep(obj, old, &["status"]);
+    bump_generation(obj, old, &["spec"]);
 }
 
 /// A write of status changes nothing else but who owns which field.

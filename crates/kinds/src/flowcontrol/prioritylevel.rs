@@ -2,12 +2,10 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{keep_all_but_status, mandatory_spec, validate_status};
-use crate::cursor::{
-    Cursor, bump_generation, default_empty_to, default_to, keep, remove, same, set_generation,
-};
+use super::{mandatory_spec, validate_status};
+use crate::cursor::{Cursor, default_empty_to, default_to, remove, same};
 use crate::{NameRule, Strategy, metadata, printer};
 
 /// The strategy of PriorityLevelConfigurations.
@@ -160,9 +158,7 @@ fn validate_queuing(errs: &mut ErrorList, path: &Path, queuing: &Value) {
 }
 
 impl Strategy for PriorityLevelConfiguration {
-    fn namespaced(&self) -> bool {
-        false
-    }
+    common_rules!();
 
     fn defaults(&self, obj: &mut Value) {
         let Some(spec) = obj.get_mut("spec") else { return };
@@ -177,38 +173,6 @@ impl Strategy for PriorityLevelConfiguration {
             default_empty_to(queuing, "queues", 64);
             default_empty_to(queuing, "queueLengthLimit", 50);
         }
-    }
-
-    fn prepare_create(&self, obj: &mut Value) {
-        obj["status"] = json!({});
-        set_generation(obj, 1);
-    }
-
-    fn prepare_update(&self, obj: &mut Value, old: &Value) {
-        keep(obj, old, &["status"]);
-        bump_generation(obj, old, &["spec"]);
-    }
-
-    fn validate_create(&self, obj: &Value) -> ErrorList {
-        validate(obj)
-    }
-
-    fn validate_update(&self, obj: &Value, _old: &Value) -> ErrorList {
-        validate(obj)
-    }
-
-    fn has_status(&self) -> bool {
-        true
-    }
-
-    fn prepare_status_update(&self, obj: &mut Value, old: &Value) {
-        keep_all_but_status(obj, old);
-    }
-
-    fn validate_status_update(&self, obj: &Value, _old: &Value) -> ErrorList {
-        let mut errs = ErrorList::new();
-        validate_status(&mut errs, obj);
-        errs
     }
 
     fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
@@ -233,6 +197,7 @@ impl Strategy for PriorityLevelConfiguration {
 mod tests {
     use super::*;
     use crate::testing::{check_create, check_defaults};
+    use serde_json::json;
 
     const GROUP: &str = "flowcontrol.apiserver.k8s.io";
     const KIND: &str = "PriorityLevelConfiguration";

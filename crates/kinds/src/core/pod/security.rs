@@ -5,16 +5,17 @@ use serde_json::Value;
 
 use super::validation::{Pod, visit_containers};
 use crate::cursor::Cursor;
-use crate::validate::{local_descending_path, one_of};
+use crate::validate::{dns_subdomain, local_descending_path, one_of};
 
 const MAX_ID: i64 = i32::MAX as i64;
 
 const NO_PRIVILEGE: &str = "disallowed by cluster policy";
+const NO_HOST_PROCESS: &str = "hostProcess containers are disallowed by cluster policy";
 
-/// Whether this refuses a privileged container. Validation refuses every one; whether the cluster allows them is not
-/// known here, and a server that does drops these errors.
+/// Whether this refuses a privileged container or a host process. Validation refuses every one; whether the cluster
+/// allows them is not known here, and a server that does drops these errors.
 pub fn refuses_privilege(error: &FieldError) -> bool {
-    error.kind == ErrorType::Forbidden && error.detail == NO_PRIVILEGE
+    error.kind == ErrorType::Forbidden && [NO_PRIVILEGE, NO_HOST_PROCESS].contains(&error.detail.as_str())
 }
 
 fn validate_id(errs: &mut ErrorList, path: &Path, id: &Value) {
@@ -166,20 +167,84 @@ fn validate_app_armor(errs: &mut ErrorList, path: &Path, profile: &Value) {
 }
 
 fn validate_windows_options(errs: &mut ErrorList, path: &Path, options: &Value) {
-    if !options.is_set() {
-        return;
+    const MAX_SPEC_KIB: usize = 64;
+    let name = &options["gmsaCredentialSpecName"];
+    if name.is_set() {
+        dns_subdomain(errs, &path.child("gmsaCredentialSpecName"), name.text());
     }
-    for key in ["gmsaCredentialSpecName", "gmsaCredentialSpec", "runAsUserName"] {
-        let value = &options[key];
-        if value.is_set() && value.text().is_empty() {
-            let words = match key {
-                "gmsaCredentialSpecName" => continue,
-                "gmsaCredentialSpec" => "gmsaCredentialSpec cannot be an empty string",
-                _ => "runAsUserName cannot be an empty string",
-            };
-            errs.push(field::invalid(&path.child(key), "", words));
+    let spec = &options["gmsaCredentialSpec"];
+    if spec.is_set() {
+        let at = path.child("gmsaCredentialSpec");
+        if spec.text().is_empty() {
+            errs.push(field::invalid(&at, "", "gmsaCredentialSpec cannot be an empty string"));
+        } else if spec.text().len() > MAX_SPEC_KIB * 1024 {
+            let why = format!("gmsaCredentialSpec size must be under {MAX_SPEC_KIB} KiB");
+            errs.push(field::invalid(&at, spec.text(), why));
         }
     }
+    let user = &options["runAsUserName"];
+    if user.is_set() {
+        let at = path.child("runAsUserName");
+        for why in windows_user_problems(user.text()) {
+            errs.push(field::invalid(&at, user.text(), format!("runAsUserName{why}")));
+        }
+    }
+}
+
+/// What is wrong with a user of Windows, `USER` or `DOMAIN\USER`; each text goes on after the field's name.
+fn windows_user_problems(name: &str) -> Vec<String> {
+    const MAX_DOMAIN: usize = 256;
+    const MAX_USER: usize = 104;
+    const NOT_IN_USER: &str = r#""/\:;|=,+*?<>@[]"#;
+    if name.is_empty() {
+        return vec![" cannot be an empty string".to_owned()];
+    }
+    if name.contains(|c: char| c.is_ascii_control()) {
+        return vec![" cannot contain control characters".to_owned()];
+    }
+    let (domain, user) = match name.split_once('\\') {
+        Some((_, rest)) if rest.contains('\\') => {
+            return vec![" cannot contain more than one backslash".to_owned()];
+        }
+        Some((domain, user)) => (Some(domain), user),
+        None => (None, name),
+    };
+    let mut problems = Vec::new();
+    if domain.is_some_and(|domain| domain.len() >= MAX_DOMAIN) {
+        problems.push(format!("'s Domain length must be under {MAX_DOMAIN} characters"));
+    }
+    if domain.is_some_and(|domain| !is_netbios_name(domain) && !is_dns_name(domain)) {
+        problems.push("'s Domain doesn't match the NetBios nor the DNS format".to_owned());
+    }
+    if user.is_empty() {
+        problems.push("'s User cannot be empty".to_owned());
+    } else if user.len() > MAX_USER {
+        problems.push(format!("'s User length must not be longer than {MAX_USER} characters"));
+    }
+    if !user.is_empty() && user.chars().all(|c| matches!(c, '.' | ' ')) {
+        problems.push("'s User cannot contain only periods or spaces".to_owned());
+    }
+    if user.contains(|c| NOT_IN_USER.contains(c)) {
+        problems.push(format!("'s User cannot contain the following characters: {NOT_IN_USER}"));
+    }
+    problems
+}
+
+/// At most 15 characters, none of those that mean something in a path, no dot in front.
+fn is_netbios_name(name: &str) -> bool {
+    (1..=15).contains(&name.chars().count())
+        && !name.starts_with('.')
+        && !name.contains(|c| r#"\/:*?"<>|"#.contains(c))
+}
+
+/// Labels of letters of either case, digits and dashes inside.
+fn is_dns_name(name: &str) -> bool {
+    name.split('.').all(|label| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    })
 }
 
 /// A sysctl's name: lower-case words joined by dots or slashes.
@@ -347,4 +412,5 @@ pub(super) fn validate_host_process(errs: &mut ErrorList, path: &Path, spec: &Va
             "hostNetwork must be true if pod contains any hostProcess containers",
         ));
     }
+    errs.push(field::forbidden(path, NO_HOST_PROCESS));
 }

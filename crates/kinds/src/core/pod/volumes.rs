@@ -319,8 +319,7 @@ fn validate_projections(errs: &mut ErrorList, path: &Path, projected: &Value) {
         let bundle = &source["clusterTrustBundle"];
         if bundle.is_set() {
             count += 1;
-            // The field's name of old.
-            validate_trust_bundle(errs, &at.child("clusterTrustBundlePEM"), bundle);
+            validate_trust_bundle(errs, &at.child("clusterTrustBundle"), bundle);
             take(errs, path, &mut taken, bundle["path"].text(), bundle["path"].text());
         }
         if source["podCertificate"].is_set() {
