@@ -16,12 +16,11 @@ const MATCHERS: [Matcher; 4] = [
 ];
 
 /// Versions of upstream that are off by default and not built here.
-const UNBUILT: [(&str, &str); 22] = [
+const UNBUILT: [(&str, &str); 21] = [
     ("admissionregistration.k8s.io", "v1alpha1 v1beta1"),
     ("apps", "v1beta1 v1beta2"),
     ("authentication.k8s.io", "v1alpha1 v1beta1"),
     ("authorization.k8s.io", "v1beta1"),
-    ("autoscaling", "v2beta1 v2beta2"),
     ("batch", "v1beta1"),
     ("certificates.k8s.io", "v1alpha1 v1beta1"),
     ("coordination.k8s.io", "v1alpha2 v1beta1"),
@@ -36,9 +35,9 @@ const UNBUILT: [(&str, &str); 22] = [
     ("policy", "v1beta1"),
     ("rbac.authorization.k8s.io", "v1alpha1 v1beta1"),
     ("resource.k8s.io", "v1alpha3 v1beta1 v1beta2"),
-    ("scheduling.k8s.io", "v1alpha1 v1alpha2 v1beta1"),
+    ("scheduling.k8s.io", "v1alpha2 v1beta1"),
     ("storage.k8s.io", "v1alpha1 v1beta1"),
-    ("storagemigration.k8s.io", "v1alpha1 v1beta1"),
+    ("storagemigration.k8s.io", "v1beta1"),
 ];
 
 /// What is served and what is not.
@@ -180,6 +179,7 @@ mod tests {
         check("v1=true", "runtime-config invalid key v1");
         check("a/b/c/d=true", "runtime-config invalid key a/b/c/d");
         check("nope/v1=true,other/v1=false", "unknown api groups nope,other");
+        check("autoscaling/v2beta2=true", "autoscaling/v2beta2 that has not been registered");
         check("apps/v9=true", "group version apps/v9 that has not been registered");
         check("apps/v1/Deployments=true", "always lowercase plural");
         check("resource.k8s.io/v1beta1=true", "resource.k8s.io/v1beta1 is not built");

@@ -22,10 +22,26 @@ pub fn problem(list: &[Value]) -> Option<String> {
             }
         }
         let broken = entry.get("fieldsV1").and_then(broken_set)?;
-        Some(format!(
-            "error decoding versioned set from managed fields entry {at}: error decoding set: {broken}"
-        ))
+        Some(format!("error decoding versioned set from {}: error decoding set: {broken}", printed(entry)))
     })
+}
+
+/// An entry as Go prints it.
+fn printed(entry: &Value) -> String {
+    let text = |key: &str| entry.get(key).and_then(Value::as_str).unwrap_or("");
+    let time = match text("time").parse::<jiff::Timestamp>() {
+        Ok(time) => time.strftime("%Y-%m-%d %H:%M:%S +0000 UTC").to_string(),
+        Err(_) => "<nil>".to_owned(),
+    };
+    format!(
+        "{{{} {} {} {time} {} {} {}}}",
+        text("manager"),
+        text("operation"),
+        text("apiVersion"),
+        text("fieldsType"),
+        entry["fieldsV1"],
+        text("subresource")
+    )
 }
 
 /// What is wrong with a set of fields.
@@ -76,16 +92,21 @@ mod tests {
         check("apiVersion", json!(""), Some("apiVersion must not be empty"));
         check("fieldsType", json!(""), Some("missing fieldsType in managed fields entry 0"));
         check("fieldsType", json!("F2"), Some("invalid fieldsType \"F2\" in managed fields entry 0"));
+        let printed = "{m Update v1 <nil> FieldsV1 {\"x\":{}} }";
+        let text = format!(
+            "error decoding versioned set from {printed}: error decoding set: key must be 2 characters long: x"
+        );
+        check("fieldsV1", json!({"x": {}}), Some(&text));
         for (set, why) in [
             (json!({"x": {}}), "key must be 2 characters long: x"),
             (json!({"fdata": {}}), "missing colon: fdata"),
             (json!({"i:x": {}}), "cannot read i:x"),
             (json!([]), "expected an object"),
         ] {
-            let text = format!(
-                "error decoding versioned set from managed fields entry 0: error decoding set: {why}"
-            );
-            check("fieldsV1", set, Some(&text));
+            let mut entry = good();
+            entry["fieldsV1"] = set;
+            let problem = problem(&[entry]).unwrap_or_default();
+            assert!(problem.ends_with(&format!(": error decoding set: {why}")), "{problem}");
         }
     }
 }

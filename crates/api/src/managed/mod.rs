@@ -386,11 +386,11 @@ fn cap(all: &mut Vec<Entry>) {
 }
 
 /// Server-side apply. `live` is the stored object (`None` = create), `applied` the body as it was sent
-/// ([`decode::parse`]). Answers with the merged object and its `managedFields`, still to be normalised, defaulted and
+/// ([`decode::parse`]), of the version of `params`. Answers with the merged object and its `managedFields`, still to be normalised, defaulted and
 /// validated; it equals `live` when there is nothing to do.
 ///
 /// # Errors
-/// 400 for a wrong version or given `managedFields`, 409 for conflicts (unless `force`), 500 (as upstream) for an
+/// 400 for given `managedFields`, 409 for conflicts (unless `force`), 500 (as upstream) for an
 /// intent that does not fit its schema.
 pub fn on_apply(
     live: Option<&Value>,
@@ -398,13 +398,6 @@ pub fn on_apply(
     params: &ManagedParams,
     force: bool,
 ) -> Result<Value, ApiError> {
-    let version = meta::api_version(applied);
-    if version != params.api_version {
-        return Err(ApiError::bad_request(format!(
-            "Incorrect version specified in apply patch. Specified patch version: {version}, expected: {}",
-            params.api_version
-        )));
-    }
     if applied.pointer("/metadata/managedFields").is_some_and(|list| !list.is_null()) {
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }

@@ -12,6 +12,7 @@ mod reviews;
 mod scale;
 mod scrape;
 mod token;
+mod zpages;
 
 use bytes::Bytes;
 use http::Method;

@@ -4,7 +4,7 @@ use http::Method;
 use orlop_api::status::ApiError;
 use serde_json::json;
 
-use super::health;
+use super::{health, zpages};
 use crate::ApiServer;
 use crate::http::body::{self, Response};
 use crate::http::pipeline::Request;
@@ -34,7 +34,7 @@ pub fn is_plain_path(path: &str) -> bool {
 }
 
 /// The paths that are served, as `/` lists them; those for debugging are not listed.
-fn paths(server: &ApiServer) -> Vec<String> {
+pub(super) fn paths(server: &ApiServer) -> Vec<String> {
     let mut paths: Vec<String> = [
         "/.well-known/openid-configuration",
         "/api",
@@ -92,8 +92,8 @@ pub async fn plain(server: &ApiServer, request: &Request) -> Result<Response, Ap
         "/metrics" => body::response(200, METRICS, super::scrape::metrics(server)),
         "/metrics/slis" => body::response(200, METRICS, health::slis(server)),
         "/configz" => body::json(200, &json!({"kube-apiserver.orlop": settings(server)})),
-        "/flagz" => body::text(200, flagz(server)),
-        "/statusz" => body::text(200, statusz(server)),
+        "/flagz" => return zpages::flagz(server, request),
+        "/statusz" => return zpages::statusz(server, request),
         "/.well-known/openid-configuration" => {
             let uri = jwks_uri(server);
             let document = server.authenticator.service_accounts.discovery(&uri);
@@ -129,32 +129,6 @@ const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// The command line as it was understood.
 fn settings(server: &ApiServer) -> serde_json::Map<String, serde_json::Value> {
     server.options.flags.iter().map(|(name, value)| (name.clone(), json!(value))).collect()
-}
-
-/// Upstream's warning above pages for people.
-const FOR_PEOPLE: &str = "Warning: This endpoint is not meant to be machine parseable, has no formatting compatibility guarantees and is for debugging purposes only.";
-
-fn flagz(server: &ApiServer) -> String {
-    let mut text = format!("\nkube-apiserver flagz\n{FOR_PEOPLE}\n\n");
-    for (name, value) in &server.options.flags {
-        text.push_str(&format!("{name}={value}\n"));
-    }
-    text
-}
-
-fn statusz(server: &ApiServer) -> String {
-    let up = server.started.elapsed().unwrap_or_default().as_secs();
-    let started = jiff::Timestamp::try_from(server.started).unwrap_or_default();
-    format!(
-        "\nkube-apiserver statusz\n{FOR_PEOPLE}\n\nStarted: {}\nUp: {} hr {:02} min {:02} sec\nGo version: {}\nBinary version: {}\nEmulation version: 1.36\nPaths: {}\n",
-        started.strftime("%a %b %d %H:%M:%S UTC %Y"),
-        up / 3600,
-        up / 60 % 60,
-        up % 60,
-        concat!("rust", env!("CARGO_PKG_RUST_VERSION")),
-        GIT_VERSION.trim_start_matches('v'),
-        "/configz /flagz /healthz /livez /metrics /readyz /statusz /version",
-    )
 }
 
 /// Where others find the key set.

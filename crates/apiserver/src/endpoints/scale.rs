@@ -23,6 +23,8 @@ use crate::registry::update::{Change, View, check_name};
 use crate::resources::Resource;
 
 const GVK: Gvk<'static> = Gvk { group: "autoscaling", version: "v1", kind: "Scale" };
+/// What a patch of a custom resource's Scale finds as replicas that were not said.
+const UNSAID: i64 = i32::MIN as i64;
 
 /// Where a kind keeps what its Scale shows.
 #[derive(Clone)]
@@ -46,13 +48,19 @@ impl Places {
         }
     }
 
-    /// Upstream's complaint about a custom resource that does not say how many replicas it wants.
-    fn check(&self, object: &Value) -> Result<(), ApiError> {
-        if self.selector.is_some() && at_path(object, &self.spec).is_none() {
-            let path = format!(".{}", self.spec.join("."));
-            return Err(ApiError::internal(format!("the spec replicas field {path:?} does not exist")));
-        }
-        Ok(())
+    /// Whether this is a custom resource, with upstream's other rules.
+    fn is_custom(&self) -> bool {
+        self.selector.is_some()
+    }
+
+    /// Whether a custom resource does not say how many replicas it wants.
+    fn unsaid(&self, object: &Value) -> bool {
+        self.is_custom() && at_path(object, &self.spec).is_none()
+    }
+
+    /// The field of the replicas, for messages.
+    fn shown(&self) -> String {
+        field::go_quote(&format!(".{}", self.spec.join(".")))
     }
 
     fn set(&self, object: &mut Value, replicas: i64) {
@@ -209,15 +217,23 @@ impl Change for SetScale<'_> {
         if !owners.is_empty() {
             set_meta(&mut live, "managedFields", Some(owners.into()));
         }
+        if places.unsaid(current) {
+            live["spec"]["replicas"] = json!(UNSAID);
+        }
         let scale = self.written(&live)?;
         let replicas = scale.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
-        if replicas < 0 {
+        if places.is_custom() && replicas == UNSAID {
+            let message = format!("the spec replicas field {} cannot be empty", places.shown());
+            return Err(ApiError::bad_request(message));
+        }
+        // A custom resource is validated as what it is, when it is written.
+        if replicas < 0 && !places.is_custom() {
             let path = Path::new("spec").child("replicas");
             let error = field::invalid(&path, replicas, "must be greater than or equal to 0");
             return Err(ApiError::invalid("autoscaling", "Scale", self.call.name, vec![error]));
         }
         let (uid, actual) = (meta(&scale, "uid"), meta(current, "uid"));
-        if !uid.is_empty() && uid != actual {
+        if !places.is_custom() && !uid.is_empty() && uid != actual {
             return Err(ApiError::conflict(
                 &resource.group,
                 &format!("{}/scale", resource.plural),
@@ -249,7 +265,10 @@ pub(super) async fn serve(endpoint: &Endpoint<'_>, body: Bytes) -> Result<Respon
     if info.verb == "get" {
         let entry = registry.get(&endpoint.call(false, ""))?;
         let object = registry.served(endpoint.resource, &entry).await?;
-        places.check(&object)?;
+        if places.unsaid(&object) {
+            let message = format!("the spec replicas field {} does not exist", places.shown());
+            return Err(ApiError::internal(message));
+        }
         return Ok(answer(&object));
     }
     let patching = info.verb == "patch";

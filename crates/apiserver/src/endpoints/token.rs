@@ -89,18 +89,19 @@ pub(super) async fn create(endpoint: &Endpoint<'_>, body: Bytes) -> Result<Respo
     bind(endpoint, &request["spec"]["boundObjectRef"], &mut spec)?;
     let limit = endpoint.server.options.service_account_max_token_expiration;
     if limit > 0 && spec.seconds > limit {
+        let shortened = format!("requested expiration of {asked} seconds shortened to {limit} seconds");
+        call.warnings.add(shortened);
         spec.seconds = limit;
     }
-    let mut shown = spec.seconds;
+    let shown = spec.seconds;
     let extends = endpoint.server.options.service_account_extend_token_expiration;
     if extends
-        && asked == EXTENDABLE_SECONDS
+        && shown == EXTENDABLE_SECONDS
         && spec.pod.is_some()
         && audiences.iter().all(|a| own.contains(a))
     {
-        spec.warn_after = Some(spec.seconds);
+        spec.warn_after = Some(shown);
         spec.seconds = EXTENDED_SECONDS;
-        shown = asked;
     }
     let tokens = &endpoint.server.authenticator.service_accounts;
     let (token, expires, id) = tokens
@@ -175,9 +176,10 @@ fn bind(endpoint: &Endpoint<'_>, reference: &Value, spec: &mut TokenSpec) -> Res
         .value();
     let actual = object["metadata"]["uid"].as_str().unwrap_or("").to_string();
     if !uid.is_empty() && uid != actual {
+        // Upstream names the kind here, where every other conflict names the resource.
         return Err(ApiError::conflict(
             "",
-            plural,
+            kind,
             name,
             format!(
                 "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"

@@ -308,6 +308,53 @@ async fn mutating_webhooks_run_in_the_order_of_names_and_again() {
 }
 
 #[tokio::test]
+async fn managed_fields_that_a_webhook_breaks_are_put_back() {
+    const BROKEN: &str = "299 - \".metadata.managedFields was in an invalid state after admission; this could be caused by an outdated mutating admission controller; please fix your requests: ";
+    let server = server().await;
+    let client = admin(&server);
+    let check = |at: usize, change: Value, expected: Option<&'static str>| {
+        let client = client.clone();
+        async move {
+            let hook = Hook::start(move |_| {
+                patch(json!([change, {"op": "add", "path": "/data/added", "value": "by webhook"}]))
+            })
+            .await;
+            let (name, webhook) = (format!("m{at}"), format!("h{at}"));
+            install(&client, "mutating", &webhook, vec![hook.configure(json!({}))]).await;
+            let answer = create(&client, &name).await;
+            let warning = expected.map(|problem| format!("{BROKEN}{problem}\""));
+            assert_eq!(answer.warnings, Vec::from_iter(warning));
+            let object = answer.ok();
+            assert_eq!(object["data"]["added"], "by webhook");
+            let entries = object["metadata"]["managedFields"].as_array().unwrap();
+            assert_eq!(entries.len(), 1, "{entries:?}");
+            assert_eq!(entries[0]["operation"], "Update");
+            assert_eq!(entries[0]["fieldsV1"]["f:data"], json!({".": {}, "f:added": {}, "f:k": {}}));
+            // What comes after it stands on sound ground.
+            let path = format!("{MAPS}/{name}");
+            let applied = config_map(&name, json!({"added": "by webhook"}));
+            client.patch("apply", &format!("{path}?fieldManager=a"), applied).await.ok();
+            let configuration =
+                format!("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{webhook}");
+            client.delete(&configuration, Value::Null).await.ok();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let entry = "/metadata/managedFields/0";
+    let replace = |field: &str, value: Value| json!({"op": "replace", "path": format!("{entry}/{field}"), "value": value});
+    check(0, replace("manager", json!("it")), None).await;
+    check(1, replace("operation", json!("Patch")), Some("operation must be `Apply` or `Update`")).await;
+    check(2, replace("apiVersion", json!("")), Some("apiVersion must not be empty")).await;
+    check(3, replace("fieldsType", json!("")), Some("missing fieldsType in managed fields entry 0")).await;
+    check(
+        4,
+        replace("fieldsType", json!("FieldsV2")),
+        Some("invalid fieldsType \\\"FieldsV2\\\" in managed fields entry 0"),
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn patches_that_do_not_fit() {
     let server = server().await;
     let client = admin(&server);

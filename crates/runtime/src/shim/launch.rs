@@ -40,7 +40,8 @@ pub(super) fn start(request: &StartRequest, stdio: Stdio) -> std::io::Result<Lau
         let refused = adjust_oom_score(request.oom_score_adj);
         let (pid, terminal) = build_container(request, stdio, report)?;
         let started = record(pid);
-        crate::files::write_json_volatile(&request.bundle.join(STARTED), &started).map_err(|error| error.to_string())?;
+        crate::files::write_json_volatile(&request.bundle.join(STARTED), &started)
+            .map_err(|error| error.to_string())?;
         Ok((Response::Started { started, oom_score_refused: refused }, terminal))
     })
 }

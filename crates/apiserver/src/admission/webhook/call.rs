@@ -8,19 +8,23 @@ use super::{Matched, Request, Webhook, review, shown};
 
 /// Why a webhook did not let a request pass.
 pub(super) enum Failure {
-    /// It could not be asked (400), or its answer not be had or understood (503); `failurePolicy` decides.
+    /// It could not be asked, or its answer not be had or understood; `failurePolicy` decides. The code is for the
+    /// metrics.
     Call { reason: String, code: u16 },
-    /// It said no, or the request is one it must not be asked about.
+    /// It said no.
     Refused(ApiError),
+    /// The request is one it must not be asked about.
+    Unfit(ApiError),
 }
 
 impl Failure {
-    fn unasked(reason: impl Into<String>) -> Failure {
-        Failure::Call { reason: reason.into(), code: 400 }
+    fn call(code: u16, reason: impl Into<String>) -> Failure {
+        Failure::Call { reason: reason.into(), code }
     }
 
-    fn unanswered(reason: impl Into<String>) -> Failure {
-        Failure::Call { reason: reason.into(), code: 503 }
+    /// What it answered is not understood.
+    fn unclear(reason: impl Into<String>) -> Failure {
+        Failure::call(503, reason)
     }
 }
 
@@ -33,10 +37,11 @@ pub(super) async fn call(
 ) -> Result<Option<Value>, Failure> {
     if request.call.dry_run && !matches!(hook.side_effects.as_str(), "None" | "NoneOnDryRun") {
         let message = format!("admission webhook {} does not support dry run", go_quote(&hook.name));
-        return Err(Failure::Refused(ApiError::bad_request(message)));
+        return Err(Failure::Unfit(ApiError::bad_request(message)));
     }
     let version = hook.review.ok_or_else(|| {
-        Failure::unasked(
+        Failure::call(
+            400,
             "could not create admission objects: webhook does not accept known AdmissionReview versions (v1, v1beta1)",
         )
     })?;
@@ -47,14 +52,14 @@ pub(super) async fn call(
     };
     let client = match &hook.client {
         Ok(client) => client,
-        Err(error) => return Err(Failure::unasked(format!("could not get REST client: {error}"))),
+        Err(error) => return Err(Failure::call(500, format!("could not get REST client: {error}"))),
     };
     let answer = client
         .post(body.into(), hook.timeout)
         .await
-        .map_err(|error| Failure::unanswered(format!("failed to call webhook: {error}")))?;
+        .map_err(|error| Failure::call(error.code, format!("failed to call webhook: {error}")))?;
     let verdict = review::read(&answer, version, &uid, mutating)
-        .map_err(|error| Failure::unanswered(format!("received invalid webhook response: {error}")))?;
+        .map_err(|error| Failure::unclear(format!("received invalid webhook response: {error}")))?;
     for (key, value) in &verdict.annotations {
         request.call.annotate(format!("{}/{key}", hook.name), value.as_str());
     }
@@ -68,16 +73,17 @@ pub(super) async fn call(
         return Ok(None);
     }
     if !verdict.patch_type.is_empty() && verdict.patch_type != "JSONPatch" {
-        return Err(Failure::unanswered(format!("unsupported patch type {}", go_quote(&verdict.patch_type))));
+        let reason = format!("unsupported patch type {}", go_quote(&verdict.patch_type));
+        return Err(Failure::call(400, reason));
     }
     let patch: Value = serde_json::from_slice(&verdict.patch).map_err(|error| {
-        Failure::unanswered(format!("received undecodable patch in webhook response: {error}"))
+        Failure::unclear(format!("received undecodable patch in webhook response: {error}"))
     })?;
     match &patch {
         Value::Null => Ok(None),
         Value::Array(operations) if operations.is_empty() => Ok(None),
         Value::Array(_) => Ok(Some(patch)),
-        _ => Err(Failure::unanswered(
+        _ => Err(Failure::unclear(
             "received undecodable patch in webhook response: json: cannot unmarshal object into Go value of type jsonpatch.Patch",
         )),
     }

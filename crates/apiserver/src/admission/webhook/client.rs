@@ -32,8 +32,18 @@ const IDLE: Duration = Duration::from_secs(90);
 
 /// Why there is no answer; the text is upstream's.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{0}")]
-pub struct CallError(pub String);
+#[error("{text}")]
+pub struct CallError {
+    text: String,
+    /// The code of its answer; 503 when there is no answer that can be read.
+    pub code: u16,
+}
+
+impl CallError {
+    fn new(text: String) -> CallError {
+        CallError { text, code: 503 }
+    }
+}
 
 /// A client of one webhook.
 pub struct Client {
@@ -68,14 +78,14 @@ impl Client {
             let url = text(config, "url");
             let parsed =
                 orlop_kinds::admissionregistration::client_config::Url::parse(&url).map_err(|error| {
-                    CallError(format!("Unparsable webhook URL: parse {}: {error}", go_quote(&url)))
+                    CallError::new(format!("Unparsable webhook URL: parse {}: {error}", go_quote(&url)))
                 })?;
             let (host, port) = split_host(&parsed.host);
             (url, Target::Host(host.clone(), port), host)
         };
-        let tls = tls::config(&text(config, "caBundle")).map_err(CallError)?;
+        let tls = tls::config(&text(config, "caBundle")).map_err(CallError::new)?;
         let name = rustls_pki_types::ServerName::try_from(host)
-            .map_err(|error| CallError(format!("invalid host of a webhook: {error}")))?;
+            .map_err(|error| CallError::new(format!("invalid host of a webhook: {error}")))?;
         let connector = Connector { target, tls: tokio_rustls::TlsConnector::from(tls), name };
         let pool = Pool::builder(TokioExecutor::new()).pool_idle_timeout(IDLE).build(connector);
         Ok(Client { pool, url })
@@ -84,7 +94,7 @@ impl Client {
     /// Posts a JSON body and reads the JSON answer within `timeout`.
     pub async fn post(&self, body: Bytes, timeout: Duration) -> Result<Value, CallError> {
         let url = format!("{}?timeout={}s", self.url, timeout.as_secs());
-        let failed = |why: String| CallError(format!("Post {}: {why}", go_quote(&url)));
+        let failed = |why: String| CallError::new(format!("Post {}: {why}", go_quote(&url)));
         let request = http::Request::post(&url)
             .header(http::header::CONTENT_TYPE, "application/json")
             .header(http::header::ACCEPT, "application/json, */*")
@@ -130,7 +140,7 @@ fn read_answer(status: u16, body: &[u8]) -> Result<Value, CallError> {
     let object: Option<Value> = serde_json::from_slice(body).ok();
     if (200..=206).contains(&status) {
         return object.filter(Value::is_object).ok_or_else(|| {
-            CallError(match serde_json::from_slice::<Value>(body) {
+            CallError::new(match serde_json::from_slice::<Value>(body) {
                 Err(error) => format!("couldn't get version/kind; json parse error: {error}"),
                 Ok(_) => "couldn't get version/kind; json parse error: the answer is not an object".into(),
             })
@@ -140,14 +150,15 @@ fn read_answer(status: u16, body: &[u8]) -> Result<Value, CallError> {
         && object["kind"] == "Status"
         && let Some(message) = object["message"].as_str().filter(|m| !m.is_empty())
     {
-        return Err(CallError(message.to_string()));
+        let code = object["code"].as_u64().and_then(|code| u16::try_from(code).ok()).unwrap_or(status);
+        return Err(CallError { text: message.to_string(), code });
     }
     let text = String::from_utf8_lossy(body);
     let text = match text.trim() {
         "" => "unknown",
         text => text,
     };
-    Err(CallError(match status {
+    let text = match status {
         400 => "the server rejected our request for an unknown reason".into(),
         401 => "the server has asked for the client to provide credentials".into(),
         403 | 406 | 415 => text.chars().take(2048).collect(),
@@ -168,7 +179,8 @@ fn read_answer(status: u16, body: &[u8]) -> Result<Value, CallError> {
             format!("an error on the server ({}) has prevented the request from succeeding", go_quote(&text))
         }
         other => format!("the server responded with the status code {other} but did not return more information"),
-    }))
+    };
+    Err(CallError { text, code: status })
 }
 
 /// The text of what lies deepest: dialling and the handshake have said it in upstream's words.
@@ -176,7 +188,7 @@ fn explain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut at = error;
     loop {
         if let Some(dial) = at.downcast_ref::<CallError>() {
-            return dial.0.clone();
+            return dial.to_string();
         }
         match at.source() {
             Some(source) => at = source,
@@ -197,7 +209,7 @@ impl Connector {
         let (host, port) = self.target.address()?;
         let shown = join(&host, port);
         let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|error| {
-            CallError(match error.kind() {
+            CallError::new(match error.kind() {
                 std::io::ErrorKind::ConnectionRefused => {
                     format!("dial tcp {shown}: connect: connection refused")
                 }
@@ -215,7 +227,7 @@ impl Connector {
             .tls
             .connect(self.name.clone(), stream)
             .await
-            .map_err(|error| CallError(tls::explain(&error, &self.name)))?;
+            .map_err(|error| CallError::new(tls::explain(&error, &self.name)))?;
         Ok(Stream(TokioIo::new(stream)))
     }
 }
@@ -225,13 +237,13 @@ impl Target {
         let Target::Service { services, namespace, name, port } = self else {
             return match self {
                 Target::Host(host, port) => Ok((host.clone(), *port)),
-                Target::Service { .. } => Err(CallError(String::new())),
+                Target::Service { .. } => Err(CallError::new(String::new())),
             };
         };
         let service = services
             .as_ref()
             .and_then(|cache| cache.get(&format!("{namespace}/{name}")))
-            .ok_or_else(|| CallError(format!("service {} not found", go_quote(name))))?
+            .ok_or_else(|| CallError::new(format!("service {} not found", go_quote(name))))?
             .value();
         let spec = &service["spec"];
         let text = |key: &str| spec.get(key).and_then(Value::as_str).unwrap_or("");
@@ -239,19 +251,19 @@ impl Target {
             "ExternalName" => Ok((text("externalName").to_string(), *port)),
             "" | "ClusterIP" | "NodePort" | "LoadBalancer" => {
                 if text("clusterIP") == "None" {
-                    return Err(CallError("cannot route to service with ClusterIP \"None\"".into()));
+                    return Err(CallError::new("cannot route to service with ClusterIP \"None\"".into()));
                 }
                 let ports = spec["ports"].as_array();
                 if !ports.is_some_and(|all| all.iter().any(|p| p["port"].as_u64() == Some(u64::from(*port))))
                 {
-                    return Err(CallError(format!(
+                    return Err(CallError::new(format!(
                         "no service port {port} found for service {}",
                         go_quote(name)
                     )));
                 }
                 Ok((text("clusterIP").to_string(), *port))
             }
-            other => Err(CallError(format!("unsupported service type {}", go_quote(other)))),
+            other => Err(CallError::new(format!("unsupported service type {}", go_quote(other)))),
         }
     }
 }
@@ -338,13 +350,13 @@ mod tests {
     #[test]
     fn answers_that_are_no_success() {
         let check = |status: u16, body: &str, expected: &str| {
-            assert_eq!(read_answer(status, body.as_bytes()).unwrap_err().0, expected);
+            assert_eq!(read_answer(status, body.as_bytes()).unwrap_err().text, expected);
         };
         check(404, "404 page not found", "the server could not find the requested resource");
         check(500, "boom\n", "an error on the server (\"boom\") has prevented the request from succeeding");
         check(403, "{\"kind\":\"Status\",\"message\":\"no\"}", "no");
         assert_eq!(read_answer(200, b"{\"a\":1}").unwrap(), json!({"a": 1}));
-        assert!(read_answer(200, b"hello").unwrap_err().0.starts_with("couldn't get version/kind"));
+        assert!(read_answer(200, b"hello").unwrap_err().text.starts_with("couldn't get version/kind"));
     }
 
     #[tokio::test]
@@ -352,12 +364,12 @@ mod tests {
         let client = Client::new(&json!({"url": "https://127.0.0.1:1/x"}), None).unwrap();
         let error = client.post(Bytes::new(), Duration::from_secs(2)).await.unwrap_err();
         assert_eq!(
-            error.0,
+            error.text,
             "Post \"https://127.0.0.1:1/x?timeout=2s\": dial tcp 127.0.0.1:1: connect: connection refused"
         );
         let service = json!({"service": {"name": "s", "namespace": "n", "path": "/p", "port": 8443}});
         let client = Client::new(&service, None).unwrap();
         let error = client.post(Bytes::new(), Duration::from_secs(2)).await.unwrap_err();
-        assert_eq!(error.0, "Post \"https://s.n.svc:8443/p?timeout=2s\": service \"s\" not found");
+        assert_eq!(error.text, "Post \"https://s.n.svc:8443/p?timeout=2s\": service \"s\" not found");
     }
 }

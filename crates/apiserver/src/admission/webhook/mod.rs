@@ -131,6 +131,7 @@ impl Webhook {
     fn outcome(&self, failure: &Failure) -> Outcome {
         match failure {
             Failure::Refused(error) => Outcome::Refused(error.code()),
+            Failure::Unfit(_) => Outcome::Internal,
             Failure::Call { code, .. } => Outcome::Failed { code: *code, passed_over: self.ignore_failures },
         }
     }
@@ -138,7 +139,7 @@ impl Webhook {
     /// Turns a failed call into what the client is told; `None` when the webhook may be passed over.
     fn failed(&self, request: &Request<'_>, failure: Failure, annotation: &str) -> Option<ApiError> {
         match failure {
-            Failure::Refused(error) => Some(error),
+            Failure::Refused(error) | Failure::Unfit(error) => Some(error),
             Failure::Call { reason, .. } => {
                 let message =
                     format!("failed calling webhook {}: {reason}", orlop_api::field::go_quote(&self.name));
@@ -249,7 +250,7 @@ impl MutatingAdmissionWebhook {
             }
             Err(failure) => match hook.failed(request, failure, &key("failed-open.")) {
                 Some(error) => Err(error),
-                None => return Ok(()),
+                None => Ok(false),
             },
         };
         let mutated = matches!(changed, Ok(true));
