@@ -75,6 +75,9 @@ pub struct Column {
     pub format: String,
     /// 0 = always shown; higher = only in wide output.
     pub priority: i32,
+    /// What it says; empty for the heading's own words.
+    #[serde(default)]
+    pub description: String,
 }
 
 impl Resource {

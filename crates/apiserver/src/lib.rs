@@ -244,7 +244,7 @@ impl ApiServer {
             allocators.load(objects.iter());
         }
         let metrics: Arc<Metrics> = Arc::default();
-        let dynamic = admission::Dynamic::start(&resources, &stop);
+        let dynamic = admission::Dynamic::start(&resources, &stop, admission::webhook_credentials(&options)?);
         let registry = Registry {
             metrics: metrics.clone(),
             unattended: options.unattended_resources.clone(),

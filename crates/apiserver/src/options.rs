@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::components::{self, Component};
+use crate::metrics::Shaping;
 use crate::pki::Leaf;
 
 /// An authorizer by upstream's `--authorization-mode` name.
@@ -307,6 +308,10 @@ pub struct Options {
     pub strict_transport_security: Vec<String>,
     /// `--proxy-client-cert-file` and key: shown to aggregated API servers.
     pub proxy_client: Option<Leaf>,
+    /// `--disabled-metrics` and `--allow-metric-labels`
+    pub metrics: Shaping,
+    /// `--kubelet-timeout`: how long a kubelet has to accept a connection.
+    pub kubelet_timeout: Duration,
     /// The components of the control plane that ComponentStatus tells of, by name, besides the store.
     pub components: Vec<(String, Arc<dyn Component>)>,
     /// The command line as it was understood, for `/configz` and `/flagz`: flag name and value.
@@ -386,6 +391,8 @@ impl Default for Options {
             http2_max_streams: 0,
             strict_transport_security: Vec::new(),
             proxy_client: None,
+            metrics: Shaping::default(),
+            kubelet_timeout: Duration::from_secs(5),
             components: components::at_their_ports(),
             flags: Vec::new(),
         }

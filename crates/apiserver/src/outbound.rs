@@ -1,8 +1,10 @@
 //! Requests that the server itself makes over HTTP: token and authorization webhooks, audit receivers, OpenID issuers.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -237,6 +239,101 @@ impl rustls::client::danger::ServerCertVerifier for Anybody {
     }
 }
 
+/// A kubeconfig file.
+pub struct Kubeconfig {
+    config: Value,
+    /// Relative file names are below it.
+    dir: PathBuf,
+}
+
+/// How this server shows itself to another.
+#[derive(Clone)]
+pub struct Credentials {
+    /// A client certificate.
+    pub leaf: Option<Leaf>,
+    /// The `Authorization` header.
+    pub authorization: Option<HeaderValue>,
+}
+
+impl Kubeconfig {
+    /// Reads a file.
+    pub fn load(path: &Path) -> Result<Kubeconfig, OutboundError> {
+        let fail =
+            |error: &dyn std::fmt::Display| OutboundError::Config(format!("{}: {error}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(|error| fail(&error))?;
+        let config = serde_saphyr::from_str(&text).map_err(|error| fail(&error))?;
+        Ok(Kubeconfig { config, dir: path.parent().unwrap_or(Path::new(".")).to_owned() })
+    }
+
+    fn named(&self, list: &str, item: &str, name: &str) -> Option<&Value> {
+        self.config[list].as_array()?.iter().find(|entry| entry["name"] == name)?.get(item)
+    }
+
+    /// The current context.
+    pub fn context(&self) -> Result<&Value, OutboundError> {
+        let current = self.config["current-context"].as_str().unwrap_or("");
+        self.named("contexts", "context", current)
+            .ok_or_else(|| bad(format!("no context {current:?} (current-context)")))
+    }
+
+    /// The names of users and what is said of them.
+    pub fn users(&self) -> impl Iterator<Item = (&str, &Value)> {
+        let users = self.config["users"].as_array().into_iter().flatten();
+        users.filter_map(|user| Some((user["name"].as_str()?, user.get("user")?)))
+    }
+
+    /// Either the text itself in base64 or a file.
+    fn pem(&self, object: &Value, data: &str, file: &str) -> Result<Option<String>, OutboundError> {
+        if let Some(text) = object[data].as_str() {
+            let bytes = BASE64.decode(text).map_err(|error| bad(format!("{data}: {error}")))?;
+            return Ok(Some(String::from_utf8_lossy(&bytes).into_owned()));
+        }
+        let Some(name) = object[file].as_str() else { return Ok(None) };
+        std::fs::read_to_string(self.dir.join(name))
+            .map(Some)
+            .map_err(|error| bad(format!("{file} {name}: {error}")))
+    }
+
+    /// The credentials of a user.
+    pub fn credentials(&self, user: &Value) -> Result<Credentials, OutboundError> {
+        let leaf = match (
+            self.pem(user, "client-certificate-data", "client-certificate")?,
+            self.pem(user, "client-key-data", "client-key")?,
+        ) {
+            (Some(cert_pem), Some(key_pem)) => Some(Leaf { cert_pem, key_pem }),
+            _ => None,
+        };
+        let token = match (user["token"].as_str(), user["tokenFile"].as_str()) {
+            (Some(token), _) => Some(token.to_string()),
+            (None, Some(file)) => Some(
+                std::fs::read_to_string(self.dir.join(file))
+                    .map_err(|error| bad(format!("tokenFile {file}: {error}")))?,
+            ),
+            (None, None) => None,
+        };
+        let authorization = match (token, user["username"].as_str()) {
+            (Some(token), _) => Some(format!("Bearer {}", token.trim())),
+            (None, Some(name)) => {
+                let pair = format!("{name}:{}", user["password"].as_str().unwrap_or(""));
+                Some(format!("Basic {}", BASE64.encode(pair)))
+            }
+            (None, None) => None,
+        };
+        let authorization = authorization
+            .map(|text| {
+                let mut value = HeaderValue::from_str(&text).map_err(|error| bad(error.to_string()))?;
+                value.set_sensitive(true);
+                Ok::<_, OutboundError>(value)
+            })
+            .transpose()?;
+        Ok(Credentials { leaf, authorization })
+    }
+}
+
+fn bad(text: String) -> OutboundError {
+    OutboundError::Config(text)
+}
+
 /// A service named by a kubeconfig file: where it is and how this server shows itself to it.
 #[derive(Clone)]
 pub struct Webhook {
@@ -251,79 +348,46 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 impl Webhook {
     /// Reads the current context of a kubeconfig file.
     pub fn load(path: &Path) -> Result<Webhook, OutboundError> {
-        let fail =
-            |error: &dyn std::fmt::Display| OutboundError::Config(format!("{}: {error}", path.display()));
-        let text = std::fs::read_to_string(path).map_err(|error| fail(&error))?;
-        let config: Value = serde_saphyr::from_str(&text).map_err(|error| fail(&error))?;
-        Webhook::of(&config, path.parent().unwrap_or(Path::new("."))).map_err(|error| fail(&error))
+        Webhook::of(&Kubeconfig::load(path)?).map_err(|error| bad(format!("{}: {error}", path.display())))
     }
 
-    /// The service of a parsed kubeconfig; relative file names are below `dir`.
-    fn of(config: &Value, dir: &Path) -> Result<Webhook, OutboundError> {
-        let bad = |text: &str| OutboundError::Config(text.to_string());
-        let named = |list: &str, item: &str, name: &str| -> Option<Value> {
-            let found = config[list].as_array()?.iter().find(|entry| entry["name"] == name)?;
-            found.get(item).cloned()
-        };
-        let current = config["current-context"].as_str().unwrap_or("");
-        let context = named("contexts", "context", current)
-            .ok_or_else(|| bad(&format!("no context {current:?} (current-context)")))?;
-        let cluster = named("clusters", "cluster", context["cluster"].as_str().unwrap_or(""))
-            .ok_or_else(|| bad("the context names no cluster of the file"))?;
-        let user = named("users", "user", context["user"].as_str().unwrap_or("")).unwrap_or_default();
-        let url = cluster["server"].as_str().filter(|url| !url.is_empty()).ok_or_else(|| bad("no server"))?;
-        // Either the text itself in base64 or a file.
-        let pem = |object: &Value, data: &str, file: &str| -> Result<Option<String>, OutboundError> {
-            if let Some(text) = object[data].as_str() {
-                use base64::Engine as _;
-                let bytes = base64::engine::general_purpose::STANDARD
-                    .decode(text)
-                    .map_err(|error| bad(&format!("{data}: {error}")))?;
-                return Ok(Some(String::from_utf8_lossy(&bytes).into_owned()));
-            }
-            let Some(name) = object[file].as_str() else { return Ok(None) };
-            std::fs::read_to_string(dir.join(name))
-                .map(Some)
-                .map_err(|error| bad(&format!("{file} {name}: {error}")))
-        };
-        let ca = pem(&cluster, "certificate-authority-data", "certificate-authority")?;
+    fn of(config: &Kubeconfig) -> Result<Webhook, OutboundError> {
+        let context = config.context()?;
+        let cluster = config
+            .named("clusters", "cluster", context["cluster"].as_str().unwrap_or(""))
+            .ok_or_else(|| bad("the context names no cluster of the file".into()))?;
+        let user = config.named("users", "user", context["user"].as_str().unwrap_or(""));
+        let url = cluster["server"]
+            .as_str()
+            .filter(|url| !url.is_empty())
+            .ok_or_else(|| bad("no server".into()))?;
+        let ca = config.pem(cluster, "certificate-authority-data", "certificate-authority")?;
         let trust = match &ca {
             _ if cluster["insecure-skip-tls-verify"] == true => Trust::Anybody,
             Some(pem) => Trust::Ca(pem),
             None => Trust::System,
         };
-        let leaf = match (
-            pem(&user, "client-certificate-data", "client-certificate")?,
-            pem(&user, "client-key-data", "client-key")?,
-        ) {
-            (Some(cert_pem), Some(key_pem)) => Some(Leaf { cert_pem, key_pem }),
-            _ => None,
-        };
-        let mut client = HttpClient::new(&trust, leaf.as_ref(), cluster["tls-server-name"].as_str())?;
-        let token = match (user["token"].as_str(), user["tokenFile"].as_str()) {
-            (Some(token), _) => Some(token.to_string()),
-            (None, Some(file)) => Some(
-                std::fs::read_to_string(dir.join(file))
-                    .map_err(|error| bad(&format!("tokenFile {file}: {error}")))?,
-            ),
-            (None, None) => None,
-        };
-        if let Some(token) = token {
-            client = client.with_header(header::AUTHORIZATION, &format!("Bearer {}", token.trim()))?;
-        } else if let Some(name) = user["username"].as_str() {
-            use base64::Engine as _;
-            let pair = format!("{name}:{}", user["password"].as_str().unwrap_or(""));
-            let encoded = base64::engine::general_purpose::STANDARD.encode(pair);
-            client = client.with_header(header::AUTHORIZATION, &format!("Basic {encoded}"))?;
-        }
+        let shown = config.credentials(user.unwrap_or(&Value::Null))?;
+        let mut client = HttpClient::new(&trust, shown.leaf.as_ref(), cluster["tls-server-name"].as_str())?;
+        client.headers.extend(shown.authorization.map(|value| (header::AUTHORIZATION, value)));
         Ok(Webhook { client, url: url.to_string() })
     }
 
     /// Posts a review and reads its answer; temporary faults are tried again within `timeout`.
     pub async fn review(&self, review: &Value, timeout: Duration) -> Result<Value, OutboundError> {
+        self.review_with(review, timeout, FIRST_PAUSE).await
+    }
+
+    /// The same with another first pause between attempts.
+    pub async fn review_with(
+        &self,
+        review: &Value,
+        timeout: Duration,
+        first_pause: Duration,
+    ) -> Result<Value, OutboundError> {
         let body = Bytes::from(review.to_string());
         let attempts = async {
-            let mut pause = FIRST_PAUSE;
+            let mut pause = first_pause;
             for attempt in 1.. {
                 match self.client.send(Method::POST, &self.url, Some(body.clone()), timeout).await {
                     Err(error) if error.is_temporary() && attempt < ATTEMPTS => {

@@ -291,8 +291,13 @@ fn apply<'v>(step: &Step, value: &'v Value, out: &mut Vec<&'v Value>, budget: &m
         }
         (Step::Slice(from, to, step), Value::Array(items)) => {
             let length = i64::try_from(items.len()).unwrap_or(i64::MAX);
-            let place = |at: i64| if at < 0 { at.saturating_add(length) } else { at }.clamp(0, length);
+            let place = |at: i64| if at < 0 { at.saturating_add(length) } else { at };
             let (from, to) = (place(from.unwrap_or(0)), place(to.unwrap_or(length)));
+            // Out of bounds, there is no result at all.
+            if from != to && (!(0..length).contains(&from) || !(0..=length).contains(&to)) {
+                *budget = 0;
+                return;
+            }
             let skip = usize::try_from(from).unwrap_or(0);
             let take = usize::try_from(to - from).unwrap_or(0);
             let by = usize::try_from(*step).unwrap_or(1);
@@ -346,7 +351,7 @@ fn matches(filter: &Filter, item: &Value) -> bool {
 pub fn print(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
-        Value::Null => "<nil>".to_string(),
+        Value::Null => "<no value>".to_string(),
         Value::Number(number) => match number.as_f64() {
             Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() < 1e21 => {
                 format!("{float:.0}")
@@ -379,6 +384,9 @@ mod tests {
         check(".spec.l[-1].k", json!(["b"]));
         check(".spec.l[0:1].k", json!(["a"]));
         check(".spec.l[1:].k", json!(["b"]));
+        check(".spec.l[0:3].k", json!([]));
+        check(".spec.l[5:5].k", json!([]));
+        check(".spec.l[-1:].k", json!(["b"]));
         check(".spec.l[?(@.n>1)].k", json!(["b"]));
         check(".spec.l[?(@.n)].k", json!(["b"]));
         check(r#".status.conditions[?(@.type=="Ready")].status"#, json!(["True"]));

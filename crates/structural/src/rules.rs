@@ -381,10 +381,12 @@ fn error_of(reason: &str, path: &Path, value: Option<Value>, detail: String) -> 
     }
 }
 
-/// What is wrong with the rules of a schema that is sound otherwise. `old` is the definition's spec before an update: an
-/// expression that was there may cost what it costs.
-pub(crate) fn validate(schema: &Value, path: &Path, old: Option<&Value>) -> ErrorList {
-    let mut check = Check { errors: ErrorList::new(), total: 0, expensive: Vec::new(), unchanged: false };
+/// What is wrong with the rules of a structural schema. `old` is the definition's spec before an update: an expression
+/// that was there may cost what it costs. `broken` are fields with other errors: rules are read only where there are
+/// none, here and below.
+pub(crate) fn validate(schema: &Value, path: &Path, old: Option<&Value>, broken: &[String]) -> ErrorList {
+    let mut check =
+        Check { errors: ErrorList::new(), total: 0, expensive: Vec::new(), unchanged: false, broken };
     check.unchanged = old.is_some_and(|spec| {
         let versions = list(spec, "versions").iter();
         versions.filter_map(|version| version.pointer("/schema/openAPIV3Schema")).any(|old| old == schema)
@@ -409,12 +411,13 @@ pub(crate) fn validate(schema: &Value, path: &Path, old: Option<&Value>) -> Erro
 /// So many of the most expensive rules are named when all together cost too much.
 const MOST_EXPENSIVE: usize = 4;
 
-struct Check {
+struct Check<'a> {
     errors: ErrorList,
     total: u64,
     expensive: Vec<(Path, u64)>,
     /// Whether the schema is what it was: its costs were accepted.
     unchanged: bool,
+    broken: &'a [String],
 }
 
 fn cost_message(what: &str, cost: u64, limit: u64) -> String {
@@ -443,7 +446,7 @@ fn max_elements(schema: &Value) -> Option<u64> {
     }
 }
 
-impl Check {
+impl Check<'_> {
     fn walk(
         &mut self,
         schema: &Value,
@@ -473,7 +476,7 @@ impl Check {
             self.walk(items, &at, &name, embedded(items), inner_count, uncorrelatable);
         }
         let rules = list(schema, "x-kubernetes-validations");
-        if rules.is_empty() {
+        if rules.is_empty() || self.is_broken(path) {
             return;
         }
         let rules_path = path.child("x-kubernetes-validations");
@@ -485,6 +488,15 @@ impl Check {
         for (at, raw) in rules.iter().enumerate() {
             self.rule(raw, &decl, &rules_path.index(at), cardinality, uncorrelatable);
         }
+    }
+
+    /// Whether something else is wrong at a path or below.
+    fn is_broken(&self, path: &Path) -> bool {
+        let path = path.to_string();
+        let below = |field: &&String| {
+            field.strip_prefix(&path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        self.broken.iter().any(|field| below(&field))
     }
 
     fn rule(
@@ -508,7 +520,8 @@ impl Check {
             }
         }
         let message_path = path.child("messageExpression");
-        match &compiled.message {
+        // A message is read only with its rule.
+        match compiled.message.as_ref().filter(|_| compiled.program.is_ok()) {
             Some(Err(why)) => self.errors.push(field::invalid(&message_path, raw.clone(), why.as_str())),
             Some(Ok(program)) => {
                 let cost = program.estimate_cost(declared).max;
@@ -604,7 +617,7 @@ mod tests {
         let problems = |rule: Value| {
             let schema = json!({"type": "object", "properties": {"l": {"type": "array", "maxItems": 10, "items": {
                 "type": "string", "maxLength": 10, "x-kubernetes-validations": [rule]}}}});
-            texts(&validate(&schema, &Path::new("s"), None))
+            texts(&validate(&schema, &Path::new("s"), None, &[]))
         };
         assert_eq!(problems(json!({"rule": "self == 'a'"})).len(), 0);
         assert!(
@@ -620,7 +633,7 @@ mod tests {
         );
         let unbounded = json!({"type": "object", "properties": {"l": {"type": "array", "items": {
             "type": "string", "x-kubernetes-validations": [{"rule": "self.matches('a+b+c')"}]}}}});
-        let found = texts(&validate(&unbounded, &Path::new("s"), None));
+        let found = texts(&validate(&unbounded, &Path::new("s"), None, &[]));
         assert!(
             found[0].contains("Forbidden: estimated rule cost exceeds budget by factor of more than 100x"),
             "{found:?}"

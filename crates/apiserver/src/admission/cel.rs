@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
+use std::time::Instant;
 
 use orlop_api::field::go_quote;
 use orlop_api::status::aggregate;
@@ -18,6 +19,7 @@ use super::matching::Matched;
 use super::review::request_value;
 use crate::authn::UserInfo;
 use crate::authz::{Attributes, Authorizer, Decision};
+use crate::metrics::webhooks::{ConditionsOf, Extensions};
 
 const OUT_OF_BUDGET: &str =
     "validation failed due to running out of cost budget, no further validation rules will be run";
@@ -257,13 +259,22 @@ impl<'a> Bindings<'a> for Activation<'a> {
 }
 
 /// Conditions under which a webhook or policy is asked.
-pub struct MatchConditions(Vec<Arc<Expression>>);
+pub struct MatchConditions {
+    conditions: Vec<Arc<Expression>>,
+    /// What metrics call their owner: `webhook` or `policy`, its name, and the sort of admission.
+    owner: (&'static str, String, &'static str),
+}
 
 impl MatchConditions {
     /// `None` when there are none.
-    pub fn compile(compiler: &Compiler, conditions: &Value, params: bool) -> Option<MatchConditions> {
+    pub fn compile(
+        compiler: &Compiler,
+        conditions: &Value,
+        params: bool,
+        owner: (&'static str, String, &'static str),
+    ) -> Option<MatchConditions> {
         let declarations = Declarations { params, authorizer: true, mutation: false };
-        let list: Vec<Arc<Expression>> = conditions
+        let conditions: Vec<Arc<Expression>> = conditions
             .as_array()?
             .iter()
             .map(|condition| {
@@ -271,30 +282,56 @@ impl MatchConditions {
                 Arc::new(Expression::compile(compiler, text, Purpose::Condition, declarations))
             })
             .collect();
-        (!list.is_empty()).then_some(MatchConditions(list))
+        (!conditions.is_empty()).then_some(MatchConditions { conditions, owner })
+    }
+
+    /// Their labels in metrics.
+    pub fn labels<'a>(&'a self, facts: &'a Facts) -> ConditionsOf<'a> {
+        let (kind, name, of) = &self.owner;
+        let operation = facts.request.get("operation").and_then(Value::as_str).unwrap_or("");
+        [kind, name, operation, of]
     }
 
     /// Whether all are met. One that is false decides, whatever the others come to; else an error refuses the request,
     /// or with `ignore_failures` counts as not met.
-    pub fn met(&self, subject: Subject<'_>, ignore_failures: bool) -> Result<bool, String> {
+    pub fn met(
+        &self,
+        subject: Subject<'_>,
+        ignore_failures: bool,
+        metrics: &Extensions,
+    ) -> Result<bool, String> {
+        let begun = Instant::now();
+        let labels = self.labels(subject.facts);
+        let (met, errors) = self.evaluate(subject, ignore_failures);
+        metrics.conditions(labels, errors, begun.elapsed());
+        met
+    }
+
+    /// What they come to, and how many of them failed on the way.
+    fn evaluate(&self, subject: Subject<'_>, ignore_failures: bool) -> (Result<bool, String>, u64) {
         let activation = Activation::new(subject);
         let mut remaining = MATCH_CONDITIONS_BUDGET;
-        let mut results = Vec::with_capacity(self.0.len());
-        for condition in &self.0 {
+        let mut results = Vec::with_capacity(self.conditions.len());
+        for condition in &self.conditions {
             match activation.evaluate(condition, &mut remaining) {
                 Ok(result) => results.push(result),
-                Err(_) if ignore_failures => return Ok(false),
-                Err(error) => return Err(error),
+                Err(_) if ignore_failures => return (Ok(false), 0),
+                Err(error) => return (Err(error), 0),
             }
         }
-        if results.iter().any(|result| matches!(result, Ok(Val::Bool(false)))) {
-            return Ok(false);
+        let mut errors = Vec::new();
+        for result in results {
+            match result {
+                Ok(Val::Bool(false)) => return (Ok(false), errors.len() as u64),
+                Ok(_) => {}
+                Err(error) => errors.push(error),
+            }
         }
-        let errors: Vec<String> = results.into_iter().filter_map(Result::err).collect();
+        let failed = errors.len() as u64;
         match (errors.is_empty(), ignore_failures) {
-            (true, _) => Ok(true),
-            (false, true) => Ok(false),
-            (false, false) => Err(aggregate(errors)),
+            (true, _) => (Ok(true), 0),
+            (false, true) => (Ok(false), failed),
+            (false, false) => (Err(aggregate(errors)), failed),
         }
     }
 }

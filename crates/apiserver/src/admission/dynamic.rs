@@ -6,6 +6,7 @@ use super::following::Following;
 use super::matching::GROUP;
 use super::policy::{MutatingPolicies, ValidatingPolicies};
 use super::webhook::Webhooks;
+use super::webhook::credentials::Credentials;
 use crate::resources::Resources;
 
 /// The compiled webhooks and policies.
@@ -21,21 +22,28 @@ pub struct Dynamic {
 }
 
 impl Dynamic {
-    /// Compiles what is configured and follows the configurations until `stop`.
-    pub fn start(resources: &Resources, stop: &CancellationToken) -> Dynamic {
+    /// Compiles what is configured and follows the configurations until `stop`. The credentials are those for mutating
+    /// and for validating webhooks.
+    pub fn start(
+        resources: &Resources,
+        stop: &CancellationToken,
+        [mutating, validating]: [Credentials; 2],
+    ) -> Dynamic {
         let caches = |kinds: &[&str]| kinds.iter().filter_map(|kind| resources.cache(GROUP, kind)).collect();
-        let webhooks = |kind: &str| {
+        let webhooks = |kind: &str, sort: &'static str, credentials: Credentials| {
             let services = resources.cache("", "Service");
             Following::start(caches(&[kind]), stop.clone(), Webhooks::default(), move |snapshots, former| {
                 match snapshots {
-                    [configurations] => Webhooks::compile(configurations, former, services.as_ref()),
+                    [configurations] => {
+                        Webhooks::compile(configurations, former, services.as_ref(), sort, &credentials)
+                    }
                     _ => Webhooks::default(),
                 }
             })
         };
         Dynamic {
-            mutating_webhooks: webhooks("MutatingWebhookConfiguration"),
-            validating_webhooks: webhooks("ValidatingWebhookConfiguration"),
+            mutating_webhooks: webhooks("MutatingWebhookConfiguration", "admit", mutating),
+            validating_webhooks: webhooks("ValidatingWebhookConfiguration", "validating", validating),
             mutating_policies: Following::start(
                 caches(&["MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding"]),
                 stop.clone(),

@@ -17,6 +17,7 @@ mod external_ips;
 pub(crate) mod fields;
 mod following;
 mod hard_anti_affinity;
+mod image_policy;
 mod limit_ranger;
 mod matching;
 mod namespace_exists;
@@ -50,7 +51,7 @@ use serde_json::Value;
 use crate::registry::{Call, Registry};
 
 pub use dynamic::Dynamic;
-pub use plugins::{PluginError, default_plugins, plugins};
+pub use plugins::{PluginError, default_plugins, plugins, webhook_credentials};
 pub use reinvocation::Reinvocation;
 
 /// What is being done.

@@ -10,6 +10,7 @@ use orlop_api::field::go_quote;
 use serde_json::Value;
 
 use super::fields::Fields as _;
+use super::webhook::credentials::Credentials;
 use super::*;
 use crate::options::Options;
 
@@ -19,9 +20,6 @@ pub enum PluginError {
     /// An option names a plugin that does not exist, or contradicts another option.
     #[error("{0}")]
     Names(String),
-    /// A plugin exists upstream but not here.
-    #[error("enable-admission-plugins plugin {0:?} is not supported by this server; leave it out")]
-    NotBuilt(&'static str),
     /// A file could not be read.
     #[error("unable to read admission control configuration from {path:?} [{source}]")]
     File {
@@ -47,20 +45,16 @@ type Make = fn(Option<&Value>, &Options) -> Result<Box<dyn Admission>, String>;
 struct Row {
     name: &'static str,
     default_on: bool,
-    /// Makes the plugin from its configuration; `None` for those this server does not have.
-    make: Option<Make>,
+    /// Makes the plugin from its configuration.
+    make: Make,
 }
 
 const fn on(name: &'static str, make: Make) -> Row {
-    Row { name, default_on: true, make: Some(make) }
+    Row { name, default_on: true, make }
 }
 
 const fn off(name: &'static str, make: Make) -> Row {
-    Row { name, default_on: false, make: Some(make) }
-}
-
-const fn missing(name: &'static str) -> Row {
-    Row { name, default_on: false, make: None }
+    Row { name, default_on: false, make }
 }
 
 /// A plugin that takes no configuration.
@@ -82,7 +76,9 @@ const PLUGINS: &[Row] = &[
     off("NodeRestriction", plain!(node_restriction::NodeRestriction)),
     on("TaintNodesByCondition", plain!(taint_nodes_by_condition::TaintNodesByCondition)),
     off("AlwaysPullImages", plain!(always_pull_images::AlwaysPullImages)),
-    missing("ImagePolicyWebhook"),
+    off("ImagePolicyWebhook", |configuration, _| {
+        Ok(Box::new(image_policy::ImagePolicyWebhook::new(configuration)?))
+    }),
     on("PodSecurity", |configuration, _| Ok(Box::new(pod_security::PodSecurity::new(configuration)?))),
     off("PodNodeSelector", |configuration, _| {
         Ok(Box::new(pod_node_selector::PodNodeSelector::new(configuration)?))
@@ -155,22 +151,32 @@ pub fn default_plugins() -> impl Iterator<Item = &'static str> {
 pub fn plugins(options: &Options) -> Result<Vec<Box<dyn Admission>>, PluginError> {
     let (enabled, disabled) = (&options.enable_admission_plugins, &options.disable_admission_plugins);
     check_names(enabled, disabled)?;
-    let configurations = match &options.admission_control_config_file {
-        Some(path) => load(path)?,
-        None => HashMap::new(),
-    };
+    let configurations = configurations(options)?;
     let mut out = Vec::new();
     for row in PLUGINS {
         let named = enabled.iter().any(|name| name == row.name);
         if disabled.iter().any(|name| name == row.name) || !(named || row.default_on) {
             continue;
         }
-        let make = row.make.ok_or(PluginError::NotBuilt(row.name))?;
-        let plugin = make(configurations.get(row.name), options)
+        let plugin = (row.make)(configurations.get(row.name), options)
             .map_err(|message| PluginError::Configuration { plugin: row.name.to_string(), message })?;
         out.push(plugin);
     }
     Ok(out)
+}
+
+/// Who this server is to mutating and to validating webhooks.
+pub fn webhook_credentials(options: &Options) -> Result<[Credentials; 2], PluginError> {
+    let configurations = configurations(options)?;
+    let of = |plugin: &str| {
+        Credentials::load(configurations.get(plugin))
+            .map_err(|message| PluginError::Configuration { plugin: plugin.to_string(), message })
+    };
+    Ok([of("MutatingAdmissionWebhook")?, of("ValidatingAdmissionWebhook")?])
+}
+
+fn configurations(options: &Options) -> Result<HashMap<String, Value>, PluginError> {
+    options.admission_control_config_file.as_deref().map_or_else(|| Ok(HashMap::new()), load)
 }
 
 fn read(path: &Path) -> Result<Value, PluginError> {
@@ -236,9 +242,9 @@ mod tests {
         assert!(chosen.contains(&"AlwaysPullImages") && !chosen.contains(&"Priority"));
         // A plugin answers under the name of its row.
         for row in PLUGINS {
-            // One cannot be without a configuration.
-            if let Some(make) = row.make.filter(|_| row.name != "EventRateLimit") {
-                assert_eq!(make(None, &Options::default()).map(|plugin| plugin.name()), Ok(row.name));
+            // Some cannot be without a configuration.
+            if !matches!(row.name, "EventRateLimit" | "ImagePolicyWebhook") {
+                assert_eq!((row.make)(None, &Options::default()).map(|plugin| plugin.name()), Ok(row.name));
             }
         }
         let check = |enabled: &[&str], disabled: &[&str], expected: &str| {

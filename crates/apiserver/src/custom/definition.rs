@@ -43,8 +43,8 @@ pub struct ScalePaths {
 pub struct PrinterColumn {
     /// `integer`, `date`, …
     pub kind: String,
-    /// Where its cells come from; `None` when the path cannot be read: its cells are empty.
-    pub path: Option<JsonPath>,
+    /// Where its cells come from.
+    pub path: JsonPath,
 }
 
 /// What a schema is compiled to.
@@ -136,6 +136,7 @@ fn column(name: &str, kind: &str, format: &str, priority: i64) -> Column {
         kind: kind.to_string(),
         format: format.to_string(),
         priority: i32::try_from(priority).unwrap_or(0),
+        description: String::new(),
     }
 }
 
@@ -147,15 +148,25 @@ impl Version {
         let mut columns = Vec::new();
         let listed = version.get("additionalPrinterColumns").and_then(Value::as_array);
         for listed in listed.into_iter().flatten() {
+            // As upstream: from a path that cannot be read on, there are no columns.
+            let Ok(path) = JsonPath::parse(text(listed, "jsonPath")) else { break };
             let priority = listed.get("priority").and_then(Value::as_i64).unwrap_or(0);
             let kind = text(listed, "type");
-            headings.push(column(text(listed, "name"), kind, text(listed, "format"), priority));
-            let path = JsonPath::parse(text(listed, "jsonPath")).ok();
+            let mut heading = column(text(listed, "name"), kind, text(listed, "format"), priority);
+            heading.description = match text(listed, "description") {
+                "" => format!(
+                    "Custom resource definition column (in JSONPath format): {}",
+                    text(listed, "jsonPath")
+                ),
+                description => description.to_string(),
+            };
+            headings.push(heading);
             columns.push(PrinterColumn { kind: kind.to_string(), path });
         }
-        if columns.is_empty() {
+        if listed.is_none_or(Vec::is_empty)
+            && let Ok(path) = JsonPath::parse(".metadata.creationTimestamp")
+        {
             headings.push(column("Age", "date", "", 0));
-            let path = JsonPath::parse(".metadata.creationTimestamp").ok();
             columns.push(PrinterColumn { kind: "date".to_string(), path });
         }
         let selectable = version.get("selectableFields").and_then(Value::as_array);

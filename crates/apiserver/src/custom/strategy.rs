@@ -311,7 +311,7 @@ impl Strategy for CustomKind {
     fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
         let mut cells = vec![obj["metadata"]["name"].clone()];
         for column in &self.version().columns {
-            let found = column.path.as_ref().and_then(|path| path.find(obj).first().copied());
+            let found = column.path.find(obj).first().copied();
             cells.push(found.map_or(Value::Null, |value| cell(&column.kind, value, now)));
         }
         cells
@@ -331,6 +331,7 @@ fn cell(kind: &str, value: &Value, now: Timestamp) -> Value {
         }
         ("number", Value::Number(number)) => number.clone().into(),
         ("boolean", Value::Bool(value)) => (*value).into(),
+        ("date", Value::String(text)) if matches!(text.as_str(), "" | "null") => "<unknown>".into(),
         ("date", Value::String(text)) => match text.parse::<Timestamp>() {
             Ok(_) => orlop_kinds::age(text, now).into(),
             Err(_) => "<invalid>".into(),

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use crate::admission::webhook::client::Client;
+use crate::admission::webhook::credentials::Credentials;
 use crate::registry::Registry;
 
 /// How long a conversion may take.
@@ -28,10 +29,13 @@ impl WebhookClient {
         let client = self
             .0
             .get_or_init(|| {
-                Client::new(config, registry.resources.cache("", "Service")).map_err(|error| error.0)
+                // As upstream: nobody says who this server is to the webhooks of definitions.
+                let nobody = Credentials::default();
+                Client::new(config, registry.resources.cache("", "Service"), &nobody)
+                    .map_err(|error| error.to_string())
             })
             .as_ref()
             .map_err(Clone::clone)?;
-        client.post(Bytes::from(review.to_string()), TIMEOUT).await.map_err(|error| error.0)
+        client.post(Bytes::from(review.to_string()), TIMEOUT).await.map_err(|error| error.to_string())
     }
 }

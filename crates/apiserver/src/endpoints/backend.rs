@@ -16,8 +16,8 @@ use crate::http::body::{BoxError, Response};
 use crate::http::pipeline::RequestBody;
 use crate::outbound::Anybody;
 
-/// How long another server has to accept a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long another server has to accept a connection, when nobody says otherwise.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Another server.
 pub(super) struct Backend {
@@ -27,6 +27,8 @@ pub(super) struct Backend {
     pub port: u16,
     /// How to speak TLS with it; `None` speaks plain HTTP.
     pub tls: Option<TlsConnector>,
+    /// How long it has to accept a connection.
+    pub timeout: Duration,
 }
 
 /// A connection of any kind.
@@ -53,7 +55,7 @@ impl Backend {
                 rustls_pki_types::ServerName::try_from(self.host.clone()).map_err(std::io::Error::other)?;
             Ok(Box::new(tls.connect(name, stream).await?) as Box<dyn Io>)
         };
-        let connected: Result<_, std::io::Error> = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
+        let connected: Result<_, std::io::Error> = tokio::time::timeout(self.timeout, connecting)
             .await
             .map_err(|_| format!("dial tcp {}: i/o timeout", self.authority()))?;
         connected.map_err(|error| match error.kind() {
@@ -184,7 +186,7 @@ mod tests {
     #[test]
     fn authorities() {
         let check = |host: &str, expected: &str| {
-            let backend = Backend { host: host.into(), port: 80, tls: None };
+            let backend = Backend { host: host.into(), port: 80, tls: None, timeout: CONNECT_TIMEOUT };
             assert_eq!(backend.authority(), expected);
         };
         check("10.0.0.1", "10.0.0.1:80");

@@ -239,7 +239,12 @@ pub(super) async fn connect(endpoint: &Endpoint<'_>) -> Result<Response, ApiErro
         .ok_or_else(|| ApiError::not_found("", "nodes", node_name))?
         .value();
     let (host, port) = address(&endpoint.server.options, &node)?;
-    let kubelet = Backend { host, port, tls: Some(endpoint.server.kubelet_connector.clone()) };
+    let kubelet = Backend {
+        host,
+        port,
+        tls: Some(endpoint.server.kubelet_connector.clone()),
+        timeout: endpoint.server.options.kubelet_timeout,
+    };
     let response = forward(endpoint, &kubelet, &path)
         .await
         .map_err(|error| ApiError::internal(format!("error dialing backend: {error}")))?;

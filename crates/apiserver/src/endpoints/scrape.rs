@@ -30,7 +30,7 @@ fn stored(server: &ApiServer) -> Vec<Stored> {
 
 /// The text.
 pub(super) fn metrics(server: &ApiServer) -> String {
-    let mut out = Exposition::default();
+    let mut out = Exposition::shaped(&server.options.metrics);
     server.metrics.render(&mut out);
     if let Some(flows) = &server.flows {
         flows.render(&mut out);

@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header;
+use http::{HeaderMap, HeaderValue, header};
 use orlop_api::names;
 use orlop_api::status::ApiError;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::body::{self, Response};
-use super::negotiate::{Accept, MEDIA_TYPES};
+use super::negotiate::{Accept, Format, MEDIA_TYPES};
 use super::pipeline::Request;
 use crate::ApiServer;
 use crate::aggregation::{Published, Remote};
@@ -84,27 +84,25 @@ pub fn is_path(server: &ApiServer, path: &str) -> bool {
 pub fn serve(server: &ApiServer, request: &Request) -> Result<Response, ApiError> {
     let parts = segments(&request.info.path);
     if matches!(parts.as_slice(), ["api"] | ["apis"])
-        && let Some(version) = aggregated_version(request)
+        && let Some(format) = aggregated_form(&request.parts.headers)
     {
-        let (bytes, etag) = server.discovery.aggregated(server, parts[0] == "api", version);
-        let content_type = match version {
-            "v2" => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
-            _ => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+        let (bytes, etag) = server.discovery.aggregated(server, parts[0] == "api", format);
+        let content_type = match format {
+            Format::Yaml => "application/yaml;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+            _ => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
         };
-        let same = request
-            .parts
-            .headers
-            .get(header::IF_NONE_MATCH)
-            .is_some_and(|value| value.as_bytes() == etag.as_bytes());
-        let mut response = if same {
+        let asked = request.parts.headers.get(header::IF_NONE_MATCH);
+        let mut response = if asked.is_some_and(|value| value.as_bytes() == etag.as_bytes()) {
             body::response(304, content_type, "")
         } else {
             body::response(200, content_type, bytes)
         };
+        let headers = response.headers_mut();
         if let Ok(value) = etag.parse() {
-            response.headers_mut().insert(header::ETAG, value);
+            headers.insert(header::ETAG, value);
         }
-        response.headers_mut().insert(header::VARY, http::HeaderValue::from_static("Accept"));
+        headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
         return Ok(response);
     }
     let table = server.registry.resources.table();
@@ -150,27 +148,29 @@ pub struct Documents(Mutex<Kept>);
 struct Kept {
     /// Of the table and of what the other servers publish.
     generation: (u64, u64),
-    documents: HashMap<(bool, &'static str), (Bytes, String)>,
+    documents: HashMap<(bool, bool), (Bytes, String)>,
 }
 
 impl Documents {
     /// A document and its hash, from memory unless something has changed.
-    fn aggregated(&self, server: &ApiServer, core: bool, version: &'static str) -> (Bytes, String) {
+    fn aggregated(&self, server: &ApiServer, core: bool, format: Format) -> (Bytes, String) {
+        let key = (core, format == Format::Yaml);
         let (table, published) = (server.registry.resources.table(), server.aggregator.published());
         let generation = (table.generation, published.generation);
         {
             let mut kept = self.0.lock();
             if kept.generation < generation {
                 *kept = Kept { generation, documents: HashMap::new() };
-            } else if let Some(found) = kept.documents.get(&(core, version)) {
+            } else if let Some(found) = kept.documents.get(&key) {
                 return found.clone();
             }
         }
-        let bytes = Bytes::from(aggregated(&table, &published, core, version).to_string());
+        let accept = Accept { format, ..Accept::JSON };
+        let bytes = render::encode(&aggregated(&table, &published, core), accept);
         let made = (bytes.clone(), etag(&bytes));
         let mut kept = self.0.lock();
         if kept.generation == generation {
-            kept.documents.insert((core, version), made.clone());
+            kept.documents.insert(key, made.clone());
         }
         made
     }
@@ -182,24 +182,36 @@ fn etag(bytes: &[u8]) -> String {
     format!("\"{hex}\"")
 }
 
-/// The version of the aggregated form that the client accepts before the plain one.
-fn aggregated_version(request: &Request) -> Option<&'static str> {
-    let accept = request.parts.headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok());
-    for clause in accept.flat_map(|value| value.split(',')) {
-        let mut parts = clause.split(';').map(str::trim);
-        if !matches!(parts.next(), Some("application/json")) {
-            continue;
-        }
-        let parameters: Vec<&str> = parts.collect();
-        if parameters.contains(&"g=apidiscovery.k8s.io") && parameters.contains(&"as=APIGroupDiscoveryList") {
-            if parameters.contains(&"v=v2") {
-                return Some("v2");
+/// The form in which the client takes everything at once, if it prefers that to the plain lists.
+fn aggregated_form(headers: &HeaderMap) -> Option<Format> {
+    let header: Vec<&str> =
+        headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let header = header.join(",");
+    let parameter = |clause: &str, name: &str| {
+        let pairs = clause.split(';').skip(1).filter_map(|part| part.trim().split_once('='));
+        pairs.filter(|(key, _)| *key == name).last().map(|(_, value)| value.to_owned())
+    };
+    let mut clauses: Vec<(f32, &str)> = header
+        .split(',')
+        .map(|clause| (parameter(clause, "q").and_then(|q| q.parse().ok()).unwrap_or(1.0), clause.trim()))
+        .collect();
+    clauses.sort_by(|a, b| b.0.total_cmp(&a.0));
+    for (_, clause) in clauses {
+        let format = match clause.split(';').next().unwrap_or("").trim() {
+            "application/json" | "application/*" | "*/*" => Format::Json,
+            "application/yaml" => Format::Yaml,
+            "application/vnd.kubernetes.protobuf" => Format::Protobuf,
+            _ => continue,
+        };
+        match ["g", "v", "as"].map(|name| parameter(clause, name)).each_ref().map(Option::as_deref) {
+            [None, None, None] => return None,
+            // The documents have no message here.
+            [Some("apidiscovery.k8s.io"), Some("v2"), Some("APIGroupDiscoveryList")]
+                if format != Format::Protobuf =>
+            {
+                return Some(format);
             }
-            if parameters.contains(&"v=v2beta1") {
-                return Some("v2beta1");
-            }
-        } else if parameters.is_empty() {
-            return None;
+            _ => {}
         }
     }
     None
@@ -263,7 +275,7 @@ fn resource_list(table: &Table, group: &str, version: &str) -> Value {
     out
 }
 
-fn aggregated(table: &Table, published: &Published, core: bool, version: &str) -> Value {
+fn aggregated(table: &Table, published: &Published, core: bool) -> Value {
     let items: Vec<Value> = groups(table, published)
         .iter()
         .filter(|(group, _)| group.is_empty() == core)
@@ -293,7 +305,7 @@ fn aggregated(table: &Table, published: &Published, core: bool, version: &str) -
         .collect();
     json!({
         "kind": "APIGroupDiscoveryList",
-        "apiVersion": format!("apidiscovery.k8s.io/{version}"),
+        "apiVersion": "apidiscovery.k8s.io/v2",
         "metadata": {},
         "items": items,
     })
@@ -331,4 +343,30 @@ fn aggregated_resource(resource: &Resource) -> Value {
             .collect();
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn forms() {
+        let check = |accept: &str, expected: Option<Format>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, accept.parse().unwrap());
+            assert_eq!(aggregated_form(&headers), expected, "{accept}");
+        };
+        let v2 = "g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+        check(&format!("application/json;{v2}"), Some(Format::Json));
+        check(&format!("application/json;{v2};profile=nopeer, application/json"), Some(Format::Json));
+        check(&format!("application/yaml;{v2}"), Some(Format::Yaml));
+        check(&format!("application/vnd.kubernetes.protobuf;{v2},application/json;{v2}"), Some(Format::Json));
+        check(&format!("application/json, application/json;{v2}"), None);
+        check(&format!("application/json;q=0.5, application/json;{v2}"), Some(Format::Json));
+        check(&format!("*/*, application/json;{v2}"), None);
+        // The beta form is gone.
+        check("application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList", None);
+        check("application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscovery", None);
+    }
 }

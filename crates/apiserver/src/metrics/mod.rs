@@ -12,7 +12,7 @@ pub mod webhooks;
 use std::time::Duration;
 
 pub use requests::{RequestLabels, RequestSeries, Requests, is_long_running, is_read_only};
-pub use text::{Counter, Exposition, Gauge, Histogram};
+pub use text::{Counter, Exposition, Gauge, Histogram, Shaping};
 
 /// Upper bounds of the durations of parts of a request, seconds.
 const PARTS: &[f64] = &[0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 5.0, 10.0, 15.0, 30.0];

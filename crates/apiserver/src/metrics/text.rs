@@ -2,6 +2,7 @@
 //!
 //! Who counts holds a handle; nothing is looked up by name and no text is made before somebody scrapes.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -100,50 +101,115 @@ impl Histogram {
 /// Labels of a sample, in order.
 pub type Labels<'a> = &'a [(&'a str, &'a str)];
 
+/// Which metrics are shown, and which values their labels may have.
+#[derive(Clone, Debug, Default)]
+pub struct Shaping {
+    /// `--disabled-metrics`: families that are left out.
+    pub disabled: BTreeSet<String>,
+    /// `--allow-metric-labels`: by family and label, the values that are shown; any other is `unexpected`.
+    pub allowed: BTreeMap<(String, String), BTreeSet<String>>,
+}
+
+/// What a label is shown as when its value is not among those allowed.
+const UNEXPECTED: &str = "unexpected";
+
 /// The text that is being written.
 #[derive(Default)]
-pub struct Exposition(String);
+pub struct Exposition {
+    text: String,
+    shaping: Shaping,
+    /// The family that is being written, when it has rules, and its samples: series that have become one are added up.
+    merged: Option<(String, Vec<(String, f64)>)>,
+    /// Whether the family that is being written is left out.
+    left_out: bool,
+}
 
 impl Exposition {
+    /// An empty text that is shaped so.
+    pub fn shaped(shaping: &Shaping) -> Exposition {
+        Exposition { shaping: shaping.clone(), ..Exposition::default() }
+    }
+
     /// The finished text.
-    pub fn finish(self) -> String {
-        self.0
+    pub fn finish(mut self) -> String {
+        self.flush();
+        self.text
+    }
+
+    /// Writes the samples that were held back.
+    fn flush(&mut self) {
+        for (series, value) in self.merged.take().map(|(_, samples)| samples).unwrap_or_default() {
+            let _ = writeln!(self.text, "{series} {value}");
+        }
     }
 
     /// Begins a family. `kind` is `counter`, `gauge` or `histogram`.
     pub fn family(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        self.flush();
+        self.left_out = self.shaping.disabled.contains(name);
+        if self.left_out {
+            return;
+        }
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        if self.shaping.allowed.keys().any(|(family, _)| family == name) {
+            self.merged = Some((name.to_owned(), Vec::new()));
+        }
     }
 
-    fn labels(&mut self, labels: Labels<'_>, le: Option<&str>) {
+    /// The value of a label as it is shown.
+    fn allowed<'a>(&self, label: &str, value: &'a str) -> &'a str {
+        let Some((family, _)) = &self.merged else { return value };
+        match self.shaping.allowed.get(&(family.clone(), label.to_owned())) {
+            Some(values) if !values.contains(value) => UNEXPECTED,
+            _ => value,
+        }
+    }
+
+    /// Writes one series, or adds it to those that look the same.
+    fn series(&mut self, name: &str, labels: Labels<'_>, le: Option<&str>, value: f64) {
+        if self.left_out {
+            return;
+        }
+        let mut series = name.to_owned();
+        self.labels(&mut series, labels, le);
+        match &mut self.merged {
+            None => {
+                let _ = writeln!(self.text, "{series} {value}");
+            }
+            Some((_, samples)) => match samples.iter_mut().find(|(known, _)| *known == series) {
+                Some((_, sum)) => *sum += value,
+                None => samples.push((series, value)),
+            },
+        }
+    }
+
+    fn labels(&self, out: &mut String, labels: Labels<'_>, le: Option<&str>) {
         if labels.is_empty() && le.is_none() {
             return;
         }
-        self.0.push('{');
+        out.push('{');
         for (at, (name, value)) in labels.iter().copied().chain(le.map(|le| ("le", le))).enumerate() {
             if at > 0 {
-                self.0.push(',');
+                out.push(',');
             }
-            self.0.push_str(name);
-            self.0.push_str("=\"");
-            for c in value.chars() {
+            out.push_str(name);
+            out.push_str("=\"");
+            for c in self.allowed(name, value).chars() {
                 match c {
-                    '\\' => self.0.push_str("\\\\"),
-                    '"' => self.0.push_str("\\\""),
-                    '\n' => self.0.push_str("\\n"),
-                    c => self.0.push(c),
+                    '\\' => out.push_str("\\\\"),
+                    '"' => out.push_str("\\\""),
+                    '\n' => out.push_str("\\n"),
+                    c => out.push(c),
                 }
             }
-            self.0.push('"');
+            out.push('"');
         }
-        self.0.push('}');
+        out.push('}');
     }
 
     /// One sample.
     pub fn sample(&mut self, name: &str, labels: Labels<'_>, value: f64) {
-        self.0.push_str(name);
-        self.labels(labels, None);
-        let _ = writeln!(self.0, " {value}");
+        self.series(name, labels, None, value);
     }
 
     /// A family of one sample without labels.
@@ -159,9 +225,7 @@ impl Exposition {
         for (at, count) in histogram.buckets.iter().enumerate() {
             below += count.load(Ordering::Relaxed);
             let bound = histogram.bounds.get(at).map_or("+Inf".to_string(), f64::to_string);
-            self.0.push_str(&bucket);
-            self.labels(labels, Some(&bound));
-            let _ = writeln!(self.0, " {below}");
+            self.series(&bucket, labels, Some(&bound), below as f64);
         }
         let sum = histogram.sum.load(Ordering::Relaxed) as f64 / histogram.scale;
         self.sample(&format!("{name}_sum"), labels, sum);
@@ -191,6 +255,34 @@ mod tests {
                  d_bucket{{{label},le=\"+Inf\"}} 3\nd_sum{{{label}}} 5.55\nd_count{{{label}}} 3\n\
                  # HELP c One.\n# TYPE c counter\nc 3\n"
             )
+        );
+    }
+
+    #[test]
+    fn shaping() {
+        let values = |values: &[&str]| values.iter().map(|value| value.to_string()).collect();
+        let shaping = Shaping {
+            disabled: values(&["gone"]),
+            allowed: [(("c".to_string(), "verb".to_string()), values(&["GET"]))].into(),
+        };
+        let mut out = Exposition::shaped(&shaping);
+        out.single("gone", "counter", "Gone.", 1.0);
+        out.family("c", "counter", "One.");
+        for (verb, code, value) in
+            [("GET", "200", 1.0), ("LIST", "200", 2.0), ("WATCH", "200", 4.0), ("WATCH", "500", 8.0)]
+        {
+            out.sample("c", &[("verb", verb), ("code", code)], value);
+        }
+        let histogram = Histogram::seconds(&[0.1]);
+        histogram.time(Duration::from_millis(50));
+        out.family("d", "histogram", "Durations.");
+        out.histogram("d", &[("verb", "LIST")], &histogram);
+        assert_eq!(
+            out.finish(),
+            "# HELP c One.\n# TYPE c counter\n\
+             c{verb=\"GET\",code=\"200\"} 1\nc{verb=\"unexpected\",code=\"200\"} 6\nc{verb=\"unexpected\",code=\"500\"} 8\n\
+             # HELP d Durations.\n# TYPE d histogram\n\
+             d_bucket{verb=\"LIST\",le=\"0.1\"} 1\nd_bucket{verb=\"LIST\",le=\"+Inf\"} 1\nd_sum{verb=\"LIST\"} 0.05\nd_count{verb=\"LIST\"} 1\n"
         );
     }
 }

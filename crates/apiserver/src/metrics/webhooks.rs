@@ -1,4 +1,4 @@
-//! What admission webhooks did, and what validating policies found.
+//! What admission webhooks did, what validating policies found, and what their match conditions came to.
 
 use std::time::Duration;
 
@@ -9,6 +9,8 @@ use super::text::{Counter, Exposition, Histogram};
 const CALLS: &[f64] = &[0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 25.0];
 /// Upper bounds of the durations of policies, seconds.
 const CHECKS: &[f64] = &[0.000_000_5, 0.001, 0.01, 0.1, 1.0];
+/// Upper bounds of the durations of match conditions, seconds.
+const CONDITIONS: &[f64] = &[0.001, 0.005, 0.01, 0.025, 0.1, 0.2, 0.25];
 /// Codes above it count as it.
 const MAX_CODE: u16 = 600;
 
@@ -30,9 +32,15 @@ pub enum Outcome {
     Internal,
 }
 
+/// Whose match conditions: kind (`webhook` or `policy`), name, operation, and type (`admit`, `validating`, `validate`).
+pub type ConditionsOf<'a> = [&'a str; 4];
+
 /// Counters of webhooks and policies.
 #[derive(Debug)]
 pub struct Extensions {
+    condition_errors: Family<Counter, 4>,
+    condition_exclusions: Family<Counter, 4>,
+    condition_durations: Family<Histogram, 4>,
     durations: Family<Histogram, 4>,
     requests: Family<Counter, 5>,
     rejections: Family<Counter, 5>,
@@ -42,7 +50,11 @@ pub struct Extensions {
 
 impl Default for Extensions {
     fn default() -> Extensions {
+        const OF: [&str; 4] = ["kind", "name", "operation", "type"];
         Extensions {
+            condition_errors: Family::new(OF, Counter::default),
+            condition_exclusions: Family::new(OF, Counter::default),
+            condition_durations: Family::new(OF, || Histogram::seconds(CONDITIONS)),
             durations: Family::new(["name", "operation", "rejected", "type"], || Histogram::seconds(CALLS)),
             requests: Family::new(["code", "name", "operation", "rejected", "type"], Counter::default),
             rejections: Family::new(
@@ -86,8 +98,30 @@ impl Extensions {
         series.1.time(elapsed);
     }
 
+    /// Notes an evaluation of match conditions.
+    pub fn conditions(&self, of: ConditionsOf<'_>, errors: u64, elapsed: Duration) {
+        if errors > 0 {
+            self.condition_errors.of(of).add(errors);
+        }
+        self.condition_durations.of(of).time(elapsed);
+    }
+
+    /// Notes that match conditions kept a request from a webhook.
+    pub fn excluded(&self, of: ConditionsOf<'_>) {
+        self.condition_exclusions.of(of).inc();
+    }
+
     /// Writes the families.
     pub fn render(&self, out: &mut Exposition) {
+        let name = "apiserver_admission_match_condition_evaluation_errors_total";
+        out.family(name, "counter", "[ALPHA] Admission match condition evaluation errors count, identified by name of resource containing the match condition and broken out for each kind containing matchConditions (webhook or policy), operation and admission type (validate or admit).");
+        self.condition_errors.each(|labels, series| out.sample(name, labels, series.get() as f64));
+        let name = "apiserver_admission_match_condition_evaluation_seconds";
+        out.family(name, "histogram", "[ALPHA] Admission match condition evaluation time in seconds, identified by name and broken out for each kind containing matchConditions (webhook or policy), operation and type (validate or admit).");
+        self.condition_durations.each(|labels, series| out.histogram(name, labels, series));
+        let name = "apiserver_admission_match_condition_exclusions_total";
+        out.family(name, "counter", "[ALPHA] Admission match condition evaluation exclusions count, identified by name of resource containing the match condition and broken out for each kind containing matchConditions (webhook or policy), operation and admission type (validate or admit).");
+        self.condition_exclusions.each(|labels, series| out.sample(name, labels, series.get() as f64));
         let name = "apiserver_admission_webhook_admission_duration_seconds";
         out.family(name, "histogram", "[STABLE] Admission webhook latency histogram in seconds, identified by name and broken out for each operation and API resource and type (validate or admit).");
         self.durations.each(|labels, series| out.histogram(name, labels, series));
@@ -126,10 +160,17 @@ mod tests {
             extensions.called("w", "admit", "CREATE", outcome, Duration::from_millis(7));
         }
         extensions.checked("deny", "no_error", "p", "b", Duration::from_millis(2));
+        let of = ["webhook", "w", "CREATE", "admit"];
+        extensions.conditions(of, 2, Duration::from_millis(3));
+        extensions.conditions(of, 0, Duration::from_millis(3));
+        extensions.excluded(of);
         let mut out = Exposition::default();
         extensions.render(&mut out);
         let text = out.finish();
         for line in [
+            "apiserver_admission_match_condition_evaluation_errors_total{kind=\"webhook\",name=\"w\",operation=\"CREATE\",type=\"admit\"} 2",
+            "apiserver_admission_match_condition_evaluation_seconds_bucket{kind=\"webhook\",name=\"w\",operation=\"CREATE\",type=\"admit\",le=\"0.005\"} 2",
+            "apiserver_admission_match_condition_exclusions_total{kind=\"webhook\",name=\"w\",operation=\"CREATE\",type=\"admit\"} 1",
             "apiserver_admission_webhook_admission_duration_seconds_count{name=\"w\",operation=\"CREATE\",rejected=\"true\",type=\"admit\"} 3",
             "apiserver_admission_webhook_request_total{code=\"200\",name=\"w\",operation=\"CREATE\",rejected=\"false\",type=\"admit\"} 1",
             "apiserver_admission_webhook_request_total{code=\"503\",name=\"w\",operation=\"CREATE\",rejected=\"false\",type=\"admit\"} 1",

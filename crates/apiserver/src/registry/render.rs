@@ -280,11 +280,15 @@ impl Renderer {
             .columns
             .iter()
             .map(|column| {
+                let description = match column.description.as_str() {
+                    "" => format!("{} of the {}", column.name, self.resource.kind),
+                    description => description.to_owned(),
+                };
                 json!({
                     "name": column.name,
                     "type": column.kind,
                     "format": column.format,
-                    "description": format!("{} of the {}", column.name, self.resource.kind),
+                    "description": description,
                     "priority": column.priority,
                 })
             })

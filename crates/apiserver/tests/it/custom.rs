@@ -161,3 +161,65 @@ async fn many_definitions_are_found_quickly() {
         all["items"].as_array().unwrap().iter().find(|g| g["metadata"]["name"] == "example.com").unwrap();
     assert_eq!(group["versions"][0]["resources"].as_array().unwrap().len(), COUNT);
 }
+
+#[tokio::test]
+async fn scales_of_custom_resources() {
+    let client = admin(&server().await);
+    let mut v1 =
+        version("v1", true, json!({"type": "object", "properties": {"replicas": {"type": "integer"}}}));
+    v1["subresources"] = json!({"status": {}, "scale": {"specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas"}});
+    define(&client, json!([v1])).await;
+    let unsaid = "the spec replicas field \".spec.replicas\"";
+    client.post(WIDGETS, widget("v1", "a", json!({}))).await.ok();
+    let scale = format!("{WIDGETS}/a/scale");
+    let no_such = format!("Internal error occurred: {unsaid} does not exist");
+    client.get(&scale).await.refused(500, "InternalError", &no_such);
+    let patched = client.patch("merge", &scale, json!({"metadata": {}})).await;
+    patched.refused(400, "BadRequest", &format!("{unsaid} cannot be empty"));
+    let sent = |metadata: Value, replicas: i64| json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": metadata, "spec": {"replicas": replicas}});
+    // The uid says nothing here, the version does.
+    assert_eq!(
+        client.put(&scale, sent(json!({"name": "a", "uid": "u"}), 2)).await.ok()["spec"]["replicas"],
+        2
+    );
+    client.put(&scale, sent(json!({"name": "a", "resourceVersion": "1"}), 2)).await.refused(
+        409,
+        "Conflict",
+        "Operation cannot be fulfilled on widgets.example.com \"a\": the object has been modified; please apply your changes to the latest version and try again",
+    );
+    client.put(&scale, sent(json!({"name": "a"}), -1)).await.refused(
+        422,
+        "Invalid",
+        "Widget.example.com \"a\" is invalid: .spec.replicas: Invalid value: -1: should be a non-negative integer",
+    );
+}
+
+#[tokio::test]
+async fn columns() {
+    let client = admin(&server().await);
+    let mut v1 = version("v1", true, json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}));
+    v1["additionalPrinterColumns"] = json!([
+        {"name": "S", "type": "string", "jsonPath": ".spec.s", "description": "what it says"},
+        {"name": "D", "type": "date", "jsonPath": ".spec.d"},
+        {"name": "L", "type": "string", "jsonPath": ".spec.l[0:2]"},
+        {"name": "Bad", "type": "string", "jsonPath": ".spec[x"},
+        {"name": "Lost", "type": "string", "jsonPath": ".spec.s"}]);
+    define(&client, json!([v1])).await;
+    let table = async |name: &str, spec: Value| {
+        client.post(WIDGETS, widget("v1", name, spec)).await.ok();
+        let accept = [("accept", "application/json;as=Table;g=meta.k8s.io;v=v1")];
+        client.call("GET", &format!("{WIDGETS}/{name}"), &accept, &Value::Null).await.ok()
+    };
+    let first = table("a", json!({"s": {"b": 1}, "d": "", "l": [1]})).await;
+    let headings: Vec<&str> =
+        first["columnDefinitions"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
+    assert_eq!(headings, ["Name", "S", "D", "L"]);
+    assert_eq!(first["columnDefinitions"][1]["description"], "what it says");
+    assert_eq!(
+        first["columnDefinitions"][2]["description"],
+        "Custom resource definition column (in JSONPath format): .spec.d"
+    );
+    assert_eq!(first["rows"][0]["cells"], json!(["a", "{\"b\":1}", "<unknown>", null]));
+    let second = table("b", json!({"s": true, "d": "yesterday", "l": ["x", "y"]})).await;
+    assert_eq!(second["rows"][0]["cells"], json!(["b", "true", "<invalid>", "x"]));
+}

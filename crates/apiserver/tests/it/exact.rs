@@ -171,9 +171,22 @@ async fn token_requests_and_evictions() {
         ),
     );
     let pods = "/api/v1/namespaces/default/pods";
+    let mut bound = request(json!({}));
+    bound["spec"]["boundObjectRef"] = json!({"apiVersion": "v1", "kind": "ServiceAccount", "name": "s"});
+    client.post(&path, bound.clone()).await.refused(
+        400,
+        "BadRequest",
+        "cannot bind token to object of type /v1, Kind=ServiceAccount",
+    );
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
         "spec": {"serviceAccountName": "s", "containers": [{"name": "c", "image": "i"}]}});
     let uid = client.post(pods, pod).await.ok()["metadata"]["uid"].as_str().unwrap().to_owned();
+    bound["spec"]["boundObjectRef"] = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u"});
+    client.post(&path, bound).await.refused(
+        409,
+        "Conflict",
+        "Operation cannot be fulfilled on Pod \"p\": the UID in the bound object reference (u) does not match the UID in record. The object might have been deleted and then recreated",
+    );
     let eviction = |version: &str, options: Value| json!({"apiVersion": version, "kind": "Eviction", "metadata": {"name": "p"}, "deleteOptions": options});
     let path = format!("{pods}/p/eviction");
     client.post(&path, eviction("policy/v1", json!({"preconditions": {"uid": "u"}}))).await.refused(

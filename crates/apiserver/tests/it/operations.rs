@@ -8,7 +8,7 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use orlop_apiserver::{ApiServer, Options, pki};
 use orlop_store::memory::MemoryStore;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{Client, admin, config_map, server};
@@ -42,6 +42,37 @@ async fn health_checks_tell_by_name() {
     }
     let (code, body) = text(&client, "/debug/api_priority_and_fairness/dump_priority_levels").await;
     assert_eq!((code, body.starts_with("PriorityLevelName, ")), (200, true), "{body}");
+}
+
+#[tokio::test]
+async fn pages_for_people_are_objects_for_programs() {
+    let options = Options { flags: vec![("v".into(), "2".into())], ..Default::default() };
+    let store = Arc::new(MemoryStore::new());
+    let client = admin(&ApiServer::new(options, store).await.unwrap());
+    let get =
+        async |path: &str, accept: &str| client.call("GET", path, &[("accept", accept)], &Value::Null).await;
+    let page = get("/statusz", "*/*").await.ok();
+    assert!(page.as_str().unwrap().starts_with("\nkube-apiserver statusz\nWarning: "), "{page}");
+    let beta = "application/json;v=v1beta1;g=config.k8s.io;as=Statusz";
+    let status = get("/statusz", beta).await;
+    assert_eq!(status.warnings, [""; 0]);
+    let status = status.ok();
+    assert_eq!(
+        (&status["kind"], &status["apiVersion"], &status["metadata"]["name"], &status["emulationVersion"]),
+        (&json!("Statusz"), &json!("config.k8s.io/v1beta1"), &json!("kube-apiserver"), &json!("1.36"))
+    );
+    assert!(status["paths"].as_array().unwrap().contains(&json!("/readyz")), "{status}");
+    let flags = get("/flagz", "application/json;v=v1alpha1;g=config.k8s.io;as=Flagz").await;
+    assert_eq!(
+        flags.warnings,
+        ["299 - \"This version of the flagz endpoint is deprecated. Please use a newer version.\""]
+    );
+    assert_eq!(flags.ok()["flags"], json!({"v": "2"}));
+    get("/flagz", "application/json").await.refused(
+        406,
+        "NotAcceptable",
+        "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf, text/plain",
+    );
 }
 
 #[tokio::test]

@@ -347,3 +347,130 @@ async fn custom_resources_are_converted() {
         reviews.iter().all(|review| review["kind"] == "ConversionReview" && review["query"] == "timeout=30s")
     );
 }
+
+/// An `AdmissionConfiguration` file with one plugin's configuration.
+fn admission(dir: &Path, plugin: &str, configuration: Value) -> PathBuf {
+    let path = dir.join("admission.yaml");
+    let file = json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "AdmissionConfiguration",
+        "plugins": [{"name": plugin, "configuration": configuration}]});
+    std::fs::write(&path, file.to_string()).unwrap();
+    path
+}
+
+#[tokio::test]
+async fn a_service_knows_images() {
+    let hook = Hook::start_raw(|review| {
+        let images: Vec<&str> = review["spec"]["containers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|container| container["image"].as_str().unwrap())
+            .collect();
+        let status = match images.as_slice() {
+            ["good"] => json!({"allowed": true, "auditAnnotations": {"k": "v"}}),
+            ["silent"] => json!({"allowed": false}),
+            ["broken"] => return (400, json!("broken")),
+            _ => json!({"allowed": false, "reason": format!("{} is bad", images.join(" and "))}),
+        };
+        (200, json!({"kind": "ImageReview", "apiVersion": review["apiVersion"], "status": status}))
+    })
+    .await;
+    let server = |default_allow: bool| {
+        let dir = tempfile::tempdir().unwrap();
+        let policy = json!({"imagePolicy": {"kubeConfigFile": kubeconfig(dir.path(), &hook),
+            "denyTTL": -1, "retryBackoff": 1, "defaultAllow": default_allow}});
+        let file = admission(dir.path(), "ImagePolicyWebhook", policy);
+        async move {
+            let _dir = dir;
+            let options = Options {
+                admission_control_config_file: Some(file),
+                enable_admission_plugins: vec!["ImagePolicyWebhook".into()],
+                ..Options::default()
+            };
+            admin(&start(options).await)
+        }
+    };
+    let client = server(false).await;
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    client.post("/api/v1/namespaces/default/serviceaccounts", account).await;
+    let pod = |name: &str, images: &[&str]| {
+        let containers: Vec<Value> = images
+            .iter()
+            .enumerate()
+            .map(|(at, image)| json!({"name": format!("c{at}"), "image": image}))
+            .collect();
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name,
+            "annotations": {"a.image-policy.k8s.io/b": "c", "other": "d"}}, "spec": {"containers": containers}})
+    };
+    let pods = "/api/v1/namespaces/default/pods";
+    client.post(pods, pod("a", &["good"])).await.ok();
+    client.post(pods, pod("b", &["good"])).await.ok();
+    {
+        let reviews = hook.reviews.lock();
+        assert_eq!(reviews.len(), 1, "a yes is remembered");
+        assert_eq!(
+            reviews[0]["spec"],
+            json!({"containers": [{"image": "good"}], "annotations": {"a.image-policy.k8s.io/b": "c"}, "namespace": "default"})
+        );
+    }
+    let refused = async |images: &[&str], message: &str| {
+        let expected = format!("pods \"p\" is forbidden: {message}");
+        client.post(pods, pod("p", images)).await.refused(403, "Forbidden", &expected);
+    };
+    refused(&["x", "y"], "image policy webhook backend denied one or more images: x and y is bad").await;
+    refused(&["silent"], "one or more images rejected by webhook backend").await;
+    refused(&["broken"], "the server answered 400: \"broken\"").await;
+    let lenient = server(true).await;
+    lenient
+        .post(
+            "/api/v1/namespaces/default/serviceaccounts",
+            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}),
+        )
+        .await;
+    lenient.post(pods, pod("p", &["broken"])).await.ok();
+}
+
+#[tokio::test]
+async fn webhooks_know_who_asks() {
+    let hook = Hook::start_raw(|review| {
+        let response = json!({"allowed": true, "uid": review["request"]["uid"],
+            "warnings": [review["authorization"].as_str().unwrap_or("nobody")]});
+        (200, json!({"kind": "AdmissionReview", "apiVersion": review["apiVersion"], "response": response}))
+    })
+    .await;
+    let dir = tempfile::tempdir().unwrap();
+    let users = dir.path().join("users");
+    let host = hook.url.trim_start_matches("https://").trim_end_matches("/hook");
+    let config = json!({"users": [{"name": host, "user": {"username": "me", "password": "secret"}}]});
+    std::fs::write(&users, config.to_string()).unwrap();
+    let configuration = json!({"apiVersion": "apiserver.config.k8s.io/v1",
+        "kind": "WebhookAdmissionConfiguration", "kubeConfigFile": users});
+    let file = admission(dir.path(), "ValidatingAdmissionWebhook", configuration);
+    let client =
+        admin(&start(Options { admission_control_config_file: Some(file), ..Options::default() }).await);
+    let mut warned = Vec::new();
+    for sort in ["Mutating", "Validating"] {
+        let name = format!("{}.example.com", sort.to_lowercase());
+        let object = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": format!("{sort}WebhookConfiguration"),
+            "metadata": {"name": name}, "webhooks": [{"name": name, "sideEffects": "None", "admissionReviewVersions": ["v1"],
+                "clientConfig": {"url": hook.url, "caBundle": hook.bundle},
+                "matchConditions": [{"name": "c", "expression": "object.metadata.name != 'left-out'"}],
+                "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}]}]});
+        let plural = format!("{}webhookconfigurations", sort.to_lowercase());
+        client.post(&format!("/apis/admissionregistration.k8s.io/v1/{plural}"), object).await.ok();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for name in ["a", "left-out"] {
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
+        warned.push(client.post("/api/v1/namespaces/default/configmaps", map).await.warnings);
+    }
+    // Only the validating plugin was told who this server is there.
+    assert_eq!(warned, [vec!["299 - \"nobody\"", "299 - \"Basic bWU6c2VjcmV0\""], vec![]]);
+    let metrics = client.get("/metrics").await.ok();
+    for line in [
+        "apiserver_admission_match_condition_exclusions_total{kind=\"webhook\",name=\"validating.example.com\",operation=\"CREATE\",type=\"validating\"} 1",
+        "apiserver_admission_match_condition_evaluation_seconds_count{kind=\"webhook\",name=\"mutating.example.com\",operation=\"CREATE\",type=\"admit\"} 2",
+    ] {
+        assert!(metrics.as_str().unwrap().lines().any(|have| have == line), "{line}");
+    }
+}

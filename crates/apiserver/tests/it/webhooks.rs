@@ -65,8 +65,12 @@ impl Hook {
                             let (respond, reviews) = (respond.clone(), reviews.clone());
                             async move {
                                 let query = request.uri().query().unwrap_or("").to_string();
+                                let authorization = request.headers().get("authorization").cloned();
                                 let body = request.into_body().collect().await.unwrap().to_bytes();
                                 let mut review: Value = serde_json::from_slice(&body).unwrap();
+                                if let Some(value) = authorization {
+                                    review["authorization"] = json!(value.to_str().unwrap());
+                                }
                                 let (code, answer) = respond(&review);
                                 review["query"] = json!(query);
                                 reviews.lock().push(review);

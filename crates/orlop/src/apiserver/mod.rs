@@ -3,6 +3,7 @@
 mod audit;
 mod features;
 mod flags;
+mod operations;
 mod settings;
 mod table;
 

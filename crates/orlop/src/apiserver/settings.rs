@@ -17,7 +17,7 @@ use orlop_apiserver::pki::Leaf;
 use orlop_apiserver::runtime_config::RuntimeConfig;
 
 use super::flags::Flags;
-use super::{audit, features};
+use super::{audit, features, operations};
 
 /// The options that flags ask for.
 pub fn options(flags: &Flags) -> anyhow::Result<Options> {
@@ -49,7 +49,7 @@ pub fn options(flags: &Flags) -> anyhow::Result<Options> {
             "--encryption-provider-config-automatic-reload must be set with --encryption-provider-config"
         );
     }
-    let options = generic(flags, base)?;
+    let options = operations::options(flags, generic(flags, base)?)?;
     let options = admission(flags, options)?;
     let options = serving(flags, options)?;
     let options = authentication(flags, options)?;
@@ -403,8 +403,14 @@ fn network(flags: &Flags, options: Options) -> anyhow::Result<Options> {
 fn service_ranges(flags: &Flags) -> anyhow::Result<Vec<(IpAddr, u8)>> {
     /// Bits of the addresses of a range, as upstream bounds them.
     const MAX_BITS: u8 = 20;
+    /// What upstream takes when it is told nothing.
+    const UNSAID: &str = "10.0.0.0/24";
     let mut ranges = Vec::new();
-    for text in flags.list("service-cluster-ip-range") {
+    let mut named = flags.list("service-cluster-ip-range");
+    if named.is_empty() {
+        named.push(UNSAID.to_owned());
+    }
+    for text in named {
         let range: ipnet::IpNet = text
             .parse()
             .with_context(|| format!("--service-cluster-ip-range {text}: invalid CIDR address"))?;
@@ -419,8 +425,7 @@ fn service_ranges(flags: &Flags) -> anyhow::Result<Vec<(IpAddr, u8)>> {
         ranges.push((range.network(), range.prefix_len()));
     }
     match ranges.as_slice() {
-        [] => bail!("--service-cluster-ip-range must contain at least one valid cidr"),
-        [_] => {}
+        [] | [_] => {}
         [(first, _), (second, _)] => ensure!(
             first.is_ipv4() != second.is_ipv4(),
             "--service-cluster-ip-range[0] and --service-cluster-ip-range[1] must be of different IP family"
@@ -480,8 +485,12 @@ mod tests {
             assert!(format!("{error:#}").contains(expected), "{arguments:?}: {error:#}");
         };
         check(
-            &["--egress-selector-config-file=x"],
-            "--egress-selector-config-file is not built: it would reach",
+            &["--egress-selector-config-file=/does/not/exist"],
+            "--egress-selector-config-file /does/not/exist",
+        );
+        check(
+            &["--etcd-servers-overrides=/events#http://a"],
+            "--etcd-servers-overrides is not built: it would keep some resources in other etcd servers; here all are in --etcd-servers",
         );
         check(&["--runtime-config=nope/v1=true"], "unknown api groups nope");
         check(&["--runtime-config=api/all=false"], "invalid key with only api/all=false");
@@ -532,6 +541,9 @@ mod tests {
         check(&["--allow-privileged"], |o| o.allow_privileged);
         check(&["--service-cluster-ip-range=10.96.0.0/16,fd00::/108"], |o| {
             o.service_cidrs.len() == 2 && o.service_cidrs[1].0.is_ipv6()
+        });
+        check(&["--service-cluster-ip-range="], |o| {
+            o.service_cidrs == [(Ipv4Addr::new(10, 0, 0, 0).into(), 24)]
         });
         check(&["--admission-control=NamespaceLifecycle"], |o| {
             o.enable_admission_plugins == ["NamespaceLifecycle"]

@@ -71,6 +71,9 @@ use Kind::{Bool, Duration, Float, Int, List, Map, Repeat, Text};
 
 const OWN_LOGS: &str = "Orlop's logs are set with --log-level and --log-format";
 
+/// Upstream refuses these too, without a feature gate that is off by default.
+const PEERS: &str = "let servers of different versions pass requests to each other (the feature UnknownVersionInteroperabilityProxy)";
+
 /// The flags by the headings of upstream's `--help`.
 pub const GROUPS: &[(&str, &[Flag])] = &[
     ("Orlop flags", ORLOP),
@@ -127,7 +130,12 @@ const GENERIC: &[Flag] = &[
         "300",
         "How long pods that do not say tolerate a node that cannot be reached",
     ),
-    lacks("emulated-version", List, "", "answer as an older Kubernetes version would"),
+    used(
+        "emulated-version",
+        List,
+        "",
+        "The release to answer as: kube=1.36, this server's own, is the only one",
+    ),
     idle(
         "emulation-forward-compatible",
         Bool,
@@ -148,7 +156,12 @@ const GENERIC: &[Flag] = &[
     ),
     used("max-mutating-requests-inflight", Int, "200", "Changing requests served at once"),
     used("max-requests-inflight", Int, "400", "Reading requests served at once"),
-    lacks("min-compatibility-version", List, "", "keep what an older release would need to read"),
+    used(
+        "min-compatibility-version",
+        List,
+        "",
+        "The oldest release this server works beside: kube=1.35, the one before its own, is the only one",
+    ),
     used("min-request-timeout", Int, "1800", "Seconds a watch is kept open at least"),
     used("request-timeout", Duration, "1m0s", "How long a request may take that is no watch"),
     used("shutdown-delay-duration", Duration, "0s", "How long to go on serving after the signal to stop"),
@@ -226,7 +239,12 @@ const ETCD: &[Flag] = &[
         "",
         "etcd servers (scheme://host:port) to keep the state in; the data directory when absent",
     ),
-    lacks("etcd-servers-overrides", List, "", "keep some resources in other etcd servers"),
+    lacks(
+        "etcd-servers-overrides",
+        List,
+        "",
+        "keep some resources in other etcd servers; here all are in --etcd-servers, or in --data-dir",
+    ),
     used("event-ttl", Duration, "1h0m0s", "How long events are kept"),
     idle(
         "lease-reuse-duration-seconds",
@@ -353,7 +371,12 @@ const FEATURES: &[Flag] = &[
         "there is no profiler to turn on",
         "Profile waiting for locks, when profiling is on",
     ),
-    lacks("debug-socket-path", Text, "", "serve profiles on a Unix socket"),
+    lacks(
+        "debug-socket-path",
+        Text,
+        "",
+        "serve profiles on a Unix socket; profile the process from outside, with perf or bpftrace",
+    ),
     idle("profiling", Bool, "true", "there is no /debug/pprof to turn off", "Serve profiles at /debug/pprof"),
     idle(
         "coordinated-leadership-lease-duration",
@@ -467,8 +490,12 @@ const API_ENABLEMENT: &[Flag] = &[
     ),
 ];
 
-const EGRESS: &[Flag] =
-    &[lacks("egress-selector-config-file", Text, "", "reach nodes, etcd and webhooks through proxies")];
+const EGRESS: &[Flag] = &[used(
+    "egress-selector-config-file",
+    Text,
+    "",
+    "File that says how nodes, etcd and webhooks are reached: directly",
+)];
 
 const ADMISSION: &[Flag] = &[
     used(
@@ -483,15 +510,19 @@ const ADMISSION: &[Flag] = &[
 ];
 
 const METRICS: &[Flag] = &[
-    lacks("allow-metric-labels", Map, "", "restrict the values of metric labels"),
-    lacks("allow-metric-labels-manifest", Text, "", "restrict the values of metric labels by a file"),
-    lacks("disabled-metrics", List, "", "leave metrics out"),
-    idle(
+    used(
+        "allow-metric-labels",
+        Repeat,
+        "",
+        "METRIC,LABEL=VALUE,...: any other value is shown as `unexpected`",
+    ),
+    used("allow-metric-labels-manifest", Text, "", "File of the same: \"METRIC,LABEL\": VALUE,..."),
+    used("disabled-metrics", List, "", "Metrics that are left out"),
+    used(
         "show-hidden-metrics-for-version",
         Text,
         "",
-        "there are no hidden metrics",
-        "Show metrics hidden in a release",
+        "Show metrics hidden since this release, the one before this server's own: there are none",
     ),
 ];
 
@@ -506,7 +537,12 @@ const LOGS: &[Flag] = &[
     idle("vmodule", Text, "", OWN_LOGS, "How much is logged, by file"),
 ];
 
-const TRACES: &[Flag] = &[lacks("tracing-config-file", Text, "", "send traces of requests")];
+const TRACES: &[Flag] = &[lacks(
+    "tracing-config-file",
+    Text,
+    "",
+    "send traces of requests; see --audit-policy-file and /metrics",
+)];
 
 const MISC: &[Flag] = &[
     lacks(
@@ -555,7 +591,7 @@ const MISC: &[Flag] = &[
         "deprecated upstream, where it has no effect any more",
         "Read-only port of kubelets",
     ),
-    lacks("kubelet-timeout", Duration, "5s", "bound connecting to a kubelet"),
+    used("kubelet-timeout", Duration, "5s", "How long a kubelet has to accept a connection"),
     used(
         "kubernetes-service-node-port",
         Int,
@@ -568,13 +604,18 @@ const MISC: &[Flag] = &[
         "0",
         "slow connections that take long down to so many bytes a second",
     ),
-    lacks("peer-advertise-ip", Text, "", "let servers of different versions pass requests to each other"),
-    lacks("peer-advertise-port", Text, "", "let servers of different versions pass requests to each other"),
-    lacks("peer-ca-file", Text, "", "let servers of different versions pass requests to each other"),
+    lacks("peer-advertise-ip", Text, "", PEERS),
+    lacks("peer-advertise-port", Text, "", PEERS),
+    lacks("peer-ca-file", Text, "", PEERS),
     used("proxy-client-cert-file", Text, "", "Certificate shown to aggregated servers and webhooks"),
     used("proxy-client-key-file", Text, "", "Key of that certificate"),
     used("service-account-signing-key-file", Text, "", "Key that service account tokens are signed with"),
-    lacks("service-account-signing-endpoint", Text, "", "have tokens signed by a service outside"),
+    lacks(
+        "service-account-signing-endpoint",
+        Text,
+        "",
+        "have tokens signed by a service outside; name a key with --service-account-signing-key-file",
+    ),
     used(
         "service-cluster-ip-range",
         List,

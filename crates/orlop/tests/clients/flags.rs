@@ -293,7 +293,8 @@ fn what_is_refused() {
     check(&["--service-cluster-ip-range=10.0.0.0/16,10.1.0.0/16"], "must be of different IP family");
     check(&["--tls-curve-preferences=9999"], "TLS curve 9999 is not supported");
     check(&["--feature-gates=Nope=true"], "unrecognized feature gate: Nope");
-    check(&["--egress-selector-config-file=x"], "is not built");
+    check(&["--tracing-config-file=x"], "is not built");
+    check(&["--emulated-version=kube=1.35"], "use kube=1.36 or leave it out");
     let old = "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n- resources: [secrets]\n  providers: [{kms: {name: a, endpoint: 'unix:///a'}}]\n";
     let old = file(directory.path(), "kms.yaml", old);
     check(&[&flag("encryption-provider-config", &old)], "KMSv1 is deprecated");

@@ -238,6 +238,12 @@ fn validate_spec(spec: &Value, options: &Options<'_>) -> ErrorList {
             }
         }
     }
+    let preserves = flag(spec, "preserveUnknownFields");
+    let schemas = versions.iter().filter_map(|version| child(child(version, "schema")?, "openAPIV3Schema"));
+    if preserves && schemas.into_iter().any(has_defaults) {
+        let detail = "must be false in order to use defaults in the schema";
+        errors.push(field::invalid(&path.child("preserveUnknownFields"), true, detail));
+    }
     let mut names_seen: Vec<&str> = Vec::new();
     let mut unique = true;
     for (at, version) in versions.iter().enumerate() {
@@ -295,8 +301,22 @@ fn validate_spec(spec: &Value, options: &Options<'_>) -> ErrorList {
             )),
         }
     }
+    let strategy = child(spec, "conversion").map(|conversion| text(conversion, "strategy"));
+    if let Some(strategy) = strategy.filter(|strategy| preserves && *strategy != "None") {
+        let detail = "must be None if spec.preserveUnknownFields is true";
+        errors.push(field::invalid(&path.child("conversion").child("strategy"), strategy, detail));
+    }
     errors.extend(conversion::validate(spec, options, &path.child("conversion")));
     errors
+}
+
+/// Whether a schema has a default anywhere.
+fn has_defaults(schema: &Value) -> bool {
+    let many = ["items", "allOf", "anyOf", "oneOf"].into_iter().flat_map(|field| items(schema, field));
+    let single = ["items", "additionalProperties", "not"].into_iter().filter_map(|field| schema.get(field));
+    let properties = schema.get("properties").and_then(Value::as_object).into_iter().flatten();
+    child(schema, "default").is_some()
+        || many.chain(single).chain(properties.map(|(_, property)| property)).any(has_defaults)
 }
 
 fn validate_version<'a>(
@@ -328,8 +348,8 @@ fn validate_version<'a>(
         own("selectableFields", 3).and_then(Value::as_array).filter(|list| !list.is_empty())
     {
         let path = path.child("selectableFields");
-        let schema = child(version, "schema").and_then(|schema| child(schema, "openAPIV3Schema"));
-        match schema {
+        // As upstream: a schema that all versions share stands at the top, and is not seen from here.
+        match schema.and_then(|schema| child(schema, "openAPIV3Schema")) {
             Some(schema) => errors.extend(subresources::validate_selectable(selectable, schema, &path)),
             None => errors.push(field::invalid(
                 &path,

@@ -59,21 +59,26 @@ pub(super) fn validate(validation: &Value, status: bool, path: &Path, options: &
     if flag(schema, "nullable") {
         errors.push(field::forbidden(&path.child("nullable"), "nullable cannot be true at the root"));
     }
-    let compiled = Schema::of(schema);
-    let mut problems = structural::validate(schema, &path);
-    if problems.is_empty() {
-        problems = defaults::validate(&compiled, schema, &path, options);
+    // What has no structural form at all is neither asked for more of its structure nor for its rules.
+    let unconvertible = structural::unconvertible(schema);
+    let mut sound = unconvertible.is_none();
+    if sound {
+        let mut problems = structural::validate(schema, &path);
+        if problems.is_empty() {
+            problems = defaults::validate(&Schema::of(schema), schema, &path, options);
+        }
+        sound = problems.is_empty();
+        errors.extend(problems);
     }
-    let sound = problems.is_empty();
-    errors.extend(problems);
     let mut found = ErrorList::new();
     let context = Context { root: true, ..Context::default() };
     walk(&mut found, schema, &path, &context);
-    let broken = !found.is_empty();
+    let broken: Vec<String> = found.iter().map(|error| error.field.clone()).collect();
     errors.extend(found);
-    // Rules are read only where everything else is in order.
-    if sound && !broken {
-        errors.extend(rules::validate(schema, &path, options.old));
+    match unconvertible {
+        Some(why) if errors.is_empty() => errors.push(field::invalid(&path, "", why)),
+        _ if sound => errors.extend(rules::validate(schema, &path, options.old, &broken)),
+        _ => {}
     }
     errors
 }
@@ -81,7 +86,8 @@ pub(super) fn validate(validation: &Value, status: bool, path: &Path, options: &
 fn root_fields(schema: &Value, path: &Path) -> Option<field::FieldError> {
     for (name, value) in schema.as_object().into_iter().flatten() {
         let empty = match value {
-            Value::Null | Value::Bool(false) => true,
+            Value::Null => true,
+            Value::Bool(false) => name != "additionalProperties",
             Value::String(text) => text.is_empty(),
             Value::Array(list) => list.is_empty(),
             _ => false,

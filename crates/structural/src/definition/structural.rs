@@ -24,6 +24,33 @@ pub(super) fn validate(schema: &Value, path: &Path) -> ErrorList {
     errors
 }
 
+/// Why a schema has no structural form; `None` when it has one.
+pub(super) fn unconvertible(schema: &Value) -> Option<String> {
+    const UNKNOWN: [&str; 7] =
+        ["id", "$schema", "$ref", "patternProperties", "dependencies", "additionalItems", "definitions"];
+    let filled = |name: &str| match schema.get(name) {
+        None | Some(Value::Null) => false,
+        Some(Value::String(text)) => !text.is_empty(),
+        Some(Value::Object(map)) => !map.is_empty() || name == "additionalItems",
+        Some(_) => true,
+    };
+    if let Some(name) = UNKNOWN.into_iter().find(|name| filled(name)) {
+        let name = if name == "$schema" { "schema" } else { name };
+        return Some(format!("OpenAPIV3Schema '{name}' is not supported"));
+    }
+    if schema.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(false)) {
+        let why = "internal error: 'x-kubernetes-preserve-unknown-fields' must be true or undefined";
+        return Some(why.to_owned());
+    }
+    if !items(schema, "items").is_empty() {
+        return Some("OpenAPIV3Schema 'items' must be a schema, but is an array".to_owned());
+    }
+    let single =
+        ["items", "additionalProperties", "not"].into_iter().filter_map(|name| schema_at(schema, name));
+    let choices = ["allOf", "anyOf", "oneOf"].into_iter().flat_map(|name| items(schema, name));
+    single.chain(choices).chain(properties(schema).map(|(_, property)| property)).find_map(unconvertible)
+}
+
 fn properties(schema: &Value) -> impl Iterator<Item = (&String, &Value)> {
     schema.get("properties").and_then(Value::as_object).into_iter().flatten()
 }
@@ -122,7 +149,8 @@ fn restricts_names_only(metadata: &Value) -> bool {
     let fields = metadata.as_object().into_iter().flatten();
     let names_only = properties(metadata).all(|(name, _)| matches!(name.as_str(), "name" | "generateName"));
     fields.filter(|(_, value)| !value.is_null()).all(|(field, _)| match field.as_str() {
-        "type" | "default" => true,
+        // Examples and references have no structural form.
+        "type" | "default" | "example" | "externalDocs" => true,
         "properties" => names_only,
         _ => false,
     })

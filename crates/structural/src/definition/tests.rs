@@ -1,3 +1,4 @@
+#![allow(clippy::unwrap_used)]
 use super::*;
 use pretty_assertions::assert_eq;
 use serde_json::json;
@@ -119,6 +120,27 @@ fn schemas() {
         json!({"type": "object", "properties": {"a": {"type": "integer"}}, "x-kubernetes-validations": [{"rule": "true", "fieldPath": ".zz"}]}),
         &[r#"~.x-kubernetes-validations[0].fieldPath: Invalid value: ".zz": must be a valid path"#],
     );
+    // What cannot be read as a structure is not asked for types.
+    check(
+        json!({"properties": {"a": {"$ref": "#/x"}}}),
+        &["~.properties[a].$ref: Forbidden: $ref is not supported"],
+    );
+    check(
+        json!({"type": "object", "properties": {"a": {"type": "array", "items": [{"type": "string"}]}, "b": {}}}),
+        &["~.properties[a].items: Forbidden: items must be a schema object and not an array"],
+    );
+    // Rules are read where nothing else is wrong.
+    let beside = |rule: &str| {
+        json!({"type": "object", "properties": {
+            "a": {"type": "array", "items": {"type": "string"}, "uniqueItems": true, "x-kubernetes-validations": [{"rule": "nope"}]},
+            "b": {"type": "integer", "x-kubernetes-validations": [{"rule": rule, "messageExpression": "nope"}]}}})
+    };
+    let unique = "~.properties[a].uniqueItems: Forbidden: uniqueItems cannot be set to true since the runtime complexity becomes quadratic";
+    let errors = validate(&definition(json!({"type": "object", "properties": {"spec": beside("self")}})));
+    let found = texts(&errors).join("\n");
+    assert_eq!(errors.len(), 2, "{found}");
+    assert!(found.contains(&unique[1..]), "{found}");
+    assert!(found.contains("properties[b].x-kubernetes-validations[0].rule: Invalid value: "), "{found}");
     check(
         json!({"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]}),
         &[],
@@ -129,6 +151,54 @@ fn schemas() {
             "~.properties: Required value: must not be empty if x-kubernetes-embedded-resource is true without x-kubernetes-preserve-unknown-fields",
             r#"~.type: Invalid value: "string": must be object if x-kubernetes-embedded-resource is true"#,
         ],
+    );
+}
+
+#[test]
+fn schemas_that_cannot_be_read() {
+    let errors = validate(&definition(
+        json!({"type": "object", "$schema": "http://json-schema.org/draft-04/schema#"}),
+    ));
+    assert_eq!(
+        texts(&errors),
+        [r#"spec.validation.openAPIV3Schema: Invalid value: "": OpenAPIV3Schema 'schema' is not supported"#]
+    );
+}
+
+#[test]
+fn unknown_fields_that_are_kept() {
+    let schema = json!({"type": "object", "properties": {"a": {"type": "integer", "default": 1}}});
+    let mut object = definition(schema);
+    object["spec"]["preserveUnknownFields"] = json!(true);
+    object["spec"]["conversion"] = json!({"strategy": "Webhook",
+        "webhook": {"clientConfig": {"url": "https://a"}, "conversionReviewVersions": ["v1"]}});
+    assert_eq!(
+        texts(&validate(&object)),
+        [
+            "spec.preserveUnknownFields: Invalid value: true: must be false in order to use defaults in the schema",
+            r#"spec.conversion.strategy: Invalid value: "Webhook": must be None if spec.preserveUnknownFields is true"#,
+            "spec.preserveUnknownFields: Invalid value: true: cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead",
+        ]
+    );
+}
+
+#[test]
+fn selectable_fields_of_versions() {
+    let selectable = |path: &str| json!([{"jsonPath": path}]);
+    let schema = json!({"type": "object", "properties": {"spec": {"type": "object",
+        "properties": {"a": {"type": "string"}, "b": {"type": "string"}}}}});
+    let mut object = definition(schema);
+    object["spec"]["versions"][0]["selectableFields"] = selectable(".spec.a");
+    assert_eq!(texts(&validate(&object)), [""; 0]);
+    let mut second = object["spec"]["versions"][0].clone();
+    second["name"] = json!("v2");
+    second["storage"] = json!(false);
+    second["selectableFields"] = selectable(".spec.b");
+    object["spec"]["versions"].as_array_mut().unwrap().push(second);
+    let problem = "selectableFields may only be set when version.schema.openAPIV3Schema is not included";
+    assert_eq!(
+        texts(&validate(&object)),
+        [0, 1].map(|at| format!(r#"spec.versions[{at}].selectableFields: Invalid value: "": {problem}"#))
     );
 }
 

@@ -38,7 +38,7 @@ pub struct Definition {
 
 impl Definition {
     /// Compiles the common part; the compiler then knows the policy's variables.
-    fn compile(policy: &Value) -> (Definition, Compiler) {
+    fn compile(policy: &Value, sort: &'static str) -> (Definition, Compiler) {
         let spec = &policy["spec"];
         let params = ParamKind::of(&spec["paramKind"]);
         let declarations = Declarations { params: params.is_some(), authorizer: true, mutation: false };
@@ -47,7 +47,12 @@ impl Definition {
         let definition = Definition {
             name: policy["metadata"]["name"].as_str().unwrap_or("").to_string(),
             criteria: Criteria::of_match_resources(&spec["matchConstraints"]),
-            conditions: MatchConditions::compile(&compiler, &spec["matchConditions"], params.is_some()),
+            conditions: MatchConditions::compile(
+                &compiler,
+                &spec["matchConditions"],
+                params.is_some(),
+                ("policy", policy["metadata"]["name"].as_str().unwrap_or("").to_string(), sort),
+            ),
             params,
             ignore_failures: spec["failurePolicy"].as_str() == Some("Ignore"),
             variables,

@@ -32,7 +32,7 @@ enum Mutation {
 
 impl Policy for Mutating {
     fn compile(policy: &Value) -> Mutating {
-        let (definition, compiler) = Definition::compile(policy);
+        let (definition, compiler) = Definition::compile(policy, "admit");
         let spec = &policy["spec"];
         let declarations =
             Declarations { params: definition.params.is_some(), authorizer: true, mutation: true };
@@ -248,7 +248,7 @@ fn invoke(
         // The first step is not a mutation but the question whether there shall be any.
         let Some(at) = at.checked_sub(1) else {
             if let Some(conditions) = &definition.conditions {
-                match conditions.met(subject, definition.ignore_failures) {
+                match conditions.met(subject, definition.ignore_failures, &registry.metrics.extensions) {
                     Ok(true) => {}
                     Ok(false) => return Ok(()),
                     Err(error) => {

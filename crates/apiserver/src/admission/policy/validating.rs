@@ -12,6 +12,7 @@ use super::super::cel::{Activation, Asking, Expression, Facts, Subject};
 use super::super::matching::{is_configuration, is_review};
 use super::super::{Admission, Request};
 use super::{Binding, Definition, Policy, ValidatingPolicies, namespace_object, params, shown};
+use crate::metrics::webhooks::Extensions;
 use crate::registry::Registry;
 
 /// The longest message an expression may give, in bytes.
@@ -35,7 +36,7 @@ struct Validation {
 
 impl Policy for Validating {
     fn compile(policy: &Value) -> Validating {
-        let (definition, compiler) = Definition::compile(policy);
+        let (definition, compiler) = Definition::compile(policy, "validate");
         let spec = &policy["spec"];
         let params = definition.params.is_some();
         let full = Declarations { params, authorizer: true, mutation: false };
@@ -116,9 +117,9 @@ impl Validating {
         }
     }
 
-    fn evaluate(&self, subject: Subject<'_>) -> Findings {
+    fn evaluate(&self, subject: Subject<'_>, metrics: &Extensions) -> Findings {
         if let Some(conditions) = &self.definition.conditions {
-            match conditions.met(subject, self.definition.ignore_failures) {
+            match conditions.met(subject, self.definition.ignore_failures, metrics) {
                 Ok(true) => {}
                 Ok(false) => return Findings::default(),
                 Err(error) => return self.failure(0, error),
@@ -318,7 +319,7 @@ fn dispatch(
             let asking = Asking { authorizer: &registry.authorizer, user: request.call.user };
             for params in &params {
                 let begun = Instant::now();
-                let findings = bound.policy.evaluate(Subject {
+                let subject = Subject {
                     facts: &facts,
                     object: &object,
                     old: &old,
@@ -326,7 +327,8 @@ fn dispatch(
                     namespace: &namespace,
                     asking: &asking,
                     variables: &definition.variables,
-                });
+                };
+                let findings = bound.policy.evaluate(subject, &registry.metrics.extensions);
                 let elapsed = begun.elapsed();
                 for (at, denial) in findings.denials {
                     for action in &binding.actions {

@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Uri;
+use http::{HeaderValue, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::{Connected, Connection};
@@ -23,6 +23,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use super::credentials::Credentials;
 use crate::cache::Cache;
 
 /// The largest answer that is read, in bytes: a patch of the largest object, encoded.
@@ -49,6 +50,8 @@ impl CallError {
 pub struct Client {
     pool: Pool<Connector, Full<Bytes>>,
     url: String,
+    /// Sent with every request.
+    authorization: Option<HeaderValue>,
 }
 
 /// Where a connection goes.
@@ -61,19 +64,24 @@ enum Target {
 }
 
 impl Client {
-    /// A client for a `WebhookClientConfig`; `services` is where services are looked up.
-    pub fn new(config: &Value, services: Option<Arc<Cache>>) -> Result<Client, CallError> {
+    /// A client for a `WebhookClientConfig`; `services` is where services are looked up, `credentials` who this server
+    /// is to the webhook.
+    pub fn new(
+        config: &Value,
+        services: Option<Arc<Cache>>,
+        credentials: &Credentials,
+    ) -> Result<Client, CallError> {
         let text =
             |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or("").to_string();
         let service = &config["service"];
-        let (url, target, host) = if service.is_object() {
+        let (url, target, host, port) = if service.is_object() {
             let (namespace, name) = (text(service, "namespace"), text(service, "name"));
             let port = service["port"].as_u64().and_then(|p| u16::try_from(p).ok()).unwrap_or(443);
             let host = format!("{name}.{namespace}.svc");
             let path = text(service, "path");
             let path = path.trim_start_matches('/');
             let url = format!("https://{host}:{port}/{path}");
-            (url, Target::Service { services, namespace, name, port }, host)
+            (url, Target::Service { services, namespace, name, port }, host, port)
         } else {
             let url = text(config, "url");
             let parsed =
@@ -81,26 +89,32 @@ impl Client {
                     CallError::new(format!("Unparsable webhook URL: parse {}: {error}", go_quote(&url)))
                 })?;
             let (host, port) = split_host(&parsed.host);
-            (url, Target::Host(host.clone(), port), host)
+            (url, Target::Host(host.clone(), port), host, port)
         };
-        let tls = tls::config(&text(config, "caBundle")).map_err(CallError::new)?;
+        let shown = credentials.to(&join(&host, port));
+        let leaf = shown.and_then(|shown| shown.leaf.as_ref());
+        let tls = tls::config(&text(config, "caBundle"), leaf).map_err(CallError::new)?;
+        let authorization = shown.and_then(|shown| shown.authorization.clone());
         let name = rustls_pki_types::ServerName::try_from(host)
             .map_err(|error| CallError::new(format!("invalid host of a webhook: {error}")))?;
         let connector = Connector { target, tls: tokio_rustls::TlsConnector::from(tls), name };
         let pool = Pool::builder(TokioExecutor::new()).pool_idle_timeout(IDLE).build(connector);
-        Ok(Client { pool, url })
+        Ok(Client { pool, url, authorization })
     }
 
     /// Posts a JSON body and reads the JSON answer within `timeout`.
     pub async fn post(&self, body: Bytes, timeout: Duration) -> Result<Value, CallError> {
         let url = format!("{}?timeout={}s", self.url, timeout.as_secs());
         let failed = |why: String| CallError::new(format!("Post {}: {why}", go_quote(&url)));
-        let request = http::Request::post(&url)
+        let mut request = http::Request::post(&url)
             .header(http::header::CONTENT_TYPE, "application/json")
             .header(http::header::ACCEPT, "application/json, */*")
             .header(http::header::USER_AGENT, "kube-apiserver-admission")
             .body(Full::new(body))
             .map_err(|error| failed(error.to_string()))?;
+        if let Some(authorization) = &self.authorization {
+            request.headers_mut().insert(http::header::AUTHORIZATION, authorization.clone());
+        }
         let exchange = async {
             let response = self.pool.request(request).await.map_err(|error| failed(explain(&error)))?;
             let (parts, body) = response.into_parts();
@@ -361,14 +375,15 @@ mod tests {
 
     #[tokio::test]
     async fn failures_are_told_as_upstream_tells_them() {
-        let client = Client::new(&json!({"url": "https://127.0.0.1:1/x"}), None).unwrap();
+        let client =
+            Client::new(&json!({"url": "https://127.0.0.1:1/x"}), None, &Credentials::default()).unwrap();
         let error = client.post(Bytes::new(), Duration::from_secs(2)).await.unwrap_err();
         assert_eq!(
             error.text,
             "Post \"https://127.0.0.1:1/x?timeout=2s\": dial tcp 127.0.0.1:1: connect: connection refused"
         );
         let service = json!({"service": {"name": "s", "namespace": "n", "path": "/p", "port": 8443}});
-        let client = Client::new(&service, None).unwrap();
+        let client = Client::new(&service, None, &Credentials::default()).unwrap();
         let error = client.post(Bytes::new(), Duration::from_secs(2)).await.unwrap_err();
         assert_eq!(error.text, "Post \"https://s.n.svc:8443/p?timeout=2s\": service \"s\" not found");
     }

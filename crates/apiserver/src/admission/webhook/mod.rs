@@ -6,6 +6,7 @@
 
 mod call;
 pub(crate) mod client;
+pub(crate) mod credentials;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use serde_json::Value;
 
 use self::call::{Failure, call};
 use self::client::{CallError, Client};
+use self::credentials::Credentials;
 use super::cel::{Asking, Facts, MatchConditions, Subject};
 use super::matching::{Criteria, Index, Matched, is_configuration};
 use super::review::{self, ReviewVersion};
@@ -56,7 +58,13 @@ pub struct Webhooks {
 
 impl Webhooks {
     /// Compiles all configurations of one sort.
-    pub fn compile(configurations: &Snapshot, former: &Webhooks, services: Option<&Arc<Cache>>) -> Webhooks {
+    pub fn compile(
+        configurations: &Snapshot,
+        former: &Webhooks,
+        services: Option<&Arc<Cache>>,
+        sort: &'static str,
+        credentials: &Credentials,
+    ) -> Webhooks {
         let stateless = Compiler::stateless();
         let mut made = Vec::new();
         let mut clients = HashMap::new();
@@ -72,18 +80,19 @@ impl Webhooks {
                 let key = hook["clientConfig"].to_string();
                 let client = match former.clients.get(&key).or_else(|| clients.get(&key)) {
                     Some(client) => Ok(client.clone()),
-                    None => Client::new(&hook["clientConfig"], services.cloned()).map(Arc::new),
+                    None => Client::new(&hook["clientConfig"], services.cloned(), credentials).map(Arc::new),
                 };
                 if let Ok(client) = &client {
                     clients.insert(key, client.clone());
                 }
+                let owner = ("webhook", name.clone(), sort);
                 made.push(Webhook {
                     uid: uid.into(),
                     configuration: entry.name().to_string(),
                     name,
                     place: made.len(),
                     criteria: Criteria::of_webhook(hook),
-                    conditions: MatchConditions::compile(&stateless, &hook["matchConditions"], false),
+                    conditions: MatchConditions::compile(&stateless, &hook["matchConditions"], false, owner),
                     client,
                     review: ReviewVersion::choose(&hook["admissionReviewVersions"]),
                     ignore_failures: hook["failurePolicy"].as_str() == Some("Ignore"),
@@ -117,9 +126,13 @@ impl Webhook {
             asking: &Asking { authorizer: &registry.authorizer, user: request.call.user },
             variables: &[],
         };
-        match conditions.met(subject, self.ignore_failures) {
+        let counted = &registry.metrics.extensions;
+        match conditions.met(subject, self.ignore_failures, counted) {
             Ok(true) => Ok(Some(matched)),
-            Ok(false) => Ok(None),
+            Ok(false) => {
+                counted.excluded(conditions.labels(&facts));
+                Ok(None)
+            }
             Err(error) => {
                 let resource = request.call.resource;
                 Err(ApiError::forbidden(&resource.group, &resource.plural, request.attribute_name(), error))

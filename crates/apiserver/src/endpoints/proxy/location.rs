@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use orlop_api::status::ApiError;
 use serde_json::Value;
 
-use super::super::{Endpoint, backend::Backend, backend::any_certificate, kubelet};
+use super::super::backend::{Backend, CONNECT_TIMEOUT, any_certificate};
+use super::super::{Endpoint, kubelet};
 
 /// A name in a proxy path.
 #[derive(Debug, PartialEq, Eq)]
@@ -57,7 +58,7 @@ fn backend(host: &str, port: u16, https: bool) -> Result<Backend, ApiError> {
         true => Some(any_certificate().map_err(ApiError::internal)?),
         false => None,
     };
-    Ok(Backend { host: host.to_owned(), port, tls })
+    Ok(Backend { host: host.to_owned(), port, tls, timeout: CONNECT_TIMEOUT })
 }
 
 /// The server that a proxy request is for.
@@ -156,7 +157,8 @@ fn node(endpoint: &Endpoint<'_>, target: &Target<'_>) -> Result<Backend, ApiErro
     let (host, kubelet_port) = kubelet::address(&endpoint.server.options, &node)?;
     if target.port.is_empty() || target.port == kubelet_port.to_string() {
         let tls = Some(endpoint.server.kubelet_connector.clone());
-        return Ok(Backend { host, port: kubelet_port, tls });
+        let timeout = endpoint.server.options.kubelet_timeout;
+        return Ok(Backend { host, port: kubelet_port, tls, timeout });
     }
     if !proxyable(&host) {
         return Err(not_allowed());

@@ -9,8 +9,11 @@ use rustls::{CertificateError, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-/// TLS settings for a `caBundle` (base64 of PEM, as in the API); an empty one trusts what the host trusts.
-pub(super) fn config(bundle: &str) -> Result<Arc<rustls::ClientConfig>, String> {
+use crate::pki::{self, Leaf};
+
+/// TLS settings for a `caBundle` (base64 of PEM, as in the API); an empty one trusts what the host trusts. `leaf` is
+/// shown to those who ask.
+pub(super) fn config(bundle: &str, leaf: Option<&Leaf>) -> Result<Arc<rustls::ClientConfig>, String> {
     use base64::Engine as _;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = rustls::RootCertStore::empty();
@@ -38,12 +41,19 @@ pub(super) fn config(bundle: &str) -> Result<Arc<rustls::ClientConfig>, String> 
             .map_err(|error| format!("unable to load root certificates: {error}"))?;
         Arc::new(Verifier { inner, pinned })
     };
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
+        .with_custom_certificate_verifier(verifier);
+    let mut config = match leaf {
+        None => builder.with_no_client_auth(),
+        Some(leaf) => {
+            let certificates = pki::certificates(&leaf.cert_pem).map_err(|error| error.to_string())?;
+            let key = pki::private_key(&leaf.key_pem).map_err(|error| error.to_string())?;
+            builder.with_client_auth_cert(certificates, key).map_err(|error| error.to_string())?
+        }
+    };
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
