@@ -1,10 +1,11 @@
 //! How custom resources behave in the registry: upstream's `customResourceStrategy`, `statusStrategy` and table convertor.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, ErrorType, Path};
-use orlop_api::selector::LabelSelector;
+use orlop_api::names;
 use orlop_kinds::{NameRule, Strategy};
 use orlop_structural::{Schema, print_json_path};
 use serde_json::Value;
@@ -74,7 +75,7 @@ fn blocking(errors: &ErrorList) -> bool {
     errors.iter().any(|error| {
         matches!(
             error.kind,
-            ErrorType::NotFound
+            ErrorType::NotSupported
                 | ErrorType::Required
                 | ErrorType::TooLong
                 | ErrorType::TooMany
@@ -144,11 +145,7 @@ fn scale_status(errors: &mut ErrorList, object: &Value, scale: &ScalePaths) {
     }
     let path = Path::new(&format!(".{}", scale.selector.join(".")));
     match at_path(object, &scale.selector) {
-        Some(Value::String(text)) => {
-            if let Err(error) = LabelSelector::parse(text) {
-                errors.push(field::invalid(&path, text.as_str(), error.0));
-            }
-        }
+        None | Some(Value::String(_)) => {}
         Some(other) => {
             let detail = format!(
                 ".{} accessor error: {other} is of the type {}, expected string",
@@ -157,7 +154,6 @@ fn scale_status(errors: &mut ErrorList, object: &Value, scale: &ScalePaths) {
             );
             errors.push(field::invalid(&path, "", detail));
         }
-        None => {}
     }
 }
 
@@ -195,7 +191,32 @@ impl CustomKind {
     }
 }
 
+/// Finalizers that need no domain.
+const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+
+fn finalizers(object: &Value) -> BTreeSet<&str> {
+    let list = object.pointer("/metadata/finalizers").and_then(Value::as_array);
+    list.into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
 impl Strategy for CustomKind {
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        let known = old.map(finalizers).unwrap_or_default();
+        let mut warnings = Vec::new();
+        for name in finalizers(obj).difference(&known) {
+            let shown = field::go_quote(name);
+            for message in names::is_qualified_name(name) {
+                warnings.push(format!("metadata.finalizers: {shown}: {message}"));
+            }
+            if !name.contains('/') && !STANDARD_FINALIZERS.contains(name) {
+                warnings.push(format!(
+                    "metadata.finalizers: {shown}: prefer a domain-qualified finalizer name to avoid accidental conflicts with other finalizer writers"
+                ));
+            }
+        }
+        warnings
+    }
+
     fn namespaced(&self) -> bool {
         self.definition.namespaced
     }

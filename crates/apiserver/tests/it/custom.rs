@@ -223,3 +223,49 @@ async fn columns() {
     let second = table("b", json!({"s": true, "d": "yesterday", "l": ["x", "y"]})).await;
     assert_eq!(second["rows"][0]["cells"], json!(["b", "true", "<invalid>", "x"]));
 }
+
+#[tokio::test]
+async fn finalizers_without_a_domain_are_warned_of() {
+    let client = admin(&server().await);
+    define(
+        &client,
+        json!([version("v1", true, json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}))]),
+    )
+    .await;
+    let mut object = widget("v1", "a", json!({}));
+    object["metadata"]["finalizers"] = json!(["example.com/f", "foregroundDeletion", "plain"]);
+    let advice = |name: &str| {
+        format!(
+            "299 - \"metadata.finalizers: \\\"{name}\\\": prefer a domain-qualified finalizer name to avoid accidental conflicts with other finalizer writers\""
+        )
+    };
+    let made = client.post(WIDGETS, object).await;
+    assert_eq!(made.warnings, [advice("plain")]);
+    made.ok();
+    let path = format!("{WIDGETS}/a");
+    let patched = client.patch("merge", &path, json!({"metadata": {"finalizers": ["plain", "other"]}})).await;
+    assert_eq!(patched.warnings, [advice("other")]);
+    patched.ok();
+    assert_eq!(client.patch("merge", &path, json!({"spec": {"x": 1}})).await.warnings, [""; 0]);
+}
+
+#[tokio::test]
+async fn rules_wait_for_the_schema() {
+    let client = admin(&server().await);
+    let spec = json!({"type": "object",
+        "properties": {"e": {"type": "string", "enum": ["a"]}, "n": {"type": "integer", "minimum": 3}},
+        "x-kubernetes-validations": [{"rule": "!has(self.n) || self.n > 9", "message": "small"}]});
+    define(&client, json!([version("v1", true, spec)])).await;
+    let invalid = |causes: &str| format!("Widget.example.com \"a\" is invalid: {causes}");
+    let unchecked = "<nil>: Invalid value: null: some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
+    client.post(WIDGETS, widget("v1", "a", json!({"e": "b", "n": 4}))).await.refused(
+        422,
+        "Invalid",
+        &invalid(&format!("[spec.e: Unsupported value: \"b\": supported values: \"a\", {unchecked}]")),
+    );
+    client.post(WIDGETS, widget("v1", "a", json!({"n": 2}))).await.refused(
+        422,
+        "Invalid",
+        &invalid("[spec.n: Invalid value: 2: spec.n in body should be greater than or equal to 3, spec: Invalid value: small]"),
+    );
+}
