@@ -11,6 +11,47 @@ pub fn applies(format: &str) -> bool {
     !format.is_empty() && !matches!(format, "int32" | "int64" | "float" | "double")
 }
 
+/// The formats of strings, without dashes.
+const OF_STRINGS: [&str; 27] = [
+    "bsonobjectid",
+    "byte",
+    "cidr",
+    "creditcard",
+    "date",
+    "datetime",
+    "duration",
+    "email",
+    "hexcolor",
+    "hostname",
+    "ipv4",
+    "ipv6",
+    "isbn",
+    "isbn10",
+    "isbn13",
+    "k8slongname",
+    "k8sshortname",
+    "mac",
+    "password",
+    "quantity",
+    "rgbcolor",
+    "ssn",
+    "uri",
+    "uuid",
+    "uuid3",
+    "uuid4",
+    "uuid5",
+];
+
+/// Whether a format means something for values of a type.
+pub fn is_known(ty: &str, format: &str) -> bool {
+    match ty {
+        "" | "string" => OF_STRINGS.contains(&format.replace('-', "").as_str()),
+        "integer" => matches!(format, "int32" | "int64"),
+        "number" => matches!(format, "float" | "double"),
+        _ => false,
+    }
+}
+
 macro_rules! patterns {
     ($($name:ident = $pattern:literal;)*) => {
         $(
@@ -257,6 +298,20 @@ fn credit_card(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn known() {
+        let check = |ty: &str, format: &str, expected: bool| {
+            assert_eq!(is_known(ty, format), expected, "{ty} {format}")
+        };
+        check("string", "date-time", true);
+        check("", "k8s-short-name", true);
+        check("string", "int32", false);
+        check("integer", "int64", true);
+        check("integer", "uint32", false);
+        check("number", "double", true);
+        check("object", "date", false);
+    }
 
     #[test]
     fn formats() {

@@ -125,45 +125,6 @@ pub struct Schema {
     pub checks: Option<Box<Checks>>,
 }
 
-/// Formats that values are checked against, as upstream names them without dashes.
-const FORMATS: [&str; 30] = [
-    "bsonobjectid",
-    "uri",
-    "email",
-    "hostname",
-    "ipv4",
-    "ipv6",
-    "cidr",
-    "mac",
-    "uuid",
-    "uuid3",
-    "uuid4",
-    "uuid5",
-    "isbn",
-    "isbn10",
-    "isbn13",
-    "creditcard",
-    "ssn",
-    "hexcolor",
-    "rgbcolor",
-    "byte",
-    "password",
-    "date",
-    "duration",
-    "datetime",
-    "k8sshortname",
-    "k8slongname",
-    "int32",
-    "int64",
-    "float",
-    "double",
-];
-
-/// Whether upstream looks at this format at all.
-pub fn format_is_known(format: &str) -> bool {
-    FORMATS.contains(&format.replace('-', "").as_str())
-}
-
 fn text(node: &Value, field: &str) -> String {
     node.get(field).and_then(Value::as_str).unwrap_or("").to_string()
 }
@@ -292,7 +253,11 @@ impl Checks {
         let format = text(node, "format");
         let pattern = text(node, "pattern");
         Some(Checks {
-            format: if format_is_known(&format) { format } else { String::new() },
+            format: if crate::formats::is_known(&text(node, "type"), &format) {
+                format
+            } else {
+                String::new()
+            },
             maximum: number("maximum"),
             exclusive_maximum: flag(node, "exclusiveMaximum"),
             minimum: number("minimum"),

@@ -107,7 +107,8 @@ pub fn settle<'a>(definition: &Value, group: impl Iterator<Item = &'a Value>, no
     match conflict {
         Some((reason, why)) => {
             set_condition(&mut out, "NamesAccepted", false, reason, &why, now);
-            if !established {
+            let conditions = definition.pointer("/status/conditions").and_then(Value::as_array);
+            if !conditions.into_iter().flatten().any(|known| text(known, "type") == "Established") {
                 let message = "not all names are accepted";
                 set_condition(&mut out, "Established", false, "NotAccepted", message, now);
             }

@@ -84,21 +84,17 @@ impl Strategy for CustomResourceDefinition {
         true
     }
 
+    /// Formats that mean nothing, but for those that were there before.
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        let known = old.map(definition::unknown_formats).unwrap_or_default();
+        let mut formats = definition::unknown_formats(obj);
+        formats.retain(|format| !known.contains(format));
+        formats.iter().map(|format| format!("unrecognized format {}", field::go_quote(format))).collect()
+    }
+
+    /// As upstream: the metadata is not put back.
     fn prepare_status_update(&self, obj: &mut Value, old: &Value) {
         keep_field(obj, old, "spec");
-        let mut metadata = obj["metadata"].take();
-        for key in [
-            "deletionTimestamp",
-            "generation",
-            "selfLink",
-            "labels",
-            "annotations",
-            "finalizers",
-            "ownerReferences",
-        ] {
-            keep_field(&mut metadata, &old["metadata"], key);
-        }
-        obj["metadata"] = metadata;
     }
 
     fn validate_status_update(&self, obj: &Value, old: &Value) -> ErrorList {
@@ -118,6 +114,7 @@ impl Strategy for CustomResourceDefinition {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::testing::texts;
     use pretty_assertions::assert_eq;
@@ -145,6 +142,19 @@ mod tests {
         assert_eq!(obj["spec"]["conversion"], json!({"strategy": "None"}));
         assert_eq!(obj["status"]["storedVersions"], json!(["v1"]));
         assert_eq!(texts(&CustomResourceDefinition.validate_create(&obj)), [""; 0]);
+    }
+
+    #[test]
+    fn formats() {
+        let mut old = made();
+        let property = |format: &str| json!({"type": "string", "format": format});
+        let schema = |properties: Value| json!({"type": "object", "properties": properties});
+        let place = "/spec/versions/0/schema/openAPIV3Schema";
+        *old.pointer_mut(place).unwrap() = schema(json!({"a": property("foo"), "b": property("date")}));
+        assert_eq!(CustomResourceDefinition.warnings(&old, None), [r#"unrecognized format "foo""#]);
+        let mut new = old.clone();
+        *new.pointer_mut(place).unwrap() = schema(json!({"a": property("foo"), "b": property("bar")}));
+        assert_eq!(CustomResourceDefinition.warnings(&new, Some(&old)), [r#"unrecognized format "bar""#]);
     }
 
     #[test]

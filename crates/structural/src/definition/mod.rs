@@ -310,13 +310,43 @@ fn validate_spec(spec: &Value, options: &Options<'_>) -> ErrorList {
     errors
 }
 
+/// The schemas that a schema is made of.
+fn parts(schema: &Value) -> impl Iterator<Item = &Value> {
+    let items_and_choices =
+        ["items", "allOf", "anyOf", "oneOf"].into_iter().flat_map(|field| match schema.get(field) {
+            Some(one @ Value::Object(_)) => std::slice::from_ref(one),
+            _ => items(schema, field),
+        });
+    let properties = schema.get("properties").and_then(Value::as_object).into_iter().flatten();
+    items_and_choices
+        .chain(child(schema, "not"))
+        .chain(properties.map(|(_, property)| property))
+        .chain(schema.get("additionalProperties").filter(|value| value.is_object()))
+}
+
 /// Whether a schema has a default anywhere.
 fn has_defaults(schema: &Value) -> bool {
-    let many = ["items", "allOf", "anyOf", "oneOf"].into_iter().flat_map(|field| items(schema, field));
-    let single = ["items", "additionalProperties", "not"].into_iter().filter_map(|field| schema.get(field));
-    let properties = schema.get("properties").and_then(Value::as_object).into_iter().flatten();
-    child(schema, "default").is_some()
-        || many.chain(single).chain(properties.map(|(_, property)| property)).any(has_defaults)
+    child(schema, "default").is_some() || parts(schema).any(has_defaults)
+}
+
+/// The formats of a definition's schemas that mean nothing, each once.
+pub fn unknown_formats(definition: &Value) -> Vec<String> {
+    fn walk(schema: &Value, found: &mut Vec<String>) {
+        let format = text(schema, "format");
+        if !format.is_empty()
+            && !crate::formats::is_known(text(schema, "type"), format)
+            && !found.iter().any(|known| known == format)
+        {
+            found.push(format.to_owned());
+        }
+        parts(schema).for_each(|part| walk(part, found));
+    }
+    let mut found = Vec::new();
+    let versions = definition.get("spec").map_or(&[][..], |spec| items(spec, "versions"));
+    for schema in versions.iter().filter_map(|version| child(child(version, "schema")?, "openAPIV3Schema")) {
+        walk(schema, &mut found);
+    }
+    found
 }
 
 fn validate_version<'a>(

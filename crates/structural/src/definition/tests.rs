@@ -313,3 +313,13 @@ fn groups_of_the_community_need_approval() {
         assert_eq!(api_approval(&object).map(|found| found.0), Some(reason));
     }
 }
+
+#[test]
+fn formats_that_mean_nothing() {
+    let object = definition(json!({"type": "object", "properties": {
+        "a": {"type": "string", "format": "date-time"}, "b": {"type": "string", "format": "foo"},
+        "c": {"type": "array", "items": {"type": "integer", "format": "uint32"}},
+        "d": {"type": "object", "additionalProperties": {"type": "string", "format": "foo"}},
+        "e": {"type": "integer", "format": "int64"}, "f": {"type": "object", "format": "bar"}}}));
+    assert_eq!(unknown_formats(&object), ["foo", "uint32", "bar"]);
+}
