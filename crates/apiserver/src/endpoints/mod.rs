@@ -104,7 +104,10 @@ async fn serve(server: Arc<ApiServer>, request: &Request, body: Bytes) -> Result
             _ => {}
         }
     }
-    let include = IncludeObject::parse(request.query.value("includeObject"));
+    let include = match request.accept.view {
+        View::Table(_) => IncludeObject::parse(request.query.value("includeObject"))?,
+        _ => IncludeObject::Metadata,
+    };
     let renderer = Renderer::new(resource.clone(), request.accept, include);
     // A list or watch from a given revision says itself how old its answer may be.
     let from_revision =

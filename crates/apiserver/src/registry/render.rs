@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use orlop_api::field::{self, Path};
 use orlop_api::protobuf;
+use orlop_api::status::ApiError;
 use serde_json::{Value, json};
 
 use super::list::Page;
@@ -25,11 +27,19 @@ pub enum IncludeObject {
 
 impl IncludeObject {
     /// Reads the query parameter.
-    pub fn parse(text: &str) -> IncludeObject {
+    ///
+    /// # Errors
+    /// 400 for another value.
+    pub fn parse(text: &str) -> Result<IncludeObject, ApiError> {
         match text {
-            "Object" => IncludeObject::Object,
-            "None" => IncludeObject::None,
-            _ => IncludeObject::Metadata,
+            "" | "Metadata" => Ok(IncludeObject::Metadata),
+            "Object" => Ok(IncludeObject::Object),
+            "None" => Ok(IncludeObject::None),
+            other => {
+                let detail = "must be 'Metadata', 'Object', 'None', or empty";
+                let error = field::invalid(&Path::new("includeObject"), other, detail);
+                Err(ApiError::bad_request(format!("Unable to convert to Table as requested: {error}")))
+            }
         }
     }
 }

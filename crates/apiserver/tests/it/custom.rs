@@ -220,6 +220,14 @@ async fn columns() {
         "Custom resource definition column (in JSONPath format): .spec.d"
     );
     assert_eq!(first["rows"][0]["cells"], json!(["a", "{\"b\":1}", "<unknown>", null]));
+    let accept = [("accept", "application/json;as=Table;g=meta.k8s.io;v=v1")];
+    let path = format!("{WIDGETS}?includeObject=All");
+    client.call("GET", &path, &accept, &Value::Null).await.refused(
+        400,
+        "BadRequest",
+        "Unable to convert to Table as requested: includeObject: Invalid value: \"All\": must be 'Metadata', 'Object', 'None', or empty",
+    );
+    assert_eq!(client.get(&path).await.code, 200);
     let second = table("b", json!({"s": true, "d": "yesterday", "l": ["x", "y"]})).await;
     assert_eq!(second["rows"][0]["cells"], json!(["b", "true", "<invalid>", "x"]));
 }
