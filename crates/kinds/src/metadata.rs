@@ -31,8 +31,9 @@ pub(crate) fn check_name(rule: NameRule, name: &str, prefix: bool) -> Vec<String
     }
 }
 
-/// What is wrong with a new object's `metadata`.
-pub fn validate_object_meta(obj: &Value, namespaced: bool, rule: NameRule) -> ErrorList {
+/// What is wrong with a new object's `metadata`: of a kind of the core server, where a finalizer without a domain must be
+/// one of the system's own.
+pub(crate) fn validate_object_meta(obj: &Value, namespaced: bool, rule: NameRule) -> ErrorList {
     validate_meta(&obj["metadata"], namespaced, rule, &Path::new("metadata"))
 }
 
@@ -42,6 +43,25 @@ pub(crate) fn validate_meta(meta: &Value, namespaced: bool, rule: NameRule, path
 
 /// [`validate_meta`] of a kind whose names have a rule of their own: messages about a name, or about a prefix.
 pub(crate) fn validate_meta_by(
+    meta: &Value,
+    namespaced: bool,
+    rule: &dyn Fn(&str, bool) -> Vec<String>,
+    path: &Path,
+) -> ErrorList {
+    let mut errs = validate_generic_meta_by(meta, namespaced, rule, path);
+    errs.extend(validate_kube_finalizers(&meta["finalizers"], &path.child("finalizers")));
+    errs
+}
+
+/// [`validate_object_meta`] without the rule for finalizers: custom resources and the kinds of the servers for them, of
+/// admission and of aggregation.
+pub fn validate_generic_object_meta(obj: &Value, namespaced: bool, rule: NameRule) -> ErrorList {
+    let names = |name: &str, prefix| check_name(rule, name, prefix);
+    validate_generic_meta_by(&obj["metadata"], namespaced, &names, &Path::new("metadata"))
+}
+
+/// [`validate_meta_by`] without the rule for finalizers.
+pub(crate) fn validate_generic_meta_by(
     meta: &Value,
     namespaced: bool,
     rule: &dyn Fn(&str, bool) -> Vec<String>,
@@ -86,12 +106,19 @@ pub(crate) fn validate_meta_by(
     errs.extend(validate_annotations(&meta["annotations"], &path.child("annotations")));
     errs.extend(validate_owner_references(&meta["ownerReferences"], &path.child("ownerReferences")));
     errs.extend(validate_finalizers(&meta["finalizers"], &path.child("finalizers")));
-    errs.extend(validate_kube_finalizers(&meta["finalizers"], &path.child("finalizers")));
     errs
 }
 
-/// What is wrong with replacing `old`'s `metadata` by `obj`'s.
-pub fn validate_object_meta_update(obj: &Value, old: &Value) -> ErrorList {
+/// What is wrong with replacing `old`'s `metadata` by `obj`'s, see [`validate_object_meta`].
+pub(crate) fn validate_object_meta_update(obj: &Value, old: &Value) -> ErrorList {
+    let mut errs = validate_generic_object_meta_update(obj, old);
+    let path = Path::new("metadata").child("finalizers");
+    errs.extend(validate_kube_finalizers(&obj["metadata"]["finalizers"], &path));
+    errs
+}
+
+/// [`validate_object_meta_update`] without the rule for finalizers, see [`validate_generic_object_meta`].
+pub fn validate_generic_object_meta_update(obj: &Value, old: &Value) -> ErrorList {
     let (meta, was) = (&obj["metadata"], &old["metadata"]);
     let path = Path::new("metadata");
     let mut errs = ErrorList::new();
@@ -130,15 +157,14 @@ pub fn validate_object_meta_update(obj: &Value, old: &Value) -> ErrorList {
     errs.extend(validate_labels(&meta["labels"], &path.child("labels")));
     errs.extend(validate_annotations(&meta["annotations"], &path.child("annotations")));
     errs.extend(validate_owner_references(&meta["ownerReferences"], &path.child("ownerReferences")));
-    errs.extend(validate_kube_finalizers(&meta["finalizers"], &path.child("finalizers")));
     errs
 }
 
 /// What every update is checked for before its kind looks at it. Kinds check most of it again, so that upstream lists
 /// such causes more than once.
 pub fn validate_common_update(obj: &Value, old: &Value, namespaced: bool) -> ErrorList {
-    let mut errs = validate_object_meta(obj, namespaced, NameRule::PathSegment);
-    errs.extend(validate_object_meta_update(obj, old));
+    let mut errs = validate_generic_object_meta(obj, namespaced, NameRule::PathSegment);
+    errs.extend(validate_generic_object_meta_update(obj, old));
     errs
 }
 

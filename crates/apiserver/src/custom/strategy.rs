@@ -177,7 +177,7 @@ impl CustomKind {
             }
             let namespaced =
                 named.pointer("/metadata/namespace").and_then(Value::as_str).is_some_and(|n| !n.is_empty());
-            orlop_kinds::validate_object_meta(&named, namespaced, NameRule::PathSegment)
+            orlop_kinds::validate_generic_object_meta(&named, namespaced, NameRule::PathSegment)
         })
     }
 
@@ -244,7 +244,7 @@ impl Strategy for CustomKind {
         if !errors.is_empty() {
             return errors;
         }
-        errors.extend(orlop_kinds::validate_object_meta(obj, self.namespaced(), self.name_rule()));
+        errors.extend(orlop_kinds::validate_generic_object_meta(obj, self.namespaced(), self.name_rule()));
         errors.extend(orlop_structural::validate_value(&Path::root(), obj, self.schema()));
         self.scale(&mut errors, obj);
         errors.extend(self.embedded(obj));
@@ -258,7 +258,7 @@ impl Strategy for CustomKind {
         if !errors.is_empty() {
             return errors;
         }
-        errors.extend(orlop_kinds::validate_object_meta_update(obj, old));
+        errors.extend(orlop_kinds::validate_generic_object_meta_update(obj, old));
         errors.extend(orlop_structural::validate_value_update(&Path::root(), obj, old, self.schema()));
         self.scale(&mut errors, obj);
         errors.extend(self.embedded(obj));
@@ -297,7 +297,7 @@ impl Strategy for CustomKind {
         if !errors.is_empty() {
             return errors;
         }
-        errors.extend(orlop_kinds::validate_object_meta_update(obj, old));
+        errors.extend(orlop_kinds::validate_generic_object_meta_update(obj, old));
         let schema = self.schema();
         if let (Some(status), Some(schema)) = (obj.get("status"), schema.properties.get("status")) {
             let path = Path::new("status");

@@ -162,9 +162,8 @@ fn bind(endpoint: &Endpoint<'_>, reference: &Value, spec: &mut TokenSpec) -> Res
         ("Node", "v1") => "nodes",
         (kind, version) => {
             let (group, version) = orlop_api::meta::split_api_version(version);
-            let group = if group.is_empty() { String::new() } else { format!("{group}/") };
             return Err(ApiError::bad_request(format!(
-                "cannot bind token to object of type {group}{version}, Kind={kind}"
+                "cannot bind token to object of type {group}/{version}, Kind={kind}"
             )));
         }
     };

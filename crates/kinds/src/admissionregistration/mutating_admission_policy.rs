@@ -49,7 +49,7 @@ fn validate_mutation(errs: &mut ErrorList, mutation: &Value, expressions: &mut E
 }
 
 fn validate(obj: &Value, old: Option<&Value>) -> ErrorList {
-    let mut errs = metadata::validate_object_meta(obj, false, NameRule::DnsSubdomain);
+    let mut errs = metadata::validate_generic_object_meta(obj, false, NameRule::DnsSubdomain);
     let (spec, path) = (&obj["spec"], Path::new("spec"));
     let mut expressions = policy::validate_head(&mut errs, spec, old.map(|old| &old["spec"]), true, &path);
     policy::validate_variables(&mut errs, spec, &mut expressions, &path);

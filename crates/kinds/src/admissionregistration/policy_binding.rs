@@ -74,7 +74,7 @@ fn validate_actions(errs: &mut ErrorList, value: &Value, path: &Path) {
 }
 
 fn validate(obj: &Value, mutating: bool) -> ErrorList {
-    let mut errs = metadata::validate_object_meta(obj, false, NameRule::DnsSubdomain);
+    let mut errs = metadata::validate_generic_object_meta(obj, false, NameRule::DnsSubdomain);
     let (spec, path) = (&obj["spec"], Path::new("spec"));
     let policy = spec["policyName"].text();
     if policy.is_empty() {

@@ -86,7 +86,7 @@ fn validate_audit_annotations(errs: &mut ErrorList, obj: &Value, expressions: &m
 }
 
 fn validate(obj: &Value, old: Option<&Value>) -> ErrorList {
-    let mut errs = metadata::validate_object_meta(obj, false, NameRule::DnsSubdomain);
+    let mut errs = metadata::validate_generic_object_meta(obj, false, NameRule::DnsSubdomain);
     let (spec, path) = (&obj["spec"], Path::new("spec"));
     let mut expressions = policy::validate_head(&mut errs, spec, old.map(|old| &old["spec"]), false, &path);
     policy::validate_variables(&mut errs, spec, &mut expressions, &path);

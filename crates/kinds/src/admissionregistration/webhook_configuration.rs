@@ -183,7 +183,7 @@ fn validate_webhook(
 
 fn validate(obj: &Value, old: Option<&Value>, mutating: bool) -> ErrorList {
     let lenient = old.map_or(Leniency::NONE, |old| Leniency::of_update(obj, old));
-    let mut errs = metadata::validate_object_meta(obj, false, NameRule::DnsSubdomain);
+    let mut errs = metadata::validate_generic_object_meta(obj, false, NameRule::DnsSubdomain);
     let mut names = HashSet::new();
     let mut expressions = Expressions::stateless(false);
     for (i, hook) in obj["webhooks"].items().iter().enumerate() {

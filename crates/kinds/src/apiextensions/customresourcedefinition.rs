@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::cursor::{
     Cursor, bump_generation, child, default_empty_to, default_to, keep_field, set_generation,
 };
-use crate::metadata::{validate_object_meta, validate_object_meta_update};
+use crate::metadata::{validate_generic_object_meta, validate_generic_object_meta_update};
 use crate::{NameRule, Strategy, printer};
 
 /// See the module.
@@ -63,7 +63,7 @@ impl Strategy for CustomResourceDefinition {
     }
 
     fn validate_create(&self, obj: &Value) -> ErrorList {
-        let mut errs = validate_object_meta(obj, false, NameRule::DnsSubdomain);
+        let mut errs = validate_generic_object_meta(obj, false, NameRule::DnsSubdomain);
         let name = obj["metadata"]["name"].text();
         let names = &obj["spec"]["names"];
         if name != format!("{}.{}", names["plural"].text(), obj["spec"]["group"].text()) {
@@ -75,7 +75,7 @@ impl Strategy for CustomResourceDefinition {
     }
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
-        let mut errs = validate_object_meta_update(obj, old);
+        let mut errs = validate_generic_object_meta_update(obj, old);
         errs.extend(definition::validate_update(obj, old));
         errs
     }
@@ -98,7 +98,7 @@ impl Strategy for CustomResourceDefinition {
     }
 
     fn validate_status_update(&self, obj: &Value, old: &Value) -> ErrorList {
-        let mut errs = validate_object_meta_update(obj, old);
+        let mut errs = validate_generic_object_meta_update(obj, old);
         errs.extend(definition::validate_status(obj));
         errs
     }

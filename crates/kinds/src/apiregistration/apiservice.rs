@@ -6,7 +6,7 @@ use orlop_api::names;
 use serde_json::{Value, json};
 
 use crate::cursor::{Cursor, default_to, keep};
-use crate::metadata::{validate_meta_by, validate_object_meta_update};
+use crate::metadata::{validate_generic_meta_by, validate_generic_object_meta_update};
 use crate::validate::{dns_subdomain, invalids, require_text};
 use crate::{NameRule, Strategy, printer};
 
@@ -27,7 +27,7 @@ fn validate(obj: &Value) -> ErrorList {
         }
         messages
     };
-    let mut errs = validate_meta_by(&obj["metadata"], false, &rule, &Path::new("metadata"));
+    let mut errs = validate_generic_meta_by(&obj["metadata"], false, &rule, &Path::new("metadata"));
     let path = Path::new("spec");
     if group.is_empty() && version != "v1" {
         errs.push(field::required(
@@ -120,7 +120,7 @@ impl Strategy for ApiService {
     }
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
-        let mut errs = validate_object_meta_update(obj, old);
+        let mut errs = validate_generic_object_meta_update(obj, old);
         errs.extend(validate(obj));
         errs
     }
@@ -139,7 +139,7 @@ impl Strategy for ApiService {
     }
 
     fn validate_status_update(&self, obj: &Value, old: &Value) -> ErrorList {
-        let mut errs = validate_object_meta_update(obj, old);
+        let mut errs = validate_generic_object_meta_update(obj, old);
         let path = Path::new("status").child("conditions");
         for (i, condition) in obj["status"]["conditions"].items().iter().enumerate() {
             let status = condition["status"].text();
