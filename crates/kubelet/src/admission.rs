@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{
+    Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint, Toleration,
+};
 use orlop_api::Quantity;
 
 use crate::pod::PodExt;
@@ -152,9 +154,14 @@ fn selected(pod: &Pod, node: &Node) -> bool {
         .as_ref()
         .and_then(|a| a.node_affinity.as_ref())
         .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-    required.is_none_or(|selector| {
-        selector.node_selector_terms.iter().any(|term| term_matches(term, labels, node))
-    })
+    required.is_none_or(|selector| selects_node(selector, node))
+}
+
+/// Whether a node selector (of a pod, or of a volume) allows the node.
+pub(crate) fn selects_node(selector: &NodeSelector, node: &Node) -> bool {
+    let none = BTreeMap::new();
+    let labels = node.metadata.labels.as_ref().unwrap_or(&none);
+    selector.node_selector_terms.iter().any(|term| term_matches(term, labels, node))
 }
 
 fn term_matches(term: &NodeSelectorTerm, labels: &BTreeMap<String, String>, node: &Node) -> bool {

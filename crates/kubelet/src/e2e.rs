@@ -14,6 +14,8 @@ use orlop_store::memory::MemoryStore;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+mod claims;
+
 use crate::testing::{Behaviour, FakeRuntime};
 use crate::{Kubelet, Options, ServingTls};
 

@@ -88,7 +88,7 @@ impl Kubelet {
             runtime_name: version.runtime_name,
             runtime_version: version.runtime_version,
             status: StatusManager::new(self.client.clone()),
-            volumes: VolumeManager::new(self.options.root_dir.clone(), self.client.clone()),
+            volumes: VolumeManager::new(self.options.root_dir.clone(), self.client.clone(), nodes.clone()),
             probes: ProbeManager::new(self.runtime.clone(), recorder.clone()),
             images: ImageManager::new(self.runtime.clone(), recorder.clone()),
             recorder,

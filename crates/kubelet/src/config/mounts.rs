@@ -5,17 +5,15 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::Container;
 use orlop_cri::{Mount, MountPropagation};
 
 use crate::env::Environment;
 use crate::expansion::expand_strictly;
-use crate::pod::PodExt;
 use crate::volumes::{Volumes, prepare_subpath};
 
 /// Mounts of the container. `hosts` is the pod's hosts file. The error is the message of `CreateContainerConfigError`.
 pub(crate) fn mounts(
-    pod: &Pod,
     pod_dir: &Path,
     container: &Container,
     volumes: &Volumes,
@@ -31,7 +29,7 @@ pub(crate) fn mounts(
     let mut out = Vec::new();
     let mut own_hosts = false;
     for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
-        let Some(path) = volumes.paths.get(&mount.name) else {
+        let Some(volume) = volumes.ready.get(&mount.name) else {
             return Err(format!(
                 "cannot find volume \"{}\" to mount into container \"{}\"",
                 mount.name, container.name
@@ -43,14 +41,14 @@ pub(crate) fn mounts(
             None => mount.sub_path.clone().unwrap_or_default(),
         };
         let host_path = if sub_path.is_empty() {
-            path.clone()
+            volume.path.clone()
         } else {
             let stage = pod_dir
                 .join("volume-subpaths")
                 .join(&mount.name)
                 .join(&container.name)
                 .join(index.to_string());
-            prepare_subpath(path, &sub_path, &stage).map_err(|error| {
+            prepare_subpath(&volume.path, &sub_path, &stage).map_err(|error| {
                 format!(
                     "failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {error}",
                     mount.name, container.name
@@ -61,7 +59,7 @@ pub(crate) fn mounts(
         out.push(Mount {
             container_path: absolute(&mount.mount_path),
             host_path,
-            readonly: readonly || is_payload(pod, &mount.name),
+            readonly: readonly || volume.read_only,
             recursive_readonly: readonly
                 && matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")),
             propagation: match mount.mount_propagation.as_deref() {
@@ -91,14 +89,6 @@ pub(crate) fn mounts(
 /// The runtime wants absolute paths; the API allows others.
 fn absolute(path: &str) -> PathBuf {
     Path::new("/").join(path)
-}
-
-/// Volumes whose files come from the API are read-only in containers.
-fn is_payload(pod: &Pod, name: &str) -> bool {
-    let volume = pod.pod_spec().volumes.iter().flatten().find(|volume| volume.name == name);
-    volume.is_some_and(|v| {
-        v.config_map.is_some() || v.secret.is_some() || v.downward_api.is_some() || v.projected.is_some()
-    })
 }
 
 /// A fresh file for a container's last words; every instance of the container gets its own.

@@ -1,8 +1,9 @@
 //! A pod's volumes on the node: made before its containers, kept up to date while it runs, taken away after it.
-//! Answers to upstream's volume manager and the plugins emptyDir, hostPath, configMap, secret, downwardAPI and
+//! Answers to upstream's volume manager and the plugins emptyDir, hostPath, local, configMap, secret, downwardAPI and
 //! projected. Other kinds of volume are refused with a message that says so.
 
 mod atomic_writer;
+mod claims;
 mod fs;
 mod host_path;
 mod payload;
@@ -15,8 +16,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Volume};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Volume};
 use orlop_api::Quantity;
+use orlop_client::Informer;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tracing::warn;
@@ -26,6 +28,7 @@ use crate::fields::FieldContext;
 use crate::objects::ObjectStore;
 use crate::pod::PodExt;
 
+pub(crate) use claims::Mounted;
 pub(crate) use fs::make_dir;
 #[cfg(test)]
 pub(crate) use fs::unmount_below;
@@ -35,13 +38,83 @@ pub(crate) use subpath::prepare as prepare_subpath;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct VolumeError {
     pub volume: String,
-    pub message: String,
+    pub failure: Failure,
 }
 
-/// Volumes that are ready: host path by volume name.
+/// Why, which upstream tells in two ways.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// It is not known what to mount.
+    Processing(String),
+    /// A step of mounting (`MountVolume.SetUp`) failed for the volume `name`.
+    Step { step: &'static str, name: String, message: String },
+}
+
+impl Failure {
+    fn set_up(volume: &Volume, message: String) -> Self {
+        Self::Step { step: "MountVolume.SetUp", name: volume.name.clone(), message }
+    }
+}
+
+/// The messages of the `FailedMount` events that errors are told with.
+pub(crate) fn messages(errors: &[VolumeError]) -> Vec<String> {
+    let mut told = Vec::new();
+    let (mut unprocessed, mut reasons) = (Vec::new(), Vec::new());
+    for error in errors {
+        match &error.failure {
+            Failure::Step { step, name, message } => {
+                told.push(format!("{step} failed for volume \"{name}\" : {message}"));
+            }
+            Failure::Processing(reason) => {
+                unprocessed.push(error.volume.as_str());
+                reasons.push(reason.as_str());
+            }
+        }
+    }
+    if !unprocessed.is_empty() {
+        let unmounted: Vec<&str> = errors.iter().map(|error| error.volume.as_str()).collect();
+        told.push(format!(
+            "Unable to attach or mount volumes: unmounted volumes=[{}], unattached volumes=[], failed to process volumes=[{}]: \
+             {}",
+            unmounted.join(" "),
+            unprocessed.join(" "),
+            reasons.join("; ")
+        ));
+    }
+    told
+}
+
+/// The volumes that a pod's containers use, by name. One that none uses is not made.
+#[derive(Debug, Default)]
+pub(crate) struct Uses<'a> {
+    mounts: BTreeSet<&'a str>,
+    devices: BTreeSet<&'a str>,
+}
+
+impl<'a> Uses<'a> {
+    fn of(pod: &'a Pod) -> Self {
+        let spec = pod.pod_spec();
+        let mut uses = Self::default();
+        for container in pod.init_containers().iter().chain(&spec.containers) {
+            uses.mounts.extend(container.volume_mounts.iter().flatten().map(|mount| mount.name.as_str()));
+            uses.devices.extend(container.volume_devices.iter().flatten().map(|device| device.name.as_str()));
+        }
+        for container in spec.ephemeral_containers.iter().flatten() {
+            uses.mounts.extend(container.volume_mounts.iter().flatten().map(|mount| mount.name.as_str()));
+            uses.devices.extend(container.volume_devices.iter().flatten().map(|device| device.name.as_str()));
+        }
+        uses
+    }
+
+    fn contains(&self, volume: &Volume) -> bool {
+        self.mounts.contains(volume.name.as_str()) || self.devices.contains(volume.name.as_str())
+    }
+}
+
+/// Volumes that are ready, by name.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Volumes {
-    pub paths: BTreeMap<String, PathBuf>,
+    pub ready: BTreeMap<String, Mounted>,
     /// When [`VolumeManager::set_up`] has to be called again at the latest.
     pub again_at: Option<Timestamp>,
 }
@@ -113,17 +186,37 @@ impl Sources {
     }
 }
 
+/// What a pod has mounted through a claim.
+struct Claimed {
+    /// Name of the PersistentVolume.
+    volume: String,
+    mounted: Mounted,
+}
+
 /// Makes, updates and removes volumes.
 pub(crate) struct VolumeManager {
     root: PathBuf,
+    client: kube::Client,
+    /// This node alone.
+    node: Informer<Node>,
     pub sources: Sources,
     /// What was last written, by pod and volume, so that an unchanged payload costs no file system access.
     written: Mutex<HashMap<String, HashMap<String, u64>>>,
+    /// What came of claims, by pod and volume: looked up once in a pod's life.
+    claimed: Mutex<HashMap<String, HashMap<String, Claimed>>>,
 }
 
 impl VolumeManager {
-    pub(crate) fn new(root: PathBuf, client: kube::Client) -> Self {
-        Self { root, sources: Sources::new(client), written: Mutex::default() }
+    /// `node` holds the kubelet's own node.
+    pub(crate) fn new(root: PathBuf, client: kube::Client, node: Informer<Node>) -> Self {
+        Self {
+            root,
+            sources: Sources::new(client.clone()),
+            client,
+            node,
+            written: Mutex::default(),
+            claimed: Mutex::default(),
+        }
     }
 
     fn pod_dir(&self, uid: &str) -> PathBuf {
@@ -134,60 +227,115 @@ impl VolumeManager {
     pub(crate) async fn set_up(&self, pod: &Pod, fields: &FieldContext) -> Result<Volumes, Vec<VolumeError>> {
         let mut out = Volumes::default();
         let mut errors = Vec::new();
-        for volume in pod.pod_spec().volumes.iter().flatten() {
-            match self.one(pod, volume, fields).await {
-                Ok((path, again)) => {
-                    out.paths.insert(volume.name.clone(), path);
+        let uses = Uses::of(pod);
+        for volume in pod.pod_spec().volumes.iter().flatten().filter(|volume| uses.contains(volume)) {
+            let made = match claims::claim_name(pod, volume) {
+                Some(claim) => self.claimed(pod, volume, &claim, &uses).await.map(|mounted| (mounted, None)),
+                None => self.own(pod, volume, fields).await,
+            };
+            match made {
+                Ok((mounted, again)) => {
+                    out.ready.insert(volume.name.clone(), mounted);
                     out.again_at = [out.again_at, again].into_iter().flatten().min();
                 }
-                Err(message) => errors.push(VolumeError { volume: volume.name.clone(), message }),
+                Err(failure) => errors.push(VolumeError { volume: volume.name.clone(), failure }),
             }
         }
         if errors.is_empty() { Ok(out) } else { Err(errors) }
     }
 
-    async fn one(
+    /// A volume behind a claim.
+    async fn claimed(
+        &self,
+        pod: &Pod,
+        volume: &Volume,
+        claim: &str,
+        uses: &Uses<'_>,
+    ) -> Result<Mounted, Failure> {
+        if let Some(known) = self.claimed.lock().get(pod.uid()).and_then(|of_pod| of_pod.get(&volume.name)) {
+            return Ok(known.mounted.clone());
+        }
+        let found = claims::resolve(&self.client, pod, volume, claim, uses).await;
+        let found = found.map_err(Failure::Processing)?;
+        let name = found.metadata.name.clone().unwrap_or_default();
+        let read_only =
+            volume.persistent_volume_claim.as_ref().is_some_and(|source| source.read_only == Some(true));
+        let node = self.node.list().pop();
+        // Disks may be slow, and a volume may hold many files.
+        let (first, ownership) = (self.is_unused(&name), Ownership::of(pod));
+        let located = tokio::task::spawn_blocking(move || {
+            let located = claims::locate(&found, node.as_deref(), read_only)?;
+            if located.managed && first {
+                let name = found.metadata.name.clone().unwrap_or_default();
+                ownership.give(&located.mounted.path).map_err(|error| Failure::Step {
+                    step: "MountVolume.SetUp",
+                    name,
+                    message: format!(
+                        "applyFSGroup failed for vol {}: {error}",
+                        located.mounted.path.display()
+                    ),
+                })?;
+            }
+            Ok(located)
+        });
+        let mounted = located.await.map_err(|error| Failure::set_up(volume, error.to_string()))??.mounted;
+        let known = Claimed { volume: name, mounted: mounted.clone() };
+        self.claimed.lock().entry(pod.uid().to_owned()).or_default().insert(volume.name.clone(), known);
+        Ok(mounted)
+    }
+
+    /// Whether no pod here has the volume: only the first gives it to its group, others would take it away again.
+    fn is_unused(&self, name: &str) -> bool {
+        self.claimed.lock().values().flat_map(HashMap::values).all(|known| known.volume != name)
+    }
+
+    /// A volume of the pod's own, or a path of the host.
+    async fn own(
         &self,
         pod: &Pod,
         volume: &Volume,
         fields: &FieldContext,
-    ) -> Result<(PathBuf, Option<Timestamp>), String> {
+    ) -> Result<(Mounted, Option<Timestamp>), Failure> {
+        let failed = |message| Failure::set_up(volume, message);
         if let Some(host_path) = &volume.host_path {
-            host_path::check(host_path)?;
-            return Ok((PathBuf::from(&host_path.path), None));
+            host_path::check(host_path).map_err(failed)?;
+            return Ok((Mounted { path: PathBuf::from(&host_path.path), read_only: false }, None));
         }
         let Some(plugin) = plugin(volume) else {
-            return Err(format!(
-                "volume {:?}: its type is not supported by this kubelet; use emptyDir, hostPath, configMap, secret, downwardAPI or projected",
+            return Err(failed(format!(
+                "volume {:?}: its type is not supported by this kubelet; use persistentVolumeClaim, ephemeral, emptyDir, \
+                 hostPath, configMap, secret, downwardAPI or projected",
                 volume.name
-            ));
+            )));
         };
         let dir = self
             .pod_dir(pod.uid())
             .join("volumes")
             .join(format!("kubernetes.io~{plugin}"))
             .join(&volume.name);
-        let made = payload::make(pod, volume, &self.sources, fields).await?;
+        let made = payload::make(pod, volume, &self.sources, fields).await.map_err(failed)?;
         let known = self.written.lock().get(pod.uid()).and_then(|of_pod| of_pod.get(&volume.name)).copied();
         let digest = made.as_ref().map_or(0, |made| digest(&made.files));
         let again = made.as_ref().and_then(|made| made.again_at);
+        // Files that come from the API are not the container's to change.
+        let mounted = Mounted { path: dir.clone(), read_only: made.is_some() };
         if known != Some(digest) {
-            let context = pod.pod_spec().security_context.clone().unwrap_or_default();
-            let group = context.fs_group.and_then(|group| u32::try_from(group).ok());
-            let on_mismatch = context.fs_group_change_policy.as_deref() == Some("OnRootMismatch");
-            let (volume, target) = (volume.clone(), dir.clone());
+            let ownership = Ownership::of(pod);
+            let (source, target) = (volume.clone(), dir.clone());
             let files = made.map(|made| made.files);
             let written =
-                tokio::task::spawn_blocking(move || write(&volume, &target, files, group, on_mismatch)).await;
-            written.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+                tokio::task::spawn_blocking(move || write(&source, &target, files, ownership)).await;
+            let written = written.map_err(|error| failed(error.to_string()))?;
+            written.map_err(|error| failed(error.to_string()))?;
             self.written.lock().entry(pod.uid().to_owned()).or_default().insert(volume_name(&dir), digest);
         }
-        Ok((dir, again))
+        Ok((mounted, again))
     }
 
     /// Unmounts and removes everything the pod had on the node.
     pub(crate) async fn tear_down(&self, uid: &str) -> std::io::Result<()> {
         self.written.lock().remove(uid);
+        self.claimed.lock().remove(uid);
         self.sources.forget(uid);
         let dir = self.pod_dir(uid);
         tokio::task::spawn_blocking(move || fs::remove_pod_dir(&dir)).await.map_err(std::io::Error::other)?
@@ -227,12 +375,34 @@ fn plugin(volume: &Volume) -> Option<&'static str> {
     }
 }
 
+/// Whose a volume is to be (`fsGroup`, `fsGroupChangePolicy`).
+#[derive(Debug, Clone, Copy)]
+struct Ownership {
+    group: Option<u32>,
+    on_mismatch: bool,
+}
+
+impl Ownership {
+    fn of(pod: &Pod) -> Self {
+        let context = pod.pod_spec().security_context.as_ref();
+        let group = context.and_then(|context| context.fs_group);
+        let policy = context.and_then(|context| context.fs_group_change_policy.as_deref());
+        Self {
+            group: group.and_then(|group| u32::try_from(group).ok()),
+            on_mismatch: policy == Some("OnRootMismatch"),
+        }
+    }
+
+    fn give(self, dir: &Path) -> std::io::Result<()> {
+        self.group.map_or(Ok(()), |group| fs::own_by_group(dir, group, self.on_mismatch))
+    }
+}
+
 fn write(
     volume: &Volume,
     dir: &Path,
     files: Option<atomic_writer::Payload>,
-    group: Option<u32>,
-    on_mismatch: bool,
+    ownership: Ownership,
 ) -> std::io::Result<()> {
     if let Some(empty) = &volume.empty_dir {
         make_dir(dir, 0o777)?;
@@ -250,7 +420,7 @@ fn write(
                 )));
             }
         }
-        return group.map_or(Ok(()), |group| fs::own_by_group(dir, group, on_mismatch));
+        return ownership.give(dir);
     }
     make_dir(dir, 0o755)?;
     // Secrets and tokens must not reach a disk.
@@ -259,6 +429,35 @@ fn write(
     {
         warn!(volume = %dir.display(), %error, "no tmpfs for secret data; it is written to disk");
     }
-    atomic_writer::write(dir, &files.unwrap_or_default(), group)?;
+    atomic_writer::write(dir, &files.unwrap_or_default(), ownership.group)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_told_as_upstream_tells_them() {
+        let step = |volume: &str| VolumeError {
+            volume: volume.to_owned(),
+            failure: Failure::Step {
+                step: "MountVolume.SetUp",
+                name: "pv".to_owned(),
+                message: "no".to_owned(),
+            },
+        };
+        let unknown = |volume: &str, why: &str| VolumeError {
+            volume: volume.to_owned(),
+            failure: Failure::Processing(why.to_owned()),
+        };
+        let check = |errors: &[VolumeError], expected: &[&str]| assert_eq!(messages(errors), expected);
+        check(&[], &[]);
+        check(&[step("a")], &["MountVolume.SetUp failed for volume \"pv\" : no"]);
+        let both = "Unable to attach or mount volumes: unmounted volumes=[a b c], unattached volumes=[], failed to process volumes=[b c]: x; y";
+        check(
+            &[step("a"), unknown("b", "x"), unknown("c", "y")],
+            &["MountVolume.SetUp failed for volume \"pv\" : no", both],
+        );
+    }
 }

@@ -73,7 +73,7 @@ impl Worker {
             reasons: HashMap::new(),
             backoff,
             not_before: HashMap::new(),
-            told: None,
+            told: HashMap::new(),
             sandbox_failures: 0,
         };
         Self {

@@ -25,7 +25,7 @@ use crate::hooks;
 use crate::pod::{PodExt, Sort};
 use crate::resources::container_resources;
 use crate::runtime_status::{PodRuntimeStatus, container_annotations, container_labels, restart_count, time};
-use crate::volumes::Volumes;
+use crate::volumes::{Volumes, messages};
 
 /// What a pod's worker and the task that acts for it share.
 pub(super) struct Shared {
@@ -34,8 +34,8 @@ pub(super) struct Shared {
     pub backoff: Backoff,
     /// Before this a container (or `""`: the sandbox) is not tried again.
     pub not_before: HashMap<String, Instant>,
-    /// The last mount error that was told, and when.
-    pub told: Option<(String, Instant)>,
+    /// The mount errors that were told, and when.
+    pub told: HashMap<String, Instant>,
     pub sandbox_failures: u32,
 }
 
@@ -152,22 +152,16 @@ impl Sync {
         let fields = context.fields(pod, &self.status);
         match context.volumes.set_up(pod, &fields).await {
             Ok(volumes) => {
-                self.shared.lock().told = None;
+                self.shared.lock().told.clear();
                 Ok(volumes)
             }
             Err(errors) => {
-                for error in &errors {
-                    let message = format!(
-                        "MountVolume.SetUp failed for volume \"{}\" : {}",
-                        error.volume, error.message
-                    );
+                for message in messages(&errors) {
+                    let now = Instant::now();
                     let mut shared = self.shared.lock();
-                    let known = shared
-                        .told
-                        .as_ref()
-                        .is_some_and(|(told, at)| *told == message && at.elapsed() < Duration::from_secs(60));
-                    if !known {
-                        shared.told = Some((message.clone(), Instant::now()));
+                    let known = shared.told.get(&message);
+                    if known.is_none_or(|at| now.duration_since(*at) >= Duration::from_secs(60)) {
+                        shared.told.insert(message.clone(), now);
                         drop(shared);
                         context.recorder.event(&**pod, EventType::Warning, "FailedMount", message);
                     }
@@ -321,8 +315,8 @@ impl Sync {
         }
         let pod_dir = context.options.pod_dir(pod.uid());
         let hosts = pod_dir.join("etc-hosts");
-        let mounts = mounts::mounts(&pod, &pod_dir, container, volumes, &environment, Some(&hosts))
-            .map_err(config_error)?;
+        let mounts =
+            mounts::mounts(&pod_dir, container, volumes, &environment, Some(&hosts)).map_err(config_error)?;
         let expanded = |list: &Option<Vec<String>>| {
             list.iter().flatten().map(|text| expand(text, |name| environment.get(name))).collect::<Vec<_>>()
         };
