@@ -120,6 +120,9 @@ pub struct NodeArguments {
     /// Labels for the node, `key=value`; repeat for several.
     #[arg(long)]
     pub node_label: Vec<String>,
+    /// Where volumes of the StorageClass `local-path` are kept; `storage` below the data directory when absent.
+    #[arg(long)]
+    pub local_storage_dir: Option<PathBuf>,
     /// Pods the node takes.
     #[arg(long, default_value_t = 110)]
     pub max_pods: u32,

@@ -79,6 +79,11 @@ impl Layout {
         self.data.join("runtime")
     }
 
+    /// What pods keep in volumes of the built-in class.
+    pub fn storage(&self) -> PathBuf {
+        self.data.join("storage")
+    }
+
     /// Volumes and pods' files.
     pub fn kubelet(&self) -> PathBuf {
         self.data.join("kubelet")

@@ -1,5 +1,6 @@
 //! The binary: subcommands, wiring, signals. No logic of the cluster lives here; each component has its own crate.
 
+mod addons;
 mod apiserver;
 mod bench;
 mod check;

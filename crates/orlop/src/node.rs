@@ -1,4 +1,4 @@
-//! The node of `orlop server`: network, runtime and kubelet, each with the identity upstream's components have.
+//! The node of `orlop server`: network, runtime, kubelet and provisioner of volumes, each with the identity upstream's components have.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,6 +13,7 @@ use orlop_client::SharedInformerFactory;
 use orlop_cri::Runtime;
 use orlop_kubelet::{Kubelet, ServingTls};
 use orlop_network::{BridgeNetwork, ClusterDns, DnsOptions, NetworkOptions, NodeRoutes, ServiceProxy};
+use orlop_provisioner::Provisioner;
 use orlop_runtime::EmbeddedRuntime;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,8 @@ pub struct Identities {
     pub kubelet: kube::Client,
     /// `system:kube-proxy`, for proxy, DNS and routes.
     pub proxy: kube::Client,
+    /// The service account of the built-in provisioner of volumes.
+    pub provisioner: kube::Client,
 }
 
 /// Name and address of this machine as a node.
@@ -121,6 +124,13 @@ pub async fn start(
         runtime.clone(),
     );
 
+    let storage = arguments.node.local_storage_dir.clone().unwrap_or_else(|| layout.storage());
+    let storage = std::path::absolute(&storage).with_context(|| storage.display().to_string())?;
+    let provisioner = Provisioner::new(
+        orlop_provisioner::Options { node_name: node.name.clone(), root: storage },
+        &SharedInformerFactory::new(identities.provisioner, shutdown.clone()),
+    );
+
     let socket = layout.socket();
     spawn(tasks, shutdown, |shutdown| async move { node_socket::serve(&socket, runtime, shutdown).await });
     spawn(tasks, shutdown, |shutdown| async move {
@@ -137,6 +147,10 @@ pub async fn start(
     });
     spawn(tasks, shutdown, |shutdown| async move {
         routes.run(shutdown).await;
+        Ok(())
+    });
+    spawn(tasks, shutdown, |shutdown| async move {
+        provisioner.run(shutdown).await;
         Ok(())
     });
     spawn(tasks, shutdown, |shutdown| async move { Ok(kubelet.run(shutdown).await?) });

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use crate::addons;
 use crate::cli::ServerArguments;
 use crate::layout::Layout;
 use crate::node::{self, Identities, NodeName};
@@ -25,14 +26,8 @@ use crate::node::{self, Identities, NodeName};
 pub(crate) const STOP: Duration = Duration::from_secs(5);
 
 /// What the API server serves and no part of `orlop server` acts on yet. Nobody shall wait for an Ingress that never routes.
-const UNATTENDED: [&str; 6] = [
-    "certificatesigningrequests",
-    "ingresses",
-    "networkpolicies",
-    "resourceclaims",
-    "storageclasses",
-    "volumeattachments",
-];
+const UNATTENDED: [&str; 4] =
+    ["certificatesigningrequests", "ingresses", "networkpolicies", "resourceclaims"];
 
 /// A whole cluster.
 pub async fn run(arguments: ServerArguments) -> anyhow::Result<()> {
@@ -69,6 +64,9 @@ pub async fn run(arguments: ServerArguments) -> anyhow::Result<()> {
     write_kubeconfig(&server, &arguments.write_kubeconfig, arguments.https_listen_port)?;
     info!(after = ?begun.elapsed(), kubeconfig = %arguments.write_kubeconfig.display(), "API server is ready");
 
+    let admin = client(&server, UserInfo::new("system:addon-manager", &["system:masters"]), "addon-manager");
+    addons::grant(&admin).await.context("rights of the provisioner of volumes")?;
+    tokio::spawn(addons::ensure(admin, shutdown.clone()));
     start_controllers(&server, &arguments, controllers, &shutdown, &mut tasks);
     start_scheduler(&server, scheduler, &shutdown, &mut tasks);
     if let Some(node) = node {
@@ -76,6 +74,11 @@ pub async fn run(arguments: ServerArguments) -> anyhow::Result<()> {
         let identities = Identities {
             kubelet: client(&server, UserInfo::node(&node.name), "kubelet"),
             proxy: client(&server, UserInfo::new("system:kube-proxy", &["system:nodes"]), "kube-proxy"),
+            provisioner: client(
+                &server,
+                UserInfo::service_account("kube-system", addons::PROVISIONER_ACCOUNT),
+                "local-path-provisioner",
+            ),
         };
         node::start(&layout, &arguments, &node, &ca, identities, &shutdown, &mut tasks).await?;
         info!(after = ?begun.elapsed(), node = node.name, ip = %node.ip, "node started");

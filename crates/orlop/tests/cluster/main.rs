@@ -11,6 +11,7 @@ mod network;
 mod pods;
 mod rollout;
 mod scripts;
+mod storage;
 mod streams;
 mod support;
 mod workloads;
