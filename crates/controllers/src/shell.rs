@@ -145,6 +145,8 @@ controllers! {
     "persistentvolume-binder-controller", "persistent-volume-binder", "persistentvolume-controller", crate::volume::binder::run;
     "persistentvolumeclaim-protection-controller", "pvc-protection-controller", "pvc-protection-controller", crate::volume::protection::claims;
     "persistentvolume-protection-controller", "pv-protection-controller", "pv-protection-controller", crate::volume::protection::volumes;
+    "persistentvolume-attach-detach-controller", "attachdetach-controller", "attachdetach-controller", crate::volume::attach::run;
+    "persistentvolume-expander-controller", "expand-controller", "volume_expand", crate::volume::expand::run;
     "ephemeral-volume-controller", "ephemeral-volume-controller", "ephemeral_volume", crate::volume::ephemeral::run;
     "horizontal-pod-autoscaler-controller", "horizontal-pod-autoscaler", "horizontal-pod-autoscaler", crate::hpa::run;
     "endpoints-controller", "endpoint-controller", "endpoint-controller", crate::endpoints::run;

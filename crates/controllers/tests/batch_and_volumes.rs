@@ -9,7 +9,8 @@ use cluster::{Cluster, conditions, eventually, start, web};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::VolumeAttachment;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use orlop_controllers::Options;
 use serde_json::{Value, json};
@@ -168,6 +169,138 @@ async fn volumes_are_bound_protected_and_released() {
         if claim["metadata"]["ownerReferences"][0]["kind"] == "Pod" { Ok(()) } else { Err(claim) }
     })
     .await;
+}
+
+/// A claim `data` bound to the volume `disk` of a CSI driver.
+async fn csi_volume(cluster: &Cluster, modes: Value) {
+    let volume = json!({"metadata": {"name": "disk"}, "spec": {"capacity": {"storage": "1Gi"}, "accessModes": modes,
+        "storageClassName": "manual", "csi": {"driver": "d.example.com", "volumeHandle": "h"}}});
+    let volumes = Api::<PersistentVolume>::all(cluster.admin.clone());
+    volumes.create(&PostParams::default(), &serde_json::from_value(volume).unwrap()).await.unwrap();
+    let claim = json!({"metadata": {"name": "data"}, "spec": {"accessModes": modes, "storageClassName": "manual",
+        "resources": {"requests": {"storage": "1Gi"}}}});
+    cluster.create::<PersistentVolumeClaim>("default", claim).await;
+}
+
+/// Creates a pod of the claim `data` on a node.
+async fn csi_pod(cluster: &Cluster, name: &str, node: &str) {
+    let pod = json!({"metadata": {"name": name}, "spec": {"nodeName": node, "containers": [{"name": "c", "image": "x"}],
+        "volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "data"}}]}});
+    cluster.create::<Pod>("default", pod).await;
+}
+
+const ATTACHMENTS: &str = "apis/storage.k8s.io/v1/volumeattachments";
+const UNIQUE: &str = "kubernetes.io/csi/d.example.com^h";
+
+/// Waits until exactly these nodes have an attachment; returns the names.
+async fn attached_to(cluster: &Cluster, nodes: &[&str]) -> Vec<String> {
+    eventually(&format!("attachments on {nodes:?}"), || async {
+        let all = cluster.list(ATTACHMENTS).await;
+        let mut on: Vec<_> = all.iter().map(|one| one["spec"]["nodeName"].as_str().unwrap()).collect();
+        on.sort_unstable();
+        let names = || all.iter().map(|one| one["metadata"]["name"].as_str().unwrap().to_owned()).collect();
+        if on == nodes { Ok(names()) } else { Err(json!(all)) }
+    })
+    .await
+}
+
+async fn told(cluster: &Cluster, pod: &str, reason: &str, message: &str) {
+    eventually(&format!("{pod} is told {message}"), || async {
+        let events = cluster.list("api/v1/namespaces/default/events").await;
+        let found = events.iter().any(|event| {
+            event["involvedObject"]["name"] == pod && event["reason"] == reason && event["message"] == message
+        });
+        if found { Ok(()) } else { Err(json!(events)) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn volumes_of_drivers_are_attached_and_move() {
+    let cluster = start(Options::default()).await;
+    let nodes = Api::<Node>::all(cluster.admin.clone());
+    for name in ["n1", "n2"] {
+        let managed = json!({"metadata": {"name": name, "annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"}}});
+        nodes.create(&PostParams::default(), &serde_json::from_value(managed).unwrap()).await.unwrap();
+        cluster.heartbeat(name, "True").await;
+    }
+    csi_volume(&cluster, json!(["ReadWriteOnce"])).await;
+    csi_pod(&cluster, "first", "n1").await;
+    let names = attached_to(&cluster, &["n1"]).await;
+    let api = Api::<VolumeAttachment>::all(cluster.admin.clone());
+    let attacher = |status: Value| Patch::Merge(json!({"status": status}));
+    let failure = json!({"attached": false, "attachError": {"message": "disk is on fire", "time": "2026-01-01T00:00:00Z"}});
+    api.patch_status(&names[0], &PatchParams::default(), &attacher(failure)).await.unwrap();
+    let text = "AttachVolume.Attach failed for volume \"disk\" : disk is on fire";
+    told(&cluster, "first", "FailedAttachVolume", text).await;
+    let success = || attacher(json!({"attached": true, "attachError": null}));
+    api.patch_status(&names[0], &PatchParams::default(), &success()).await.unwrap();
+    told(&cluster, "first", "SuccessfulAttachVolume", "AttachVolume.Attach succeeded for volume \"disk\" ")
+        .await;
+    let reported = |node: &'static str, expected: Value| {
+        let cluster = &cluster;
+        async move {
+            eventually(&format!("{node} has {expected}"), || async {
+                let node = cluster.get(&format!("api/v1/nodes/{node}")).await;
+                if node["status"]["volumesAttached"] == expected { Ok(()) } else { Err(node) }
+            })
+            .await;
+        }
+    };
+    reported("n1", json!([{"name": UNIQUE, "devicePath": ""}])).await;
+
+    // Another node wants it: its pod waits, until the first node has let go of it.
+    let in_use = |list: Value| Patch::Merge(json!({"status": {"volumesInUse": list}}));
+    nodes.patch_status("n1", &PatchParams::default(), &in_use(json!([UNIQUE]))).await.unwrap();
+    csi_pod(&cluster, "second", "n2").await;
+    let text = "Multi-Attach error for volume \"disk\" Volume is already used by pod(s) first";
+    told(&cluster, "second", "FailedAttachVolume", text).await;
+    let at_once = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+    cluster.api::<Pod>("default").delete("first", &at_once).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    attached_to(&cluster, &["n1"]).await;
+    nodes.patch_status("n1", &PatchParams::default(), &in_use(json!([]))).await.unwrap();
+    let names = attached_to(&cluster, &["n2"]).await;
+    reported("n1", Value::Null).await;
+    api.patch_status(&names[0], &PatchParams::default(), &success()).await.unwrap();
+    reported("n2", json!([{"name": UNIQUE, "devicePath": ""}])).await;
+
+    // A node out of service is not asked.
+    nodes.patch_status("n2", &PatchParams::default(), &in_use(json!([UNIQUE]))).await.unwrap();
+    cluster.api::<Pod>("default").delete("second", &at_once).await.unwrap();
+    let taint =
+        json!({"spec": {"taints": [{"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"}]}});
+    nodes.patch("n2", &PatchParams::default(), &Patch::Merge(taint)).await.unwrap();
+    attached_to(&cluster, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn volumes_that_are_shared_or_need_no_attaching() {
+    let cluster = start(Options::default()).await;
+    let nodes = Api::<Node>::all(cluster.admin.clone());
+    for name in ["n1", "n2"] {
+        let managed = json!({"metadata": {"name": name, "annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"}}});
+        nodes.create(&PostParams::default(), &serde_json::from_value(managed).unwrap()).await.unwrap();
+    }
+    csi_volume(&cluster, json!(["ReadWriteMany"])).await;
+    csi_pod(&cluster, "first", "n1").await;
+    csi_pod(&cluster, "second", "n2").await;
+    csi_pod(&cluster, "stranger", "n3").await;
+    attached_to(&cluster, &["n1", "n2"]).await;
+
+    // A claim that asks for more waits for somebody to give it.
+    let class =
+        json!({"metadata": {"name": "manual"}, "provisioner": "d.example.com", "allowVolumeExpansion": true});
+    let classes = Api::<k8s_openapi::api::storage::v1::StorageClass>::all(cluster.admin.clone());
+    classes.create(&PostParams::default(), &serde_json::from_value(class).unwrap()).await.unwrap();
+    let more = Patch::Merge(json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}}));
+    cluster
+        .api::<PersistentVolumeClaim>("default")
+        .patch("data", &PatchParams::default(), &more)
+        .await
+        .unwrap();
+    told(&cluster, "data", "ExternalExpanding", "waiting for an external controller to expand this PVC")
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,10 @@
-//! Persistent volumes: claims and volumes find each other, and neither goes while it is used.
+//! Persistent volumes: claims and volumes find each other, volumes come to the nodes that need them, and nothing goes
+//! while it is used.
 
+pub(crate) mod attach;
 pub(crate) mod binder;
 pub(crate) mod ephemeral;
+pub(crate) mod expand;
 pub(crate) mod protection;
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Volume};
