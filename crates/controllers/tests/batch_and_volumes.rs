@@ -294,11 +294,12 @@ async fn volumes_that_are_shared_or_need_no_attaching() {
     let classes = Api::<k8s_openapi::api::storage::v1::StorageClass>::all(cluster.admin.clone());
     classes.create(&PostParams::default(), &serde_json::from_value(class).unwrap()).await.unwrap();
     let more = Patch::Merge(json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}}));
-    cluster
-        .api::<PersistentVolumeClaim>("default")
-        .patch("data", &PatchParams::default(), &more)
-        .await
-        .unwrap();
+    let claims = cluster.api::<PersistentVolumeClaim>("default");
+    eventually("the class lets it grow", || async {
+        let patched = claims.patch("data", &PatchParams::default(), &more).await;
+        patched.map(drop).map_err(|error| json!(error.to_string()))
+    })
+    .await;
     told(&cluster, "data", "ExternalExpanding", "waiting for an external controller to expand this PVC")
         .await;
 }

@@ -94,14 +94,14 @@ pub(crate) struct Uses<'a> {
 impl<'a> Uses<'a> {
     fn of(pod: &'a Pod) -> Self {
         let spec = pod.pod_spec();
+        let regular = pod.init_containers().iter().chain(&spec.containers);
+        let regular = regular.map(|one| (&one.volume_mounts, &one.volume_devices));
+        let ephemeral = spec.ephemeral_containers.iter().flatten();
+        let ephemeral = ephemeral.map(|one| (&one.volume_mounts, &one.volume_devices));
         let mut uses = Self::default();
-        for container in pod.init_containers().iter().chain(&spec.containers) {
-            uses.mounts.extend(container.volume_mounts.iter().flatten().map(|mount| mount.name.as_str()));
-            uses.devices.extend(container.volume_devices.iter().flatten().map(|device| device.name.as_str()));
-        }
-        for container in spec.ephemeral_containers.iter().flatten() {
-            uses.mounts.extend(container.volume_mounts.iter().flatten().map(|mount| mount.name.as_str()));
-            uses.devices.extend(container.volume_devices.iter().flatten().map(|device| device.name.as_str()));
+        for (mounts, devices) in regular.chain(ephemeral) {
+            uses.mounts.extend(mounts.iter().flatten().map(|mount| mount.name.as_str()));
+            uses.devices.extend(devices.iter().flatten().map(|device| device.name.as_str()));
         }
         uses
     }

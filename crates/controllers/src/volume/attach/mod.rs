@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{AttachedVolume, Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::{
-    CSIDriver, VolumeAttachment, VolumeAttachmentSource, VolumeAttachmentSpec,
+    CSIDriver, VolumeAttachment, VolumeAttachmentSource, VolumeAttachmentSpec, VolumeError,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
@@ -119,8 +119,8 @@ fn is_attached(attachment: &VolumeAttachment) -> bool {
     attachment.status.as_ref().is_some_and(|status| status.attached)
 }
 
-fn attach_error(attachment: &VolumeAttachment) -> Option<&str> {
-    attachment.status.as_ref()?.attach_error.as_ref()?.message.as_deref()
+fn attach_error(attachment: &VolumeAttachment) -> Option<&VolumeError> {
+    attachment.status.as_ref()?.attach_error.as_ref()
 }
 
 fn attached(node: &Node) -> &[AttachedVolume] {
@@ -216,7 +216,7 @@ impl Controller {
                 if let Some(error) = attach_error(new)
                     && attach_error(old) != Some(error)
                 {
-                    let error = format!(": {error}");
+                    let error = format!(": {}", error.message.as_deref().unwrap_or_default());
                     self.tell(
                         new,
                         EventType::Warning,
