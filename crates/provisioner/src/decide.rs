@@ -139,6 +139,8 @@ fn refusal(spec: &PersistentVolumeClaimSpec, class: &StorageClass) -> Option<Str
         "claim.Spec.Selector is not supported".to_owned()
     } else if spec.data_source.is_some() || spec.data_source_ref.is_some() {
         "data sources are not supported".to_owned()
+    } else if spec.volume_attributes_class_name.is_some() {
+        "volume attributes classes are not supported".to_owned()
     } else if let Some(parameter) = class.parameters.iter().flatten().map(|(key, _)| key).next() {
         format!("unknown parameter {parameter:?} of the StorageClass")
     } else {
@@ -326,6 +328,11 @@ mod tests {
         check(json!({"selector": {}}), json!({}), Some("claim.Spec.Selector is not supported"));
         let source = json!({"kind": "PersistentVolumeClaim", "name": "x"});
         check(json!({"dataSource": source}), json!({}), Some("data sources are not supported"));
+        check(
+            json!({"volumeAttributesClassName": "gold"}),
+            json!({}),
+            Some("volume attributes classes are not supported"),
+        );
         check(
             json!({}),
             json!({"parameters": {"type": "ssd"}}),

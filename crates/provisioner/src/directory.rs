@@ -13,7 +13,7 @@ pub(crate) const PREFIX: &str = "pvc-";
 pub(crate) fn make(root: &Path, volume: &str) -> io::Result<PathBuf> {
     if !root.is_dir() {
         fs::create_dir_all(root)?;
-        fs::set_permissions(root, fs::Permissions::from_mode(0o711))?;
+        fs::set_permissions(root, fs::Permissions::from_mode(0o700))?;
     }
     let path = root.join(volume);
     match fs::create_dir(&path) {
@@ -64,7 +64,7 @@ mod tests {
         let path = make(&root, "pvc-1").unwrap();
         assert_eq!(make(&root, "pvc-1").unwrap(), path);
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
-        assert_eq!((mode(&root), mode(&path)), (0o711, 0o777));
+        assert_eq!((mode(&root), mode(&path)), (0o700, 0o777));
         let outside = dir.path().join("outside");
         fs::create_dir(&outside).unwrap();
         fs::write(outside.join("kept"), "x").unwrap();
