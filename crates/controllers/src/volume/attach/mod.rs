@@ -177,6 +177,7 @@ impl Controller {
     fn node_changed(&self, event: &InformerEvent<Node>) {
         let node = event.object();
         let name = node.name();
+        let here = self.attachments.by_index(BY_NODE, name);
         match event {
             InformerEvent::Added(_) => {
                 self.memory.lock().departed.remove(name);
@@ -189,11 +190,11 @@ impl Controller {
                     return;
                 }
             }
+            InformerEvent::Deleted(_) if here.is_empty() => {}
             InformerEvent::Deleted(_) => {
                 self.memory.lock().departed.insert(name.to_owned(), decide::in_use(node).to_vec());
             }
         }
-        let here = self.attachments.by_index(BY_NODE, name);
         here.iter().filter_map(|one| volume_of(one)).for_each(|volume| self.queue.add(Work::Volume(volume)));
         if !here.is_empty() || !attached(node).is_empty() {
             self.queue.add(Work::Node(name.to_owned()));
