@@ -41,7 +41,7 @@ pub enum LogFormat {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a whole cluster in this process: API server, controllers, scheduler and a node.
-    Server(ServerArguments),
+    Server(Box<ServerArguments>),
     /// Run the API server alone, with upstream kube-apiserver's flag names.
     Apiserver(crate::apiserver::Flags),
     /// Look at, import, pull and remove this node's container images.

@@ -51,7 +51,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     let runtime = builder.enable_all().max_blocking_threads(64).build()?;
     let result = runtime.block_on(async {
         match cli.command {
-            Command::Server(arguments) => server::run(arguments).await,
+            Command::Server(arguments) => server::run(*arguments).await,
             Command::Apiserver(arguments) => apiserver::run(arguments).await,
             Command::Image(arguments) => image::run(arguments).await,
             Command::Bench(arguments) => bench::run(arguments).await,

@@ -51,7 +51,7 @@ fn last_arguments(layout: &Layout) -> anyhow::Result<ServerArguments> {
     let flags = kept.lines().filter(|line| !line.is_empty()).map(str::to_owned);
     let line = ["orlop", "server"].map(str::to_owned).into_iter().chain(flags);
     match Cli::try_parse_from(line)?.command {
-        Command::Server(server) => Ok(server),
+        Command::Server(server) => Ok(*server),
         _ => bail!("{} does not hold flags of `orlop server`", layout.ranges_file().display()),
     }
 }
