@@ -232,6 +232,53 @@ mod tests {
             &["spec.nodeAffinity: Required value: Local volume requires node affinity"],
         );
         check(
+            json!({"nfs": null, "local": {"path": "/d"}, "nodeAffinity": {}}),
+            &["spec.nodeAffinity.required: Required value: must specify required node constraints"],
+        );
+        let long = "d".repeat(64);
+        check(
+            json!({"nfs": null, "csi": {"driver": long}}),
+            &[
+                "spec.csi.driver: Too long: may not be more than 63 bytes",
+                "spec.csi.volumeHandle: Required value",
+            ],
+        );
+        check(
+            json!({"nfs": null, "iscsi": {"targetPortal": "p".repeat(63), "iqn": "foo", "lun": 256, "initiatorName": "bar"}}),
+            &[
+                &format!(
+                    "spec.iscsi.targetportal: Invalid value: \"{}\": Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified.",
+                    "p".repeat(63)
+                ),
+                "spec.iscsi.iqn: Invalid value: \"foo\": must be valid format",
+                "spec.iscsi.lun: Invalid value: 256: must be between 0 and 255, inclusive",
+                "spec.iscsi.initiatorname: Invalid value: \"bar\": must be valid format",
+            ],
+        );
+        check(
+            json!({"nfs": null, "glusterfs": {"endpoints": "", "path": "", "endpointsNamespace": ""}}),
+            &[
+                "spec.glusterfs.endpoints: Required value",
+                "spec.glusterfs.path: Required value",
+                "spec.glusterfs.endpointsNamespace: Invalid value: \"\": if the endpointnamespace is set, it must be a valid namespace name",
+            ],
+        );
+        check(
+            json!({"nfs": null, "azureFile": {"secretNamespace": ""}}),
+            &[
+                "spec.azureFile.secretName: Required value",
+                "spec.azureFile.shareName: Required value",
+                "spec.azureFile.secretNamespace: Required value",
+            ],
+        );
+        check(
+            json!({"accessModes": ["ReadWriteOncePod", "ReadOnlyMany", "Foo"]}),
+            &[
+                "spec.accessModes: Unsupported value: \"Foo\": supported values: \"ReadOnlyMany\", \"ReadWriteMany\", \"ReadWriteOnce\", \"ReadWriteOncePod\"",
+                "spec.accessModes: Forbidden: may not use ReadWriteOncePod with other access modes",
+            ],
+        );
+        check(
             json!({"nodeAffinity": {}}),
             &["spec.nodeAffinity.required: Required value: must specify required node constraints"],
         );

@@ -36,7 +36,7 @@ const SOURCES: [(&str, &str, &[&str]); 22] = [
     ("scaleIO", "scaleIO", &["gateway", "system", "volumeName"]),
     ("local", "local", &["path"]),
     ("storageos", "storageos", &["volumeName"]),
-    ("csi", "csi", &["driver", "volumeHandle"]),
+    ("csi", "csi", &[]),
 ];
 
 /// Sources that take mount options, which once were an annotation.
@@ -94,7 +94,7 @@ pub(crate) fn validate_spec(errs: &mut ErrorList, path: &Path, spec: &Value, nam
             ));
         }
     }
-    validate_sources(errs, path, spec, name);
+    validate_sources(errs, path, spec, name, inline);
     if spec["hostPath"].is_set() && is_root(spec["hostPath"]["path"].text()) && reclaim == "Recycle" {
         errs.push(field::forbidden(&reclaim_path, "may not be 'recycle' for a hostPath mount of '/'"));
     }
@@ -172,7 +172,7 @@ pub(crate) fn validate_basic_resource(errs: &mut ErrorList, path: &Path, value: 
 }
 
 /// Exactly one source, which has what it needs.
-fn validate_sources(errs: &mut ErrorList, path: &Path, spec: &Value, name: &str) {
+fn validate_sources(errs: &mut ErrorList, path: &Path, spec: &Value, name: &str, inline: bool) {
     let mut found = false;
     for (kind, called, required) in SOURCES {
         let source = &spec[kind];
@@ -208,7 +208,7 @@ fn validate_sources(errs: &mut ErrorList, path: &Path, spec: &Value, name: &str)
             "azureFile" if source["secretNamespace"].is_set() => {
                 require_text(errs, &at.child("secretNamespace"), source["secretNamespace"].text());
             }
-            "local" if !spec["nodeAffinity"]["required"].is_set() => {
+            "local" if inline || !spec["nodeAffinity"].is_set() => {
                 errs.push(field::required(
                     &path.child("nodeAffinity"),
                     "Local volume requires node affinity",
@@ -239,10 +239,8 @@ fn validate_endpoints_namespace(errs: &mut ErrorList, path: &Path, namespace: &V
 }
 
 fn validate_csi(errs: &mut ErrorList, path: &Path, csi: &Value) {
-    // That there is none is said already.
-    if !csi["driver"].text().is_empty() {
-        csi_driver_name(errs, &path.child("driver"), csi["driver"].text());
-    }
+    csi_driver_name(errs, &path.child("driver"), csi["driver"].text());
+    require_text(errs, &path.child("volumeHandle"), csi["volumeHandle"].text());
     for key in [
         "controllerPublishSecretRef",
         "controllerExpandSecretRef",
