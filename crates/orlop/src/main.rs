@@ -6,6 +6,7 @@ mod bench;
 mod check;
 mod cli;
 mod config_file;
+mod control_plane;
 mod image;
 mod layout;
 mod node;

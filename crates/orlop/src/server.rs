@@ -8,17 +8,13 @@ use anyhow::Context;
 use orlop_apiserver::components::Running;
 use orlop_apiserver::pki::{self, CertificateAuthority, Subject};
 use orlop_apiserver::{ApiServer, Options, UserInfo};
-use orlop_client::SharedInformerFactory;
-use orlop_controllers::TokenSigner;
-use orlop_store::Store;
-use orlop_store::embedded::EmbeddedStore;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::addons;
 use crate::cli::ServerArguments;
+use crate::control_plane::{Tasks, client, open_store, start_controllers, start_scheduler};
 use crate::layout::Layout;
 use crate::node::{self, Identities, NodeName};
 
@@ -42,7 +38,7 @@ pub async fn run(arguments: ServerArguments) -> anyhow::Result<()> {
     let node = if arguments.disable_agent { None } else { Some(NodeName::of(&arguments)?) };
 
     let shutdown = CancellationToken::new();
-    let mut tasks = JoinSet::new();
+    let mut tasks = Tasks::new();
     let (controllers, scheduler) = (Running::default(), Running::default());
     let options = Options {
         components: vec![
@@ -67,7 +63,12 @@ pub async fn run(arguments: ServerArguments) -> anyhow::Result<()> {
     let admin = client(&server, UserInfo::new("system:addon-manager", &["system:masters"]), "addon-manager");
     addons::grant(&admin).await.context("rights of the provisioner of volumes")?;
     tokio::spawn(addons::ensure(admin, shutdown.clone()));
-    start_controllers(&server, &arguments, controllers, &shutdown, &mut tasks);
+    let options = orlop_controllers::Options {
+        cluster_cidr: Some(arguments.cluster_cidr.to_string()),
+        service_cidr: Some(arguments.service_cidr.to_string()),
+        ..orlop_controllers::Options::default()
+    };
+    start_controllers(&server, options, controllers, &shutdown, &mut tasks);
     start_scheduler(&server, scheduler, &shutdown, &mut tasks);
     if let Some(node) = node {
         let ca = CertificateAuthority::load_or_generate(&layout.pki(), "ca", "orlop-ca")?;
@@ -86,18 +87,11 @@ pub async fn run(arguments: ServerArguments) -> anyhow::Result<()> {
     until_told(tasks, shutdown, STOP).await
 }
 
-/// Opens the state in a directory.
-pub(crate) async fn open_store(path: &Path) -> anyhow::Result<Arc<dyn Store>> {
-    let owned = path.to_owned();
-    let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(owned, Default::default())).await?;
-    Ok(Arc::new(opened.with_context(|| format!("state in {}", path.display()))?))
-}
-
 /// Binds, publishes and serves.
 pub(crate) async fn listen(
     server: &Arc<ApiServer>,
     shutdown: &CancellationToken,
-    tasks: &mut JoinSet<anyhow::Result<()>>,
+    tasks: &mut Tasks,
 ) -> anyhow::Result<()> {
     let address = server.options.bind_address;
     let listener = tokio::net::TcpListener::bind(address).await.with_context(|| {
@@ -111,7 +105,7 @@ pub(crate) async fn serve(
     server: &Arc<ApiServer>,
     listener: tokio::net::TcpListener,
     shutdown: &CancellationToken,
-    tasks: &mut JoinSet<anyhow::Result<()>>,
+    tasks: &mut Tasks,
 ) -> anyhow::Result<()> {
     let tls = server.tls_config()?;
     server.publish(listener.local_addr()?.port()).await?;
@@ -123,61 +117,6 @@ pub(crate) async fn serve(
     Ok(())
 }
 
-/// A client under one identity, through memory.
-fn client(server: &Arc<ApiServer>, user: UserInfo, component: &'static str) -> kube::Client {
-    orlop_client::in_memory(server.in_memory(user.authenticated()), component)
-}
-
-fn start_controllers(
-    server: &Arc<ApiServer>,
-    arguments: &ServerArguments,
-    running: Running,
-    shutdown: &CancellationToken,
-    tasks: &mut JoinSet<anyhow::Result<()>>,
-) {
-    let (for_controllers, for_tokens) = (server.clone(), server.clone());
-    let context = orlop_controllers::Context {
-        client_for: Arc::new(move |name: &str| {
-            let user = match name.starts_with("system:") {
-                true => UserInfo::new(name, &[]),
-                false => UserInfo::service_account("kube-system", name),
-            };
-            client(&for_controllers, user, "kube-controller-manager")
-        }),
-        options: orlop_controllers::Options {
-            cluster_cidr: Some(arguments.cluster_cidr.to_string()),
-            service_cidr: Some(arguments.service_cidr.to_string()),
-            root_ca_pem: Some(server.ca().cert_pem().to_owned()),
-            token_signer: Some(TokenSigner::new(move |token| {
-                let account = (token.account, token.account_uid);
-                let signed = for_tokens.secret_token(token.namespace, account, token.secret);
-                signed.map_err(|error| error.to_string())
-            })),
-            ..orlop_controllers::Options::default()
-        },
-        shutdown: shutdown.clone(),
-    };
-    tasks.spawn(async move {
-        let _running = running.begin();
-        orlop_controllers::run(context).await;
-        Ok(())
-    });
-}
-
-fn start_scheduler(
-    server: &Arc<ApiServer>,
-    running: Running,
-    shutdown: &CancellationToken,
-    tasks: &mut JoinSet<anyhow::Result<()>>,
-) {
-    let client = client(server, UserInfo::new("system:kube-scheduler", &[]), "kube-scheduler");
-    let (informers, shutdown) = (SharedInformerFactory::new(client, shutdown.clone()), shutdown.clone());
-    tasks.spawn(async move {
-        let _running = running.begin();
-        Ok(orlop_scheduler::run(informers, orlop_scheduler::Options::default(), shutdown).await?)
-    });
-}
-
 /// The administrator's way in: a client certificate of the cluster's own CA, renewed at every start.
 pub(crate) fn write_kubeconfig(server: &ApiServer, path: &Path, port: u16) -> anyhow::Result<()> {
     let leaf = server.ca().issue(&Subject::client("kubernetes-admin", &["system:masters"]), 365)?;
@@ -187,7 +126,7 @@ pub(crate) fn write_kubeconfig(server: &ApiServer, path: &Path, port: u16) -> an
 
 /// Runs until a signal, or until a component ends that should not; then everything has `patience` to end.
 pub(crate) async fn until_told(
-    mut tasks: JoinSet<anyhow::Result<()>>,
+    mut tasks: Tasks,
     shutdown: CancellationToken,
     patience: Duration,
 ) -> anyhow::Result<()> {

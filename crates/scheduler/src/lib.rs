@@ -16,8 +16,7 @@ mod extender;
 mod framework;
 mod go_duration;
 mod nominator;
-#[cfg(test)]
-mod perf;
+pub mod perf;
 mod plugins;
 mod pod_info;
 mod preemption;

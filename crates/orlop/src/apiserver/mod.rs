@@ -16,13 +16,13 @@ use anyhow::{Context as _, bail};
 use orlop_apiserver::ApiServer;
 use orlop_store::Store;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 pub use flags::{Flags, normalize};
 
-use crate::server::{STOP, open_store, serve, until_told, write_kubeconfig};
+use crate::control_plane::{Tasks, open_store};
+use crate::server::{STOP, serve, until_told, write_kubeconfig};
 
 /// Serves until a signal.
 pub async fn run(flags: Flags) -> anyhow::Result<()> {
@@ -34,7 +34,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let port = options.bind_address.port();
     let store = storage.open().await?;
     let shutdown = CancellationToken::new();
-    let mut tasks = JoinSet::new();
+    let mut tasks = Tasks::new();
     let server = ApiServer::new(options, store).await?;
     let listener = bind(server.options.bind_address, share_port)?;
     // Who is asked to stop goes on serving for a while, and lets requests finish.

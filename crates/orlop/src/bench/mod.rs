@@ -5,6 +5,7 @@ mod connection;
 mod pods;
 mod process;
 mod sample;
+mod scheduler;
 
 use std::path::PathBuf;
 
@@ -28,6 +29,11 @@ pub enum BenchCommand {
     Api(ApiArguments),
     /// Time from the creation of pods to their readiness, one by one and all at once.
     Pods(PodsArguments),
+    /// Pods placed a second: upstream's scheduler_perf workloads by name, on hollow nodes.
+    ///
+    /// API server, store (on disk, durable) and scheduler run in this process, as upstream's benchmark runs them; no
+    /// cluster is needed and none is touched.
+    Scheduler(SchedulerArguments),
 }
 
 /// `orlop bench api`.
@@ -73,11 +79,28 @@ pub struct PodsArguments {
     pub pid: Vec<u32>,
 }
 
+/// `orlop bench scheduler`.
+#[derive(Debug, Args)]
+pub struct SchedulerArguments {
+    /// Workloads by name; all when none is given.
+    pub workloads: Vec<String>,
+    /// Name the workloads and their sizes, and measure nothing.
+    #[arg(long)]
+    pub list: bool,
+    /// Part of each workload's nodes and pods that is played: 0.1 is a tenth.
+    #[arg(long, default_value_t = 1.0)]
+    pub scale: f64,
+    /// Run the controllers as well.
+    #[arg(long)]
+    pub controllers: bool,
+}
+
 /// Runs one benchmark.
 pub async fn run(arguments: BenchArguments) -> anyhow::Result<()> {
     match arguments.what {
         BenchCommand::Api(arguments) => api::run(arguments).await,
         BenchCommand::Pods(arguments) => pods::run(arguments).await,
+        BenchCommand::Scheduler(arguments) => scheduler::run(arguments).await,
     }
 }
 

@@ -1,0 +1,162 @@
+//! A control plane without nodes of its own, and a client in its memory that costs little.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use http::Method;
+use http_body_util::{BodyExt, Full};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, WatchEvent, WatchParams};
+use orlop_apiserver::components::Running;
+use orlop_apiserver::{ApiServer, Options, UserInfo};
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use crate::control_plane::{Tasks, client, open_store, start_controllers, start_scheduler};
+
+/// Requests under way at once while many objects are created.
+const CREATORS: usize = 32;
+
+/// The cluster. Clones are the same one.
+#[derive(Clone)]
+pub struct Cluster {
+    server: Arc<ApiServer>,
+    shutdown: CancellationToken,
+    tasks: Arc<Mutex<Tasks>>,
+}
+
+/// How many pods of a name have been bound.
+pub struct Bound {
+    count: Arc<AtomicUsize>,
+    changed: watch::Receiver<Result<usize, String>>,
+}
+
+impl Cluster {
+    /// Starts API server and scheduler on an empty directory, with the admission plugins off that upstream's benchmark
+    /// turns off: pods name no account, priority is a number, and nodes are ready as they come.
+    pub async fn start(directory: &Path, controllers: bool) -> anyhow::Result<Cluster> {
+        let off = ["ServiceAccount", "TaintNodesByCondition", "Priority"];
+        let options = Options {
+            cert_dir: Some(directory.join("pki")),
+            disable_admission_plugins: off.map(str::to_owned).to_vec(),
+            ..Options::default()
+        };
+        let server = ApiServer::new(options, open_store(&directory.join("store")).await?).await?;
+        let (shutdown, mut tasks) = (CancellationToken::new(), Tasks::new());
+        if controllers {
+            start_controllers(&server, Default::default(), Running::default(), &shutdown, &mut tasks);
+        }
+        start_scheduler(&server, Running::default(), &shutdown, &mut tasks);
+        Ok(Cluster { server, shutdown, tasks: Arc::new(Mutex::new(tasks)) })
+    }
+
+    /// Ends everything.
+    pub async fn stop(&self) {
+        self.shutdown.cancel();
+        let mut tasks = std::mem::take(&mut *self.tasks.lock());
+        while tasks.join_next().await.is_some() {}
+    }
+
+    fn administrator() -> UserInfo {
+        UserInfo::new("orlop-bench", &["system:masters"])
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<()> {
+        let shown = format!("{method} {path}");
+        let request = http::Request::builder()
+            .method(method)
+            .uri(path)
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))?;
+        let service = self.server.in_memory(Self::administrator().authenticated());
+        let response = service.oneshot(request).await.map_err(|error| anyhow::anyhow!("{shown}: {error}"))?;
+        let status = response.status();
+        let body = response.into_body().collect().await.map_err(|error| anyhow::anyhow!("{shown}: {error}"))?;
+        if !status.is_success() {
+            bail!("{shown}: {status}: {}", String::from_utf8_lossy(&body.to_bytes()));
+        }
+        Ok(())
+    }
+
+    /// Creates an object in a collection.
+    pub async fn create(&self, collection: &str, object: &Value) -> anyhow::Result<()> {
+        self.send(Method::POST, collection, serde_json::to_vec(object)?.into()).await
+    }
+
+    /// Deletes an object.
+    pub async fn delete(&self, path: &str) -> anyhow::Result<()> {
+        self.send(Method::DELETE, path, Bytes::new()).await
+    }
+
+    /// Creates many objects, [`CREATORS`] at once; `object` names the collection and the object of a number.
+    pub async fn create_all(
+        &self,
+        count: usize,
+        object: impl Fn(usize) -> anyhow::Result<(String, Value)>,
+    ) -> anyhow::Result<()> {
+        let requests = futures::stream::iter(0..count).map(|number| {
+            let object = object(number);
+            let cluster = self.clone();
+            // A task each, so that all cores take part.
+            let created = async move {
+                let (collection, object) = object?;
+                cluster.create(&collection, &object).await
+            };
+            async move { tokio::spawn(created).await? }
+        });
+        requests.buffer_unordered(CREATORS).try_collect::<()>().await
+    }
+
+    /// Begins to count the pods that are bound to a node and whose name begins with `prefix`.
+    pub async fn watch_bound(&self, prefix: &str) -> anyhow::Result<Bound> {
+        let client = client(&self.server, Self::administrator(), "orlop-bench");
+        let pods: Api<Pod> = Api::all(client);
+        let from = pods.list_metadata(&kube::api::ListParams::default().limit(1)).await?;
+        let version = from.metadata.resource_version.context("the list has no resourceVersion")?;
+        let parameters = WatchParams::default().fields("spec.nodeName!=");
+        let mut events = pods.watch_metadata(&parameters, &version).await?.boxed();
+        let (count, prefix) = (Arc::new(AtomicUsize::new(0)), format!("{prefix}-"));
+        let (sender, changed) = watch::channel(Ok(0));
+        let seen = count.clone();
+        tokio::spawn(async move {
+            loop {
+                let event = tokio::select! {
+                    event = events.next() => event,
+                    () = sender.closed() => return,
+                };
+                match event {
+                    Some(Ok(WatchEvent::Added(pod))) => {
+                        if pod.metadata.name.is_some_and(|name| name.starts_with(&prefix)) {
+                            let _ = sender.send(Ok(seen.fetch_add(1, Ordering::Relaxed) + 1));
+                        }
+                    }
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => drop(sender.send(Err(error.to_string()))),
+                    None => return drop(sender.send(Err("the watch of pods ended".to_owned()))),
+                }
+            }
+        });
+        Ok(Bound { count, changed })
+    }
+}
+
+impl Bound {
+    /// How many were seen.
+    pub fn seen(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many were seen.
+    pub async fn reached(&self, count: usize) -> anyhow::Result<()> {
+        let mut changed = self.changed.clone();
+        let last = changed.wait_for(|seen| seen.as_ref().map_or(true, |seen| *seen >= count)).await?;
+        last.clone().map(drop).map_err(anyhow::Error::msg)
+    }
+}
