@@ -151,6 +151,11 @@ impl CertificateAuthority {
         &self.cert_pem
     }
 
+    /// Its private key, for those who sign on its behalf.
+    pub fn key_pem(&self) -> &str {
+        &self.key_pem
+    }
+
     /// Signs a new leaf that lives `days` days.
     pub fn issue(&self, subject: &Subject, days: i64) -> Result<Leaf, PkiError> {
         let key = KeyPair::generate()?;

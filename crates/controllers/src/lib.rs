@@ -6,6 +6,7 @@
 //! state that a restart would miss.
 
 mod bootstrap;
+mod certificates;
 mod claim;
 mod cluster_role_aggregation;
 mod cronjob;
@@ -41,5 +42,6 @@ mod ttl_after_finished;
 mod volume;
 mod workload;
 
+pub use certificates::Signing;
 pub use error::Error;
 pub use shell::{CONTROLLERS, ClientFor, Context, Options, SecretToken, TokenSigner, run};

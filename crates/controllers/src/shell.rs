@@ -64,6 +64,8 @@ pub struct Options {
     pub node_cidr_mask_size: u8,
     /// PEM of the CA that the API server's certificate is verified with: what `kube-root-ca.crt` tells pods.
     pub root_ca_pem: Option<String>,
+    /// Signs CertificateSigningRequests; `None` signs none.
+    pub signing: Option<crate::Signing>,
     /// Signs the tokens of Secrets; `None` fills no Secret.
     pub token_signer: Option<TokenSigner>,
     /// How long a node may be silent before its conditions become Unknown.
@@ -81,6 +83,7 @@ impl Default for Options {
             service_cidr: Some("10.96.0.0/16".to_owned()),
             node_cidr_mask_size: 24,
             root_ca_pem: None,
+            signing: None,
             token_signer: None,
             node_monitor_grace_period: Duration::from_secs(50),
             node_startup_grace_period: Duration::from_secs(60),
@@ -164,6 +167,9 @@ controllers! {
     "node-lifecycle-controller", "node-controller", "node-controller", crate::node::lifecycle::run;
     "taint-eviction-controller", "node-controller", "taint-eviction-controller", crate::node::eviction::run;
     "node-ipam-controller", "node-controller", "cidrAllocator", crate::node::ipam::run;
+    "certificatesigningrequest-approving-controller", "certificate-controller", "certificate-controller", crate::certificates::approve;
+    "certificatesigningrequest-signing-controller", "certificate-controller", "certificate-controller", crate::certificates::sign;
+    "certificatesigningrequest-cleaner-controller", "certificate-controller", "certificate-controller", crate::certificates::clean;
     "clusterrole-aggregation-controller", "clusterrole-aggregation-controller", "clusterrole-aggregation-controller", crate::cluster_role_aggregation::run;
     "pod-garbage-collector-controller", "pod-garbage-collector", "pod-garbage-collector", crate::podgc::run;
     "validatingadmissionpolicy-status-controller", "validatingadmissionpolicy-status-controller", "validatingadmissionpolicy-status-controller", crate::policy_status::run;

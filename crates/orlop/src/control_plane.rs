@@ -2,16 +2,20 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use orlop_apiserver::components::Running;
 use orlop_apiserver::{ApiServer, UserInfo};
 use orlop_client::SharedInformerFactory;
-use orlop_controllers::TokenSigner;
+use orlop_controllers::{Signing, TokenSigner};
 use orlop_store::Store;
 use orlop_store::embedded::EmbeddedStore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+/// Upstream's `--cluster-signing-duration`.
+pub const CERTIFICATE_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The tasks of a process; one that fails ends it.
 pub type Tasks = JoinSet<anyhow::Result<()>>;
@@ -48,6 +52,11 @@ pub fn start_controllers(
         }),
         options: orlop_controllers::Options {
             root_ca_pem: Some(server.ca().cert_pem().to_owned()),
+            signing: Some(Signing {
+                cert_pem: server.ca().cert_pem().to_owned(),
+                key_pem: server.ca().key_pem().to_owned(),
+                duration: CERTIFICATE_DURATION,
+            }),
             token_signer: Some(TokenSigner::new(move |token| {
                 let account = (token.account, token.account_uid);
                 let signed = for_tokens.secret_token(token.namespace, account, token.secret);

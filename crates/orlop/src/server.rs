@@ -22,8 +22,7 @@ use crate::node::{self, Identities, NodeName};
 pub(crate) const STOP: Duration = Duration::from_secs(5);
 
 /// What the API server serves and no part of `orlop server` acts on yet. Nobody shall wait for an Ingress that never routes.
-const UNATTENDED: [&str; 4] =
-    ["certificatesigningrequests", "ingresses", "networkpolicies", "resourceclaims"];
+const UNATTENDED: [&str; 2] = ["ingresses", "networkpolicies"];
 
 /// A whole cluster.
 pub async fn run(arguments: ServerArguments) -> anyhow::Result<()> {

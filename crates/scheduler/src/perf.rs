@@ -136,7 +136,8 @@ const SELECTED: (&str, &str) = ("namespaceSelector", r#"{"matchLabels": {"team":
 /// A pod of a color with one term about its own color.
 fn colored(kind: &str, required: bool, color: &str, key: &str, (field, namespaces): (&str, &str)) -> Value {
     let namespaces: Value = serde_json::from_str(namespaces).unwrap_or_default();
-    let term = json!({"topologyKey": key, "labelSelector": {"matchLabels": {"color": color}}, field: namespaces});
+    let term =
+        json!({"topologyKey": key, "labelSelector": {"matchLabels": {"color": color}}, field: namespaces});
     let affinity = match required {
         true => json!({kind: {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}),
         false => json!({kind: {"preferredDuringSchedulingIgnoredDuringExecution":

@@ -78,7 +78,8 @@ impl Cluster {
         let service = self.server.in_memory(Self::administrator().authenticated());
         let response = service.oneshot(request).await.map_err(|error| anyhow::anyhow!("{shown}: {error}"))?;
         let status = response.status();
-        let body = response.into_body().collect().await.map_err(|error| anyhow::anyhow!("{shown}: {error}"))?;
+        let body =
+            response.into_body().collect().await.map_err(|error| anyhow::anyhow!("{shown}: {error}"))?;
         if !status.is_success() {
             bail!("{shown}: {status}: {}", String::from_utf8_lossy(&body.to_bytes()));
         }

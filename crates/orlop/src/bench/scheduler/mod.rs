@@ -46,7 +46,9 @@ fn choose(names: &[String]) -> anyhow::Result<Vec<&'static Workload>> {
     }
     let find = |name: &String| {
         let found = WORKLOADS.iter().find(|workload| workload.name == name);
-        found.with_context(|| format!("there is no workload {name:?}; `orlop bench scheduler --list` names them"))
+        found.with_context(|| {
+            format!("there is no workload {name:?}; `orlop bench scheduler --list` names them")
+        })
     };
     names.iter().map(find).collect()
 }
