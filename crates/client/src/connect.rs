@@ -19,6 +19,15 @@ pub enum ConnectError {
         #[source]
         source: Box<kube::config::KubeconfigError>,
     },
+    /// There is no kubeconfig, and this process does not run in a pod.
+    #[error("no API server: {0}; pass --kubeconfig with a file that names a cluster and a user")]
+    InCluster(#[source] Box<kube::config::InClusterError>),
+    /// `--master` is no address.
+    #[error("--master {address:?} is no URL, such as https://10.0.0.1:6443")]
+    Address {
+        /// As given.
+        address: String,
+    },
     /// The TLS or HTTP stack refused the configuration.
     #[error("client for {path}: {source}")]
     Client {
@@ -30,19 +39,73 @@ pub enum ConnectError {
     },
 }
 
+/// How an API server is reached, and as whom. Cheap to clone.
+#[derive(Clone)]
+pub struct Connection {
+    config: kube::Config,
+    /// Where that comes from, for messages.
+    shown: String,
+}
+
+impl Connection {
+    /// From a kubeconfig file, or from the pod that this process runs in. `server` is the address instead of the one
+    /// found there; `user_agent` names the component.
+    pub async fn open(
+        kubeconfig: Option<&Path>,
+        server: Option<&str>,
+        user_agent: &'static str,
+    ) -> Result<Connection, ConnectError> {
+        let shown = kubeconfig.map_or_else(|| "this pod".to_owned(), |path| path.display().to_string());
+        let mut config = match kubeconfig {
+            Some(path) => {
+                let wrong =
+                    |source| ConnectError::Kubeconfig { path: shown.clone(), source: Box::new(source) };
+                let file = Kubeconfig::read_from(path).map_err(wrong)?;
+                kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+                    .await
+                    .map_err(wrong)?
+            }
+            None => kube::Config::incluster().map_err(|source| ConnectError::InCluster(Box::new(source)))?,
+        };
+        if let Some(server) = server {
+            config.cluster_url =
+                server.parse().map_err(|_| ConnectError::Address { address: server.to_owned() })?;
+        }
+        config.headers.push((USER_AGENT, HeaderValue::from_static(user_agent)));
+        // A watch is quiet for minutes on an idle cluster; the server ends it, not a read timeout.
+        config.read_timeout = None;
+        Ok(Connection { config, shown })
+    }
+
+    /// A client with the credentials found.
+    pub fn client(&self) -> Result<kube::Client, ConnectError> {
+        let refused = |source| ConnectError::Client { path: self.shown.clone(), source: Box::new(source) };
+        kube::Client::try_from(self.config.clone()).map_err(refused)
+    }
+
+    /// A client that shows the token in a file instead, read again when it changes.
+    pub fn with_token_file(&self, path: &Path) -> Result<kube::Client, ConnectError> {
+        let mut config = self.config.clone();
+        config.auth_info = kube::config::AuthInfo {
+            token_file: Some(path.display().to_string()),
+            ..kube::config::AuthInfo::default()
+        };
+        Connection { config, shown: path.display().to_string() }.client()
+    }
+
+    /// The authorities that the server's certificate is checked with, as PEM.
+    pub fn ca_pem(&self) -> Option<String> {
+        let certificates = self.config.root_cert.as_ref()?;
+        let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
+        let text = |der: &Vec<u8>| pem::encode_config(&pem::Pem::new("CERTIFICATE", der.clone()), config);
+        Some(certificates.iter().map(text).collect())
+    }
+}
+
 /// A client over TLS, as the kubeconfig file says. `user_agent` names the component (it becomes the field manager
 /// when none is given).
 pub async fn from_kubeconfig(path: &Path, user_agent: &'static str) -> Result<kube::Client, ConnectError> {
-    let shown = path.display().to_string();
-    let wrong = |source| ConnectError::Kubeconfig { path: shown.clone(), source: Box::new(source) };
-    let file = Kubeconfig::read_from(path).map_err(wrong)?;
-    let mut config =
-        kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(wrong)?;
-    config.headers.push((USER_AGENT, HeaderValue::from_static(user_agent)));
-    // A watch is quiet for minutes on an idle cluster; the server ends it, not a read timeout.
-    config.read_timeout = None;
-    kube::Client::try_from(config)
-        .map_err(|source| ConnectError::Client { path: shown, source: Box::new(source) })
+    Connection::open(Some(path), None, user_agent).await?.client()
 }
 
 /// A client whose requests go straight into an API server of the same process. `service` is that server's request

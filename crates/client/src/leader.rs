@@ -39,6 +39,22 @@ impl LeaderElectionOptions {
             retry_period: Duration::from_secs(2),
         }
     }
+
+    /// What is wrong with the times, in client-go's words.
+    pub fn check(&self) -> Result<(), &'static str> {
+        // How far client-go spreads its tries.
+        const JITTER: f64 = 1.2;
+        if self.lease_duration <= self.renew_deadline {
+            return Err("leaseDuration must be greater than renewDeadline");
+        }
+        if self.renew_deadline <= self.retry_period.mul_f64(JITTER) {
+            return Err("renewDeadline must be greater than retryPeriod*JitterFactor");
+        }
+        if self.retry_period.is_zero() {
+            return Err("retryPeriod must be greater than zero");
+        }
+        Ok(())
+    }
 }
 
 /// One competitor.

@@ -12,7 +12,7 @@ mod informer;
 mod leader;
 mod queue;
 
-pub use connect::{ConnectError, from_kubeconfig, in_memory};
+pub use connect::{ConnectError, Connection, from_kubeconfig, in_memory};
 pub use controller::run_workers;
 pub use events::{EventRecorder, EventType, object_reference};
 pub use factory::SharedInformerFactory;

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::Error;
+use crate::names::is_enabled;
 
 /// Makes a client that acts as somebody: the name of a service account in `kube-system` (`deployment-controller`), or
 /// a whole user name when it begins with `system:` (`system:kube-controller-manager`, used for all reads).
@@ -56,6 +57,8 @@ impl std::fmt::Debug for TokenSigner {
 /// What an administrator can set. The defaults are upstream's, with node addresses handed out.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// Which controllers run, as `--controllers` says it: `*` for all, a name to add one, `-` and a name to leave one out.
+    pub controllers: Vec<String>,
     /// The range that nodes get their pod ranges from, e.g. `10.244.0.0/16`; `None` hands out none.
     pub cluster_cidr: Option<String>,
     /// The range of Service addresses, never handed to a node, e.g. `10.96.0.0/16`.
@@ -79,6 +82,11 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            controllers: vec![
+                "*".to_owned(),
+                "bootstrap-signer-controller".into(),
+                "token-cleaner-controller".into(),
+            ],
             cluster_cidr: Some("10.244.0.0/16".to_owned()),
             service_cidr: Some("10.96.0.0/16".to_owned()),
             node_cidr_mask_size: 24,
@@ -116,10 +124,10 @@ pub(crate) struct Shell {
 
 type Run = fn(Shell) -> BoxFuture<'static, Result<(), Error>>;
 
-struct Controller {
-    name: &'static str,
+pub(crate) struct Controller {
+    pub(crate) name: &'static str,
     /// The service account it writes as.
-    account: &'static str,
+    pub(crate) account: &'static str,
     /// `source.component` of its events.
     component: &'static str,
     run: Run,
@@ -129,7 +137,7 @@ macro_rules! controllers {
     ($($name:literal, $account:literal, $component:literal, $run:path;)*) => {
         /// The names of all controllers, as upstream's `--controllers` flag knows them.
         pub const CONTROLLERS: &[&str] = &[$($name),*];
-        const TABLE: &[Controller] = &[$(Controller {
+        pub(crate) const TABLE: &[Controller] = &[$(Controller {
             name: $name, account: $account, component: $component, run: |shell| $run(shell).boxed(),
         }),*];
     };
@@ -155,7 +163,10 @@ controllers! {
     "endpoints-controller", "endpoint-controller", "endpoint-controller", crate::endpoints::run;
     "endpointslice-controller", "endpointslice-controller", "endpoint-slice-controller", crate::endpointslice::run;
     "endpointslice-mirroring-controller", "endpointslicemirroring-controller", "endpoint-slice-mirroring-controller", crate::endpointslice::run_mirroring;
+    "service-cidr-controller", "service-cidrs-controller", "service-cidr-controller", crate::service_cidr::run;
+    "service-lb-controller", "service-controller", "service-controller", crate::service_lb::run;
     "namespace-controller", "namespace-controller", "namespace-controller", crate::namespace::run;
+    "resourceclaim-controller", "resource-claim-controller", "resource_claim", crate::resource_claim::run;
     "resourcequota-controller", "resourcequota-controller", "resourcequota-controller", crate::resourcequota::run;
     "serviceaccount-controller", "service-account-controller", "service-account-controller", crate::service_account::run;
     "serviceaccount-token-controller", "system:kube-controller-manager", "serviceaccount-token-controller", crate::service_account_tokens::run;
@@ -181,7 +192,8 @@ pub async fn run(context: Context) {
     let reader = (context.client_for)("system:kube-controller-manager");
     let informers = SharedInformerFactory::new(reader, context.shutdown.clone());
     let options = Arc::new(context.options.clone());
-    join_all(TABLE.iter().map(|controller| {
+    let wanted = TABLE.iter().filter(|controller| is_enabled(controller.name, &options.controllers));
+    join_all(wanted.map(|controller| {
         let client = (context.client_for)(controller.account);
         let shell = Shell {
             informers: informers.clone(),

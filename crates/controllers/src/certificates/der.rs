@@ -128,7 +128,7 @@ impl Certificate<'_> {
                 writer.next().write_bitvec_bytes(&signature, signature.len() * 8);
             });
         });
-        Ok(pem(&whole))
+        Ok(pem(whole))
     }
 
     fn body(&self, writer: &mut DERWriterSeq<'_>, algorithm: &[u8]) -> Result<(), String> {
@@ -246,9 +246,7 @@ fn algorithm(key: &KeyPair) -> Result<Vec<u8>, String> {
     }))
 }
 
-fn pem(der: &[u8]) -> String {
-    use base64::Engine;
-    let text = base64::engine::general_purpose::STANDARD.encode(der);
-    let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
-    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+fn pem(der: Vec<u8>) -> String {
+    let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
+    pem::encode_config(&pem::Pem::new("CERTIFICATE", der), config)
 }
