@@ -94,6 +94,11 @@ impl Running {
         self.0.store(true, Ordering::Release);
         RunningGuard(self.0.clone())
     }
+
+    /// Whether it runs.
+    pub fn is_running(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 impl Drop for RunningGuard {

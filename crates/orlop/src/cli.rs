@@ -44,8 +44,14 @@ pub enum Command {
     Server(Box<ServerArguments>),
     /// Run the API server alone, with upstream kube-apiserver's flag names.
     Apiserver(crate::apiserver::Flags),
+    /// Run the controllers alone, against any API server, with upstream kube-controller-manager's flag names.
+    ControllerManager(crate::controller_manager::Flags),
+    /// Run the scheduler alone, against any API server, with upstream kube-scheduler's flag names.
+    Scheduler(crate::scheduler::Flags),
     /// Look at, import, pull and remove this node's container images.
     Image(ImageArguments),
+    /// Run a cluster of hollow nodes: the control plane is real, the nodes and their pods only look so.
+    Simulate(crate::simulate::SimulateArguments),
     /// Measure an API server or a cluster.
     Bench(BenchArguments),
     /// Say what this host lacks for running a cluster.

@@ -5,13 +5,18 @@ mod apiserver;
 mod bench;
 mod check;
 mod cli;
+mod component;
 mod config_file;
 mod control_plane;
+mod controller_manager;
+mod flags;
 mod image;
 mod layout;
 mod node;
 mod node_socket;
+mod scheduler;
 mod server;
+mod simulate;
 mod uninstall;
 
 use std::ffi::OsString;
@@ -32,7 +37,7 @@ fn main() -> ExitCode {
     if arguments.get(1).is_some_and(|first| first == "shim") {
         orlop_runtime::shim_main(arguments.drain(2..));
     }
-    match config_file::with_file(apiserver::normalize(arguments))
+    match config_file::with_file(flags::normalize(arguments))
         .and_then(|arguments| run(Cli::parse_from(arguments)))
     {
         Ok(()) => ExitCode::SUCCESS,
@@ -54,7 +59,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         match cli.command {
             Command::Server(arguments) => server::run(*arguments).await,
             Command::Apiserver(arguments) => apiserver::run(arguments).await,
+            Command::ControllerManager(flags) => controller_manager::run(flags).await,
+            Command::Scheduler(flags) => scheduler::run(flags).await,
             Command::Image(arguments) => image::run(arguments).await,
+            Command::Simulate(arguments) => simulate::run(arguments).await,
             Command::Bench(arguments) => bench::run(arguments).await,
             Command::Check(arguments) => check::run(&arguments),
             Command::Uninstall(arguments) => uninstall::run(arguments).await,

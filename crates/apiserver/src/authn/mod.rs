@@ -28,7 +28,7 @@ use config::{AnonymousConfig, AuthenticationConfiguration};
 use jwt::JwtIssuer;
 use orlop_api::status::ApiError;
 pub use peer::Peer;
-pub use service_account::{BoundObject, ServiceAccountTokens, TokenError};
+pub use service_account::{BoundObject, SecretTokens, ServiceAccountTokens, TokenError};
 pub use token_file::TokenFile;
 pub use x509::user_of_certificate;
 

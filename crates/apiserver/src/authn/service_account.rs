@@ -262,18 +262,7 @@ impl ServiceAccountTokens {
         account: &BoundObject,
         secret: &str,
     ) -> Result<String, TokenError> {
-        let claims = json!({
-            "iss": LEGACY_ISSUER,
-            "kubernetes.io/serviceaccount/namespace": namespace,
-            "kubernetes.io/serviceaccount/secret.name": secret,
-            "kubernetes.io/serviceaccount/service-account.name": account.name,
-            "kubernetes.io/serviceaccount/service-account.uid": account.uid,
-            "sub": format!("system:serviceaccount:{namespace}:{}", account.name),
-        });
-        let mut header = Header::new(self.signing.public.algorithm);
-        header.kid = Some(self.signing.public.id.clone());
-        header.typ = None;
-        jsonwebtoken::encode(&header, &claims, &self.signing.key).map_err(|_| TokenError::Invalid)
+        sign_legacy(&self.signing, namespace, (&account.name, &account.uid), secret)
     }
 
     /// Whether a token claims to be of a service account; nothing is checked.
@@ -504,4 +493,39 @@ fn live(cache: &Option<Arc<Cache>>, namespace: Option<&str>, name: &str, now: i6
         .and_then(|t| t.parse::<jiff::Timestamp>().ok())
         .is_none_or(|deleted| now < deleted.as_second() + LEEWAY);
     alive.then_some(value)
+}
+
+/// Signs the tokens of Secrets without knowing any other token: what a controller manager in another process does.
+pub struct SecretTokens(SigningKey);
+
+impl SecretTokens {
+    /// With the PEM text of the key (`--service-account-private-key-file`).
+    pub fn new(key_pem: &str) -> Result<SecretTokens, PkiError> {
+        SigningKey::of_pem(key_pem).map(SecretTokens)
+    }
+
+    /// The token of an account (name and uid) that is to be kept in a Secret.
+    pub fn issue(&self, namespace: &str, account: (&str, &str), secret: &str) -> Result<String, TokenError> {
+        sign_legacy(&self.0, namespace, account, secret)
+    }
+}
+
+fn sign_legacy(
+    key: &SigningKey,
+    namespace: &str,
+    (account, uid): (&str, &str),
+    secret: &str,
+) -> Result<String, TokenError> {
+    let claims = json!({
+        "iss": LEGACY_ISSUER,
+        "kubernetes.io/serviceaccount/namespace": namespace,
+        "kubernetes.io/serviceaccount/secret.name": secret,
+        "kubernetes.io/serviceaccount/service-account.name": account,
+        "kubernetes.io/serviceaccount/service-account.uid": uid,
+        "sub": format!("system:serviceaccount:{namespace}:{account}"),
+    });
+    let mut header = Header::new(key.public.algorithm);
+    header.kid = Some(key.public.id.clone());
+    header.typ = None;
+    jsonwebtoken::encode(&header, &claims, &key.key).map_err(|_| TokenError::Invalid)
 }

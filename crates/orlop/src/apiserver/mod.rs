@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-pub use flags::{Flags, normalize};
+pub use flags::Flags;
 
 use crate::control_plane::{Tasks, open_store};
 use crate::server::{STOP, serve, until_told, write_kubeconfig};

@@ -1,101 +1,34 @@
-//! kube-apiserver's flags as facts: name, group of the help, kind, default, and what Orlop makes of it.
-//!
-//! A flag is never ignored in silence: it is used, or it is taken with a note because nothing here depends on it, or it
-//! is refused with what it would do.
+//! kube-apiserver's flags.
 
-/// How a flag's value is written, as upstream's flag library reads it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// `--flag`, `--flag=false`.
-    Bool,
-    /// A text.
-    Text,
-    /// Texts with commas between them; may be repeated.
-    List,
-    /// A text; may be repeated.
-    Repeat,
-    /// An integer.
-    Int,
-    /// A number.
-    Float,
-    /// `1h2m3s`.
-    Duration,
-    /// `key=value` with commas between; may be repeated.
-    Map,
-}
-
-/// What Orlop makes of a flag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Use {
-    /// It does what it does upstream.
-    Honoured,
-    /// It is accepted and changes nothing, for this reason.
-    NoEffect(&'static str),
-    /// Another value than the default is refused: it would do this, and Orlop does not have it.
-    Missing(&'static str),
-}
-
-/// One flag.
-pub struct Flag {
-    /// Without the dashes.
-    pub name: &'static str,
-    /// Kind of its value.
-    pub kind: Kind,
-    /// Default value; empty for none.
-    pub default: &'static str,
-    /// What comes of it.
-    pub means: Use,
-    /// A line for the help.
-    pub help: &'static str,
-}
-
-const fn used(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Flag {
-    Flag { name, kind, default, means: Use::Honoured, help }
-}
-
-const fn idle(
-    name: &'static str,
-    kind: Kind,
-    default: &'static str,
-    why: &'static str,
-    help: &'static str,
-) -> Flag {
-    Flag { name, kind, default, means: Use::NoEffect(why), help }
-}
-
-const fn lacks(name: &'static str, kind: Kind, default: &'static str, would: &'static str) -> Flag {
-    Flag { name, kind, default, means: Use::Missing(would), help: would }
-}
+use crate::flags::table::{Flag, Kind, LOGS, Table, idle, lacks, used};
 
 use Kind::{Bool, Duration, Float, Int, List, Map, Repeat, Text};
-
-const OWN_LOGS: &str = "Orlop's logs are set with --log-level and --log-format";
 
 /// Upstream refuses these too, without a feature gate that is off by default.
 const PEERS: &str = "let servers of different versions pass requests to each other (the feature UnknownVersionInteroperabilityProxy)";
 
 /// The flags by the headings of upstream's `--help`.
-pub const GROUPS: &[(&str, &[Flag])] = &[
-    ("Orlop flags", ORLOP),
-    ("Generic flags", GENERIC),
-    ("Etcd flags", ETCD),
-    ("Secure serving flags", SECURE_SERVING),
-    ("Auditing flags", AUDITING),
-    ("Features flags", FEATURES),
-    ("Authentication flags", AUTHENTICATION),
-    ("Authorization flags", AUTHORIZATION),
-    ("API enablement flags", API_ENABLEMENT),
-    ("Egress selector flags", EGRESS),
-    ("Admission flags", ADMISSION),
-    ("Metrics flags", METRICS),
-    ("Logs flags", LOGS),
-    ("Traces flags", TRACES),
-    ("Misc flags", MISC),
-];
+#[derive(Debug, Default)]
+pub struct Apiserver;
 
-/// Every flag.
-pub fn all() -> impl Iterator<Item = &'static Flag> {
-    GROUPS.iter().flat_map(|(_, flags)| flags.iter())
+impl Table for Apiserver {
+    const GROUPS: &'static [(&'static str, &'static [Flag])] = &[
+        ("Orlop flags", ORLOP),
+        ("Generic flags", GENERIC),
+        ("Etcd flags", ETCD),
+        ("Secure serving flags", SECURE_SERVING),
+        ("Auditing flags", AUDITING),
+        ("Features flags", FEATURES),
+        ("Authentication flags", AUTHENTICATION),
+        ("Authorization flags", AUTHORIZATION),
+        ("API enablement flags", API_ENABLEMENT),
+        ("Egress selector flags", EGRESS),
+        ("Admission flags", ADMISSION),
+        ("Metrics flags", METRICS),
+        ("Logs flags", LOGS),
+        ("Traces flags", TRACES),
+        ("Misc flags", MISC),
+    ];
 }
 
 const ORLOP: &[Flag] = &[
@@ -524,17 +457,6 @@ const METRICS: &[Flag] = &[
         "",
         "Show metrics hidden since this release, the one before this server's own: there are none",
     ),
-];
-
-const LOGS: &[Flag] = &[
-    idle("log-flush-frequency", Duration, "5s", OWN_LOGS, "How often logs are flushed"),
-    idle("log-json-info-buffer-size", Text, "0", OWN_LOGS, "Buffer of info lines"),
-    idle("log-json-split-stream", Bool, "false", OWN_LOGS, "Errors and infos in two streams"),
-    idle("log-text-info-buffer-size", Text, "0", OWN_LOGS, "Buffer of info lines"),
-    idle("log-text-split-stream", Bool, "false", OWN_LOGS, "Errors and infos in two streams"),
-    idle("logging-format", Text, "text", OWN_LOGS, "text or json"),
-    idle("v", Int, "0", OWN_LOGS, "How much is logged"),
-    idle("vmodule", Text, "", OWN_LOGS, "How much is logged, by file"),
 ];
 
 const TRACES: &[Flag] = &[lacks(

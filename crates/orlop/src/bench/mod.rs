@@ -34,6 +34,8 @@ pub enum BenchCommand {
     /// API server, store (on disk, durable) and scheduler run in this process, as upstream's benchmark runs them; no
     /// cluster is needed and none is touched.
     Scheduler(SchedulerArguments),
+    /// Time from the creation of many Deployments until all of their pods are bound, and until they run, on hollow nodes.
+    Deployments(DeploymentsArguments),
 }
 
 /// `orlop bench api`.
@@ -93,6 +95,23 @@ pub struct SchedulerArguments {
     /// Run the controllers as well.
     #[arg(long)]
     pub controllers: bool,
+    /// Play one workload in this process, with the state in this directory.
+    #[arg(long, hide = true)]
+    pub directory: Option<PathBuf>,
+}
+
+/// `orlop bench deployments`.
+#[derive(Debug, Args)]
+pub struct DeploymentsArguments {
+    /// Hollow nodes.
+    #[arg(long, default_value_t = 100)]
+    pub nodes: usize,
+    /// Deployments.
+    #[arg(long, default_value_t = 100)]
+    pub deployments: usize,
+    /// Pods of each.
+    #[arg(long, default_value_t = 10)]
+    pub replicas: usize,
 }
 
 /// Runs one benchmark.
@@ -101,6 +120,7 @@ pub async fn run(arguments: BenchArguments) -> anyhow::Result<()> {
         BenchCommand::Api(arguments) => api::run(arguments).await,
         BenchCommand::Pods(arguments) => pods::run(arguments).await,
         BenchCommand::Scheduler(arguments) => scheduler::run(arguments).await,
+        BenchCommand::Deployments(arguments) => scheduler::deployments::run(arguments).await,
     }
 }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// A resource and how much it counts in a score.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ResourceSpec {
     /// `cpu`, `memory` or another resource.
@@ -41,7 +41,7 @@ pub struct UtilizationShapePoint {
 }
 
 /// How NodeResourcesFit scores.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ScoringStrategy {
     /// `LeastAllocated`, `MostAllocated` or `RequestedToCapacityRatio`.
@@ -56,7 +56,7 @@ pub struct ScoringStrategy {
 }
 
 /// Of `RequestedToCapacityRatio`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RequestedToCapacityRatio {
     /// The function.
@@ -65,7 +65,7 @@ pub struct RequestedToCapacityRatio {
 }
 
 /// Of NodeResourcesFit.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct NodeResourcesFitArgs {
     /// Resources that are not filtered by.
@@ -77,7 +77,7 @@ pub struct NodeResourcesFitArgs {
 }
 
 /// Of NodeResourcesBalancedAllocation.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct NodeResourcesBalancedAllocationArgs {
     /// What is balanced.
@@ -85,7 +85,7 @@ pub struct NodeResourcesBalancedAllocationArgs {
 }
 
 /// Of NodeAffinity.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct NodeAffinityArgs {
     /// Applies to all pods besides their own.
@@ -93,7 +93,7 @@ pub struct NodeAffinityArgs {
 }
 
 /// Of InterPodAffinity.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct InterPodAffinityArgs {
     /// How much a placed pod's required affinity for the pod counts, 0–100.
@@ -109,7 +109,7 @@ impl Default for InterPodAffinityArgs {
 }
 
 /// Of PodTopologySpread.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct PodTopologySpreadArgs {
     /// For pods without constraints of their own; without selectors.
@@ -125,7 +125,7 @@ impl Default for PodTopologySpreadArgs {
 }
 
 /// Of VolumeBinding.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct VolumeBindingArgs {
     /// How long a binding may take.
@@ -141,7 +141,7 @@ impl Default for VolumeBindingArgs {
 }
 
 /// Of DefaultPreemption.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct DefaultPreemptionArgs {
     /// How many of the nodes are tried at least, percent.
@@ -157,7 +157,7 @@ impl Default for DefaultPreemptionArgs {
 }
 
 /// Of DynamicResources. Go durations.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct DynamicResourcesArgs {
     /// How long the allocation for one node may take; 0 means as long as it takes, absent 10 s.

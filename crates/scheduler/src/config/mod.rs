@@ -55,7 +55,7 @@ fn join(errors: &[orlop_api::FieldError]) -> String {
 }
 
 /// The whole configuration. Durations are in seconds where the name says so.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct KubeSchedulerConfiguration {
     api_version: String,
@@ -106,7 +106,7 @@ impl Default for KubeSchedulerConfiguration {
 }
 
 /// How the pods of one scheduler name are scheduled.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct KubeSchedulerProfile {
     /// `spec.schedulerName` of its pods.
@@ -120,7 +120,7 @@ pub struct KubeSchedulerProfile {
 }
 
 /// The arguments of one plugin.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PluginConfig {
     /// Of the plugin.
@@ -152,7 +152,7 @@ pub struct PluginSet {
 }
 
 /// The plugin sets of a profile.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[allow(missing_docs)] // Each is the extension point of its name.
 pub struct Plugins {
@@ -193,7 +193,7 @@ impl Plugins {
 }
 
 /// An HTTP service that filters, prioritises, preempts or binds.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ExtenderConfig {
     /// Where it is.
@@ -224,7 +224,7 @@ pub struct ExtenderConfig {
 }
 
 /// A resource an extender manages.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ExtenderManagedResource {
     /// An extended resource.
@@ -235,7 +235,7 @@ pub struct ExtenderManagedResource {
 }
 
 /// TLS of an extender. Data are base64.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[allow(missing_docs)] // As in a kubeconfig.
 pub struct ExtenderTlsConfig {

@@ -4,17 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use http::Method;
 use http_body_util::{BodyExt, Full};
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, WatchEvent, WatchParams};
 use orlop_apiserver::components::Running;
 use orlop_apiserver::{ApiServer, Options, UserInfo};
 use parking_lot::Mutex;
 use serde_json::Value;
+use tokio::io::AsyncBufReadExt;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -55,6 +54,38 @@ impl Cluster {
         }
         start_scheduler(&server, Running::default(), &shutdown, &mut tasks);
         Ok(Cluster { server, shutdown, tasks: Arc::new(Mutex::new(tasks)) })
+    }
+
+    /// Starts a whole control plane as `orlop server` does, with every admission plugin and all controllers.
+    pub async fn start_whole(directory: &Path) -> anyhow::Result<Cluster> {
+        let options = Options { cert_dir: Some(directory.join("pki")), ..Options::default() };
+        let server = ApiServer::new(options, open_store(&directory.join("store")).await?).await?;
+        let (shutdown, mut tasks) = (CancellationToken::new(), Tasks::new());
+        start_controllers(&server, Default::default(), Running::default(), &shutdown, &mut tasks);
+        start_scheduler(&server, Running::default(), &shutdown, &mut tasks);
+        Ok(Cluster { server, shutdown, tasks: Arc::new(Mutex::new(tasks)) })
+    }
+
+    /// Starts further tasks of the cluster.
+    pub fn run_beside(&self, start: impl FnOnce(&CancellationToken, &mut Tasks)) {
+        start(&self.shutdown, &mut self.tasks.lock());
+    }
+
+    /// A client with all rights.
+    pub fn client(&self, component: &'static str) -> kube::Client {
+        client(&self.server, Self::administrator(), component)
+    }
+
+    /// Waits until pods can be made in a namespace.
+    pub async fn wait_for_account(&self, namespace: &str) -> anyhow::Result<()> {
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/default");
+        while let Err(error) = self.send(Method::GET, &path, Bytes::new()).await {
+            if !error.to_string().contains("404") {
+                return Err(error);
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        Ok(())
     }
 
     /// Ends everything.
@@ -115,32 +146,46 @@ impl Cluster {
         requests.buffer_unordered(CREATORS).try_collect::<()>().await
     }
 
-    /// Begins to count the pods that are bound to a node and whose name begins with `prefix`.
+    /// Begins to count the pods that are bound to a node and whose name begins with `prefix`. Their events are looked
+    /// through as text: the counting shall not be a part of what is measured.
     pub async fn watch_bound(&self, prefix: &str) -> anyhow::Result<Bound> {
-        let client = client(&self.server, Self::administrator(), "orlop-bench");
-        let pods: Api<Pod> = Api::all(client);
-        let from = pods.list_metadata(&kube::api::ListParams::default().limit(1)).await?;
-        let version = from.metadata.resource_version.context("the list has no resourceVersion")?;
-        let parameters = WatchParams::default().fields("spec.nodeName!=");
-        let mut events = pods.watch_metadata(&parameters, &version).await?.boxed();
-        let (count, prefix) = (Arc::new(AtomicUsize::new(0)), format!("{prefix}-"));
+        self.watch_selected("spec.nodeName%21%3D", prefix).await
+    }
+
+    /// The same for pods that run.
+    pub async fn watch_running(&self, prefix: &str) -> anyhow::Result<Bound> {
+        self.watch_selected("status.phase%3DRunning", prefix).await
+    }
+
+    async fn watch_selected(&self, fields: &str, prefix: &str) -> anyhow::Result<Bound> {
+        let path = format!("/api/v1/pods?watch=true&fieldSelector={fields}&resourceVersion=0");
+        let request = http::Request::get(path).body(Full::new(Bytes::new()))?;
+        let service = self.server.in_memory(Self::administrator().authenticated());
+        let response = service.oneshot(request).await.map_err(|error| anyhow::anyhow!("watch: {error}"))?;
+        if !response.status().is_success() {
+            bail!("watch of pods: {}", response.status());
+        }
+        let body = response.into_body().into_data_stream().map_err(std::io::Error::other);
+        let mut lines = tokio_util::io::StreamReader::new(body);
+        let name = memchr::memmem::Finder::new(&format!("\"name\":\"{prefix}")).into_owned();
+        let count = Arc::new(AtomicUsize::new(0));
         let (sender, changed) = watch::channel(Ok(0));
         let seen = count.clone();
         tokio::spawn(async move {
+            let mut line = Vec::new();
             loop {
-                let event = tokio::select! {
-                    event = events.next() => event,
+                line.clear();
+                let read = tokio::select! {
+                    read = lines.read_until(b'\n', &mut line) => read,
                     () = sender.closed() => return,
                 };
-                match event {
-                    Some(Ok(WatchEvent::Added(pod))) => {
-                        if pod.metadata.name.is_some_and(|name| name.starts_with(&prefix)) {
-                            let _ = sender.send(Ok(seen.fetch_add(1, Ordering::Relaxed) + 1));
-                        }
+                match read {
+                    Ok(0) => return drop(sender.send(Err("the watch of pods ended".to_owned()))),
+                    Err(error) => return drop(sender.send(Err(error.to_string()))),
+                    Ok(_) if line.starts_with(br#"{"type":"ADDED""#) && name.find(&line).is_some() => {
+                        let _ = sender.send(Ok(seen.fetch_add(1, Ordering::Relaxed) + 1));
                     }
-                    Some(Ok(_)) => {}
-                    Some(Err(error)) => drop(sender.send(Err(error.to_string()))),
-                    None => return drop(sender.send(Err("the watch of pods ended".to_owned()))),
+                    Ok(_) => {}
                 }
             }
         });

@@ -1,6 +1,7 @@
 //! `orlop bench scheduler`: upstream's scheduler_perf workloads against API server, store and scheduler in this process.
 
 mod cluster;
+pub mod deployments;
 
 use std::time::{Duration, Instant};
 
@@ -27,15 +28,27 @@ pub async fn run(arguments: SchedulerArguments) -> anyhow::Result<()> {
         }
         return Ok(());
     }
+    if let (Some(directory), [workload]) = (&arguments.directory, chosen.as_slice()) {
+        return play(workload, &arguments, directory).await.with_context(|| workload.name);
+    }
     println!(
         "{:<48} {:>6} {:>6} {:>8} {:>7} {:>7} {:>11}",
         "workload", "nodes", "pods", "pods/s", "floor", "times", "CPU ms/pod"
     );
     for workload in chosen {
+        // A process each: what one leaves to be done (events, memory) shall not burden the next.
         let directory = std::env::temp_dir().join(super::run_name());
-        let played = play(workload, &arguments, &directory).await;
+        let mut process = tokio::process::Command::new(std::env::current_exe()?);
+        process.args(["--log-level", "warn", "bench", "scheduler", workload.name]);
+        process.arg(format!("--scale={}", arguments.scale)).arg("--directory").arg(&directory);
+        if arguments.controllers {
+            process.arg("--controllers");
+        }
+        let ended = process.kill_on_drop(true).status().await;
         let _ = std::fs::remove_dir_all(&directory);
-        played.with_context(|| workload.name)?;
+        if !ended?.success() {
+            bail!("workload {} failed", workload.name);
+        }
     }
     Ok(())
 }
@@ -105,7 +118,7 @@ fn namespaces(workload: &Workload) -> std::collections::BTreeSet<String> {
 /// Creates pods and waits until all of them are bound.
 async fn place(cluster: &Cluster, pods: &Pods, count: usize, prefix: &str) -> anyhow::Result<()> {
     let (namespaces, template) = (pods.namespaces(), (pods.template)());
-    let bound = cluster.watch_bound(prefix).await?;
+    let bound = cluster.watch_bound(&format!("{prefix}-")).await?;
     let pod = |number: usize| {
         let namespace = namespaces.get(number % namespaces.len()).context("no namespace")?;
         let mut pod = template.clone();
