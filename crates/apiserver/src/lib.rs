@@ -331,6 +331,11 @@ impl ApiServer {
         self.ready.load(Ordering::Acquire)
     }
 
+    /// Whether a Service answers for a group and version that a server of this process would answer for.
+    pub fn is_served_elsewhere(&self, group: &str, version: &str) -> bool {
+        self.aggregator.is_elsewhere(group, version)
+    }
+
     /// Whether the server is shutting down.
     pub fn is_stopping(&self) -> bool {
         self.drain.has_begun() || self.stop.is_cancelled()

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::aggregation::InProcess;
 use crate::components::{self, Component};
 use crate::metrics::Shaping;
 use crate::pki::Leaf;
@@ -314,6 +315,8 @@ pub struct Options {
     pub kubelet_timeout: Duration,
     /// The components of the control plane that ComponentStatus tells of, by name, besides the store.
     pub components: Vec<(String, Arc<dyn Component>)>,
+    /// API servers of this process that answer for groups of their own.
+    pub in_process: Vec<InProcess>,
     /// The command line as it was understood, for `/configz` and `/flagz`: flag name and value.
     pub flags: Vec<(String, String)>,
 }
@@ -394,6 +397,7 @@ impl Default for Options {
             metrics: Shaping::default(),
             kubelet_timeout: Duration::from_secs(5),
             components: components::at_their_ports(),
+            in_process: Vec::new(),
             flags: Vec::new(),
         }
     }

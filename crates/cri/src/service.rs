@@ -87,6 +87,11 @@ pub trait Runtime: Send + Sync {
 
     /// Usage of all containers that match, one reading each.
     async fn list_container_stats(&self, filter: &ContainerFilter) -> Result<Vec<ContainerStats>>;
+    /// CPU, memory and processes alone, for those who ask often: sizes of writable layers may be left out (0), because
+    /// finding them walks directories.
+    async fn list_container_usage(&self, filter: &ContainerFilter) -> Result<Vec<ContainerStats>> {
+        self.list_container_stats(filter).await
+    }
 
     /// Created, started, stopped and deleted events of containers and sandboxes, from now on. A consumer that falls
     /// behind gets [`ContainerEvent::Lagged`] and must list again.

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -107,8 +108,21 @@ pub struct ServerArguments {
     /// Users of the API by static token: a file of lines `token,user,uid,"group,group"`.
     #[arg(long)]
     pub token_auth_file: Option<PathBuf>,
+    /// Do not serve metrics.k8s.io, which `kubectl top` and HorizontalPodAutoscalers read.
+    #[arg(long)]
+    pub disable_metrics_server: bool,
+    /// How often the kubelets are asked what nodes and containers use, such as `15s`.
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = resolution)]
+    pub metrics_resolution: Duration,
     #[command(flatten)]
     pub node: NodeArguments,
+}
+
+/// A duration that a rate can be told of.
+fn resolution(text: &str) -> Result<Duration, String> {
+    let nanoseconds = orlop_api::decode::scalar::parse_duration(text)?;
+    let found = u64::try_from(nanoseconds).map(Duration::from_nanos).unwrap_or_default();
+    if found < Duration::from_secs(1) { Err("must be at least 1s".to_owned()) } else { Ok(found) }
 }
 
 /// The node's part of `orlop server`.

@@ -12,6 +12,7 @@ mod controller_manager;
 mod flags;
 mod image;
 mod layout;
+mod metrics;
 mod node;
 mod node_socket;
 mod scheduler;

@@ -8,6 +8,7 @@ use anyhow::Context;
 use orlop_apiserver::components::Running;
 use orlop_apiserver::pki::{self, CertificateAuthority, Subject};
 use orlop_apiserver::{ApiServer, Options, UserInfo};
+use orlop_metrics_server::MetricsServer;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -16,6 +17,7 @@ use crate::addons;
 use crate::cli::ServerArguments;
 use crate::control_plane::{Tasks, client, open_store, start_controllers, start_scheduler};
 use crate::layout::Layout;
+use crate::metrics;
 use crate::node::{self, Identities, NodeName};
 
 /// How long components may take to end after a signal. Nothing is lost when they do not.
@@ -39,7 +41,11 @@ pub async fn run(arguments: ServerArguments) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     let mut tasks = Tasks::new();
     let (controllers, scheduler) = (Running::default(), Running::default());
+    let metrics_server = (!arguments.disable_metrics_server).then(|| {
+        MetricsServer::new(orlop_metrics_server::Options { resolution: arguments.metrics_resolution })
+    });
     let options = Options {
+        in_process: metrics_server.iter().map(metrics::in_process).collect(),
         components: vec![
             ("controller-manager".to_owned(), Arc::new(controllers.clone())),
             ("scheduler".to_owned(), Arc::new(scheduler.clone())),
@@ -61,6 +67,11 @@ pub async fn run(arguments: ServerArguments) -> anyhow::Result<()> {
 
     let admin = client(&server, UserInfo::new("system:addon-manager", &["system:masters"]), "addon-manager");
     addons::grant(&admin).await.context("rights of the provisioner of volumes")?;
+    if let Some(found) = metrics_server {
+        let client = client(&server, metrics::user(), "metrics-server");
+        let started = metrics::start(&server, found, &admin, client, &shutdown, &mut tasks);
+        started.await.context("the metrics server")?;
+    }
     tokio::spawn(addons::ensure(admin, shutdown.clone()));
     let options = orlop_controllers::Options {
         cluster_cidr: Some(arguments.cluster_cidr.to_string()),

@@ -1,4 +1,4 @@
-//! A connection pool to one backend: TLS by the APIService's trust, this server's proxy certificate, HTTP/2 when the
+//! Who answers for a group and version: a server of this process, or a connection pool to one elsewhere. TLS by the APIService's trust, this server's proxy certificate, HTTP/2 when the
 //! other side has it, connections of their own for requests that take them over.
 
 use std::future::Future;
@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{ServiceReference, text};
+use super::{Answer, ServiceReference, text};
 use crate::http::body::{Body, BoxError, Response};
 use crate::pki::{self, Leaf};
 use http_body_util::BodyExt as _;
@@ -33,7 +33,15 @@ const SYSTEM_ROOTS: [&str; 4] = [
 ];
 
 /// A backend.
-pub struct Backend {
+pub enum Backend {
+    /// Behind connections.
+    Elsewhere(Box<Pool>),
+    /// In this process.
+    InProcess(Answer),
+}
+
+/// Connections to a backend.
+pub struct Pool {
     client: Client<Dial, Body>,
     dial: Dial,
 }
@@ -195,12 +203,13 @@ impl Backend {
             .pool_idle_timeout(Duration::from_secs(60))
             .pool_max_idle_per_host(16)
             .build(dial.clone());
-        Ok(Backend { client, dial })
+        Ok(Backend::Elsewhere(Box::new(Pool { client, dial })))
     }
 
     /// Where it is now.
     pub fn set_addresses(&self, found: Vec<String>) {
-        let mut addresses = self.dial.addresses.lock();
+        let Backend::Elsewhere(pool) = self else { return };
+        let mut addresses = pool.dial.addresses.lock();
         if addresses.0 != found {
             *addresses = (found, 0);
         }
@@ -208,8 +217,17 @@ impl Backend {
 
     /// One request over the pool. The URI's host is a name for the pool only.
     pub async fn send(&self, request: http::Request<Body>) -> Result<Response, String> {
-        let response = self.client.request(request).await.map_err(|error| chain(&error))?;
+        let pool = match self {
+            Backend::Elsewhere(pool) => pool,
+            Backend::InProcess(answer) => return Ok(answer(request).await),
+        };
+        let response = pool.client.request(request).await.map_err(|error| chain(&error))?;
         Ok(response.map(|body| body.map_err(BoxError::from).boxed_unsync()))
+    }
+
+    /// Whether an answer may take its connection over: a server of this process has none.
+    pub fn has_connections(&self) -> bool {
+        matches!(self, Backend::Elsewhere(_))
     }
 
     /// One request over a connection of its own, which the answer may take over.
@@ -217,7 +235,8 @@ impl Backend {
         &self,
         request: http::Request<Body>,
     ) -> Result<http::Response<hyper::body::Incoming>, String> {
-        let stream = self.dial.connect(&self.dial.alone).await.map_err(|error| error.to_string())?;
+        let Backend::Elsewhere(pool) = self else { return Err("no connection".to_string()) };
+        let stream = pool.dial.connect(&pool.dial.alone).await.map_err(|error| error.to_string())?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| chain(&error))?;

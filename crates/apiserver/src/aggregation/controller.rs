@@ -15,7 +15,9 @@ use tokio::time::Instant;
 use super::backend::{Backend, Trust};
 use super::documents::{self, OpenApi};
 use super::resolve::{self, Unavailable};
-use super::{GROUP, Priority, Published, Remote, ServiceReference, check, priority_of, service_of, text};
+use super::{
+    GROUP, InProcess, Priority, Published, Remote, ServiceReference, check, priority_of, service_of, text,
+};
 use crate::ApiServer;
 use crate::authn::UserInfo;
 use crate::bootstrap::AUTOMANAGED;
@@ -40,12 +42,13 @@ pub fn start(server: &Arc<ApiServer>) {
 
 /// What is remembered of a backend.
 struct Kept {
-    service: ServiceReference,
-    trust: Trust,
+    /// `None` for a server of this process.
+    origin: Option<(ServiceReference, Trust)>,
     backend: Result<Arc<Backend>, String>,
     /// Of the Service and its slices at the last check.
     revisions: Vec<u64>,
-    due: Instant,
+    /// When it is asked again; `None` for a server of this process, which is asked once.
+    due: Option<Instant>,
     pause: Duration,
     available: bool,
     resources: Arc<Vec<Value>>,
@@ -87,7 +90,7 @@ async fn run(weak: Weak<ApiServer>) {
                 let object = "kube-system/extension-apiserver-authentication";
                 config = subscribe(resources.cache("", "ConfigMap"), Interest::Object(object.into()));
             }
-            if !kept.is_empty() {
+            if has_services(&kept) {
                 if services.is_none() {
                     services = subscribe(resources.cache("", "Service"), Interest::All);
                 }
@@ -98,11 +101,11 @@ async fn run(weak: Weak<ApiServer>) {
                 (services, slices) = (None, None);
             }
             sync(&server, &mut kept).await;
-            if !kept.is_empty() && (services.is_none() || slices.is_none()) {
+            if has_services(&kept) && (services.is_none() || slices.is_none()) {
                 // The first backend: begin to follow Services, then look again.
                 Some(Instant::now())
             } else {
-                kept.values().map(|k| k.due).min()
+                kept.values().filter_map(|k| k.due).min()
             }
         };
         let wait = async {
@@ -125,6 +128,11 @@ async fn run(weak: Weak<ApiServer>) {
         }
         table.mark_unchanged();
     }
+}
+
+/// Whether any backend has to be found through a Service.
+fn has_services(kept: &BTreeMap<String, Kept>) -> bool {
+    kept.values().any(|kept| kept.origin.is_some())
 }
 
 /// Brings everything in step once.
@@ -174,22 +182,30 @@ async fn sync_once(server: &ApiServer, kept: &mut BTreeMap<String, Kept>) {
 
 /// Backends of the APIServices that there are; what was known of unchanged ones stays.
 fn remember(server: &ApiServer, objects: &BTreeMap<String, Value>, kept: &mut BTreeMap<String, Kept>) {
-    kept.retain(|name, _| objects.get(name).is_some_and(|object| service_of(object).is_some()));
+    kept.retain(|name, _| objects.contains_key(name));
     for (name, object) in objects {
-        let Some(service) = service_of(object) else { continue };
-        let trust = Trust::of(object, &service);
-        if kept.get(name).is_some_and(|known| known.service == service && known.trust == trust) {
+        let origin = service_of(object).map(|service| {
+            let trust = Trust::of(object, &service);
+            (service, trust)
+        });
+        if kept.get(name).is_some_and(|known| known.origin == origin) {
             continue;
         }
-        let backend = Backend::new(&trust, server.aggregator.client.as_ref()).map(Arc::new);
+        let backend = match (&origin, in_process(server, name)) {
+            (Some((_, trust)), _) => Backend::new(trust, server.aggregator.client.as_ref()),
+            (None, Some(found)) => Ok(Backend::InProcess(found.answer.clone())),
+            (None, None) => {
+                kept.remove(name);
+                continue;
+            }
+        };
         kept.insert(
             name.clone(),
             Kept {
-                service,
-                trust,
-                backend,
+                due: Some(Instant::now()),
+                origin,
+                backend: backend.map(Arc::new),
                 revisions: Vec::new(),
-                due: Instant::now(),
                 pause: RETRY,
                 available: false,
                 resources: Arc::default(),
@@ -197,6 +213,10 @@ fn remember(server: &ApiServer, objects: &BTreeMap<String, Value>, kept: &mut BT
             },
         );
     }
+}
+
+fn in_process<'a>(server: &'a ApiServer, name: &str) -> Option<&'a InProcess> {
+    server.options.in_process.iter().find(|found| found.name() == name)
 }
 
 fn publish(server: &ApiServer, objects: &BTreeMap<String, Value>, kept: &BTreeMap<String, Kept>) {
@@ -210,7 +230,7 @@ fn publish(server: &ApiServer, objects: &BTreeMap<String, Value>, kept: &BTreeMa
             name: name.clone(),
             group: group.clone(),
             version: version.clone(),
-            service: kept.service.clone(),
+            service: kept.origin.as_ref().map(|(service, _)| service.clone()),
             backend: kept.backend.clone(),
             available: kept.available,
             resources: kept.resources.clone(),
@@ -245,14 +265,24 @@ async fn examine(
     name: &str,
     kept: &mut Kept,
 ) -> Option<(String, Unavailable)> {
-    let known = resolve::look(&server.registry, &kept.service);
-    if known.revisions == kept.revisions && Instant::now() < kept.due {
+    let (group, version) = (text(object, "/spec/group"), text(object, "/spec/version"));
+    let Some((service, _)) = &kept.origin else {
+        if kept.due.take().is_some()
+            && let Ok(backend) = kept.backend.clone()
+        {
+            kept.available = true;
+            read_documents(kept, &backend, name, "localhost", group, version).await;
+            return Some((name.to_string(), passed()));
+        }
+        return None;
+    };
+    let known = resolve::look(&server.registry, service);
+    if known.revisions == kept.revisions && kept.due.is_some_and(|due| Instant::now() < due) {
         return None;
     }
     kept.revisions = known.revisions.clone();
-    let (group, version) = (text(object, "/spec/group"), text(object, "/spec/version"));
-    let host = format!("{}.{}.svc:{}", kept.service.name, kept.service.namespace, kept.service.port);
-    let outcome = match (resolve::addresses(&known, &kept.service), &kept.backend) {
+    let host = format!("{}.{}.svc:{}", service.name, service.namespace, service.port);
+    let outcome = match (resolve::addresses(&known, service), &kept.backend) {
         (Err(unavailable), _) => Err(unavailable),
         (Ok(_), Err(message)) => {
             Err(Unavailable { reason: "FailedDiscoveryCheck", message: message.clone() })
@@ -268,31 +298,45 @@ async fn examine(
         name.to_string(),
         match outcome {
             Ok(backend) => {
-                match documents::resources(&backend, &host, group, version).await {
-                    Ok(found) if found != *kept.resources => kept.resources = Arc::new(found),
-                    Ok(_) => {}
-                    Err(error) => {
-                        tracing::debug!(name, error, "discovery of an aggregated API server failed")
-                    }
-                }
-                let found = documents::openapi(&backend, &host, group, version).await;
-                let hash = |document: &OpenApi| document.v3.as_ref().map(|(_, hash)| hash.clone());
-                if hash(&found) != hash(&kept.openapi) || found.v2 != kept.openapi.v2 {
-                    kept.openapi = Arc::new(found);
-                }
+                read_documents(kept, &backend, name, &host, group, version).await;
                 kept.available = true;
                 kept.pause = RETRY;
-                kept.due = now + RECHECK;
-                Unavailable { reason: "Passed", message: "all checks passed".to_string() }
+                kept.due = Some(now + RECHECK);
+                passed()
             }
             Err(unavailable) => {
                 kept.available = false;
-                kept.due = now + kept.pause;
+                kept.due = Some(now + kept.pause);
                 kept.pause = (kept.pause * 2).min(RECHECK);
                 unavailable
             }
         },
     ))
+}
+
+fn passed() -> Unavailable {
+    Unavailable { reason: "Passed", message: "all checks passed".to_string() }
+}
+
+/// What a backend serves, for the documents of this server.
+async fn read_documents(
+    kept: &mut Kept,
+    backend: &Backend,
+    name: &str,
+    host: &str,
+    group: &str,
+    version: &str,
+) {
+    match documents::resources(backend, host, group, version).await {
+        Ok(found) if found != *kept.resources => kept.resources = Arc::new(found),
+        Ok(_) => {}
+        Err(error) => tracing::debug!(name, error, "discovery of an aggregated API server failed"),
+    }
+    let found = documents::openapi(backend, host, group, version).await;
+    let hash = |document: &OpenApi| document.v3.as_ref().map(|(_, hash)| hash.clone());
+    if hash(&found) != hash(&kept.openapi) || found.v2 != kept.openapi.v2 {
+        kept.openapi = Arc::new(found);
+    }
 }
 
 fn call<'a>(
@@ -355,24 +399,31 @@ async fn write_condition(
     }
 }
 
-/// Makes APIServices for the groups and versions of custom resources, and takes back those whose resources are gone.
+/// Makes APIServices for the groups and versions of custom resources and of servers of this process, and takes back those
+/// whose resources are gone.
 async fn register(server: &ApiServer, resource: &Arc<Resource>, cache: &Cache) {
     let table = server.registry.resources.table();
-    let wanted: BTreeMap<String, (String, String)> = table
-        .list
-        .iter()
-        .filter(|r| r.stamp != 0)
-        .map(|r| (format!("{}.{}", r.version, r.group), (r.group.clone(), r.version.clone())))
-        .collect();
-    for (name, (group, version)) in &wanted {
-        let spec = json!({
+    let spec = |group: &str, version: &str, priority: Priority| {
+        json!({
             "group": group, "version": version,
-            "groupPriorityMinimum": Priority::DEFAULT.group, "versionPriority": Priority::DEFAULT.version,
-        });
-        // One without the label is somebody else's, who answers for the group.
+            "groupPriorityMinimum": priority.group, "versionPriority": priority.version,
+        })
+    };
+    let custom = table.list.iter().filter(|r| r.stamp != 0);
+    let custom =
+        custom.map(|r| (format!("{}.{}", r.version, r.group), spec(&r.group, &r.version, Priority::DEFAULT)));
+    let own = server.options.in_process.iter();
+    let own = own.map(|server| (server.name(), spec(&server.group, &server.version, server.priority)));
+    let wanted: BTreeMap<String, Value> = custom.chain(own).collect();
+    for (name, spec) in &wanted {
+        // One without the label is somebody else's, who answers for the group; one that names a Service takes over from
+        // a server of this process, whatever its labels are: a client's apply keeps those that it does not know.
         let current = cache.get(name);
         if current.is_some_and(|entry| {
-            !matches!(entry.label(AUTOMANAGED), Some("true" | "onstart")) || entry.value()["spec"] == spec
+            let object = entry.value();
+            !matches!(entry.label(AUTOMANAGED), Some("true" | "onstart"))
+                || object["spec"] == *spec
+                || in_process(server, name).is_some() && service_of(&object).is_some()
         }) {
             continue;
         }
@@ -392,6 +443,7 @@ async fn register(server: &ApiServer, resource: &Arc<Resource>, cache: &Cache) {
         .filter(|entry| {
             entry.labels.iter().any(|(k, v)| k.as_ref() == AUTOMANAGED && v.as_ref() == "true")
                 && !wanted.contains_key(entry.key.as_ref())
+                && service_of(&entry.value()).is_none()
         })
         .map(|entry| entry.key.to_string())
         .collect();

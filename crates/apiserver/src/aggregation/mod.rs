@@ -2,14 +2,15 @@
 //!
 //! [`Aggregator`] is what requests see: which paths lead elsewhere and whether anybody answers there. `controller` keeps
 //! it up to date, `check` finds out whether a backend is there, `proxy` passes requests on with the caller's identity
-//! in headers. A cluster without such APIServices pays one load of a pointer for each request. Upstream's counterpart
-//! is `kube-aggregator`.
+//! in headers. A cluster without such APIServices pays one load of a pointer for each request. A server may also live in
+//! this process (`in_process`). Upstream's counterpart is `kube-aggregator`.
 
 mod authentication;
 mod backend;
 mod check;
 mod controller;
 pub mod documents;
+mod in_process;
 mod proxy;
 mod resolve;
 
@@ -24,6 +25,7 @@ use crate::pki::{CertificateAuthority, Leaf, PkiError, Subject};
 pub use authentication::RequestHeaders;
 use backend::Backend;
 pub use controller::start;
+pub use in_process::{Answer, InProcess};
 pub use proxy::forward;
 
 /// The API group of APIServices.
@@ -64,8 +66,8 @@ pub struct Remote {
     pub group: String,
     /// API version.
     pub version: String,
-    /// Who answers.
-    pub service: ServiceReference,
+    /// Who answers; `None` for a server of this process.
+    pub service: Option<ServiceReference>,
     backend: Result<Arc<Backend>, String>,
     /// Whether the checks passed.
     pub available: bool,
@@ -135,6 +137,12 @@ impl Aggregator {
     /// The present state.
     pub fn published(&self) -> Arc<Published> {
         self.published.load_full()
+    }
+
+    /// Whether a Service answers for a group and version: not this server, and no other of this process.
+    pub fn is_elsewhere(&self, group: &str, version: &str) -> bool {
+        let key = (group.to_string(), version.to_string());
+        self.published.load().remotes.get(&key).is_some_and(|remote| remote.service.is_some())
     }
 
     fn publish(&self, mut next: Published) {
@@ -220,7 +228,7 @@ mod tests {
             name: "v1.g".into(),
             group: "g".into(),
             version: "v1".into(),
-            service: ServiceReference { namespace: "n".into(), name: "s".into(), port: 443 },
+            service: None,
             backend: Err("none".into()),
             available: false,
             resources: Arc::default(),

@@ -114,12 +114,14 @@ pub async fn forward(remote: Arc<Remote>, parts: &Parts, user: &UserInfo, reques
         Ok(backend) => backend.clone(),
         Err(text) => return error(500, text),
     };
-    let upgrade = is_upgrade(&parts.headers);
+    let upgrade = is_upgrade(&parts.headers) && backend.has_connections();
     let target = parts.uri.path_and_query().map_or("/", |pq| pq.as_str());
-    let host = format!("{}.{}.svc", remote.service.name, remote.service.namespace);
-    // Over a connection of its own the target is a path, over the pool a whole URI.
-    let uri =
-        if upgrade { target.to_string() } else { format!("https://{host}:{}{target}", remote.service.port) };
+    let host = remote.service.as_ref().map(|service| format!("{}.{}.svc", service.name, service.namespace));
+    // Over the pool the target is a whole URI, else a path.
+    let uri = match (&remote.service, &host) {
+        (Some(service), Some(host)) if !upgrade => format!("https://{host}:{}{target}", service.port),
+        _ => target.to_string(),
+    };
     let mut request = match http::Request::builder().method(parts.method.clone()).uri(uri).body(request_body)
     {
         Ok(request) => request,
@@ -127,7 +129,7 @@ pub async fn forward(remote: Arc<Remote>, parts: &Parts, user: &UserInfo, reques
     };
     *request.headers_mut() = request_headers(&parts.headers, user, upgrade);
     if upgrade {
-        if let Ok(value) = HeaderValue::from_str(&host) {
+        if let Ok(value) = HeaderValue::from_str(&host.unwrap_or_default()) {
             request.headers_mut().insert(header::HOST, value);
         }
         *request.body_mut() = body::full("");

@@ -8,7 +8,10 @@ use base64::Engine as _;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use orlop_apiserver::{ApiServer, UserInfo, pki};
+use orlop_apiserver::aggregation::{InProcess, Priority};
+use orlop_apiserver::http::body;
+use orlop_apiserver::{ApiServer, Options, UserInfo, pki};
+use orlop_store::memory::MemoryStore;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -384,4 +387,67 @@ async fn the_configuration_of_extension_servers_is_kept() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("it was not put right");
+}
+
+/// A server of the same process: tells who asked for what.
+fn in_process() -> InProcess {
+    let priority = Priority { group: 100, version: 100 };
+    InProcess::new("things.example.com", "v1", priority, |request| async move {
+        let resource = json!({"name": "things", "singularName": "", "namespaced": true, "kind": "Thing", "verbs": ["get"]});
+        let value = match request.uri().path() {
+            GROUP => {
+                json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "things.example.com/v1",
+                "resources": [resource]})
+            }
+            "/apis" | "/openapi/v2" | "/openapi/v3" => return body::text(404, "not found"),
+            path => json!({"path": path, "user": request.headers()["x-remote-user"].to_str().unwrap()}),
+        };
+        body::json(200, &value)
+    })
+}
+
+#[tokio::test]
+async fn a_server_of_this_process_answers_until_somebody_else_does() {
+    let options = Options { in_process: vec![in_process()], ..Options::default() };
+    let server = ApiServer::new(options, Arc::new(MemoryStore::new())).await.unwrap();
+    let client = admin(&server);
+    let name = format!("{SERVICES}/v1.things.example.com");
+    let things = format!("{GROUP}/namespaces/n/things/a");
+    until_answered(&client, &things).await;
+    assert_eq!(reason(&client, "Local").await, "Local APIServices are always available");
+    let made = client.get(&name).await.ok();
+    assert_eq!(made["spec"]["versionPriority"], 100);
+    let asked = client.get(&things).await.ok();
+    assert_eq!((&asked["path"], &asked["user"]), (&json!(things), &json!("admin")));
+    assert_eq!(client.get(GROUP).await.ok()["resources"][0]["kind"], "Thing");
+    let accept = [("accept", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList")];
+    let all = client.call("GET", "/apis", &accept, &Value::Null).await.ok();
+    let groups = all["items"].as_array().unwrap();
+    let group = groups.iter().find(|g| g["metadata"]["name"] == "things.example.com").unwrap();
+    assert_eq!(group["versions"][0]["resources"][0]["resource"], "things");
+    let bob = Client::new(&server, UserInfo::new("bob", &[]));
+    assert_eq!(bob.get(&things).await.code, 403);
+    assert!(!server.is_served_elsewhere("things.example.com", "v1"));
+
+    // Somebody applies an APIService with a Service over it: the labels of the old one stay, and it wins all the same.
+    let spec = json!({"spec": {"service": {"namespace": "default", "name": "things"}, "insecureSkipTLSVerify": true,
+        "groupPriorityMinimum": 200}});
+    client.patch("merge", &name, spec).await.ok();
+    reason(&client, "ServiceNotFound").await;
+    assert!(server.is_served_elsewhere("things.example.com", "v1"));
+    assert_eq!(client.get(&things).await.code, 503);
+    assert_eq!(client.get(&name).await.ok()["spec"]["groupPriorityMinimum"], 200);
+    client.delete(&name, Value::Null).await.ok();
+    until_answered(&client, &things).await;
+    assert_eq!(reason(&client, "Local").await, "Local APIServices are always available");
+}
+
+async fn until_answered(client: &Client, path: &str) {
+    for _ in 0..200 {
+        if client.get(path).await.code == 200 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("nobody answers for {path}");
 }

@@ -14,11 +14,18 @@ use crate::runtime_status::{CONTAINER_NAME, POD_NAME, POD_NAMESPACE, POD_UID, ti
 
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Readings of running containers with what they belong to.
-async fn readings(context: &Context) -> Result<Vec<(Container, ContainerStats)>, CriError> {
+/// Readings of running containers with what they belong to; with the sizes of their writable layers when those are
+/// wanted too.
+async fn readings(
+    context: &Context,
+    with_layers: bool,
+) -> Result<Vec<(Container, ContainerStats)>, CriError> {
     let filter = ContainerFilter { state: Some(ContainerState::Running), ..Default::default() };
     let containers = context.runtime.list_containers(&filter).await?;
-    let stats = context.runtime.list_container_stats(&filter).await?;
+    let stats = match with_layers {
+        true => context.runtime.list_container_stats(&filter).await?,
+        false => context.runtime.list_container_usage(&filter).await?,
+    };
     let mut by_id: BTreeMap<String, ContainerStats> = stats.into_iter().map(|s| (s.id.clone(), s)).collect();
     Ok(containers.into_iter().filter_map(|c| by_id.remove(&c.id).map(|stats| (c, stats))).collect())
 }
@@ -32,6 +39,7 @@ struct NodeUse {
     cpu_nanos: u64,
     memory_used: u64,
     memory_available: u64,
+    swap_used: u64,
 }
 
 fn node_use() -> NodeUse {
@@ -57,11 +65,12 @@ fn node_use() -> NodeUse {
         cpu_nanos: busy * 10_000_000,
         memory_used: total.saturating_sub(available),
         memory_available: available,
+        swap_used: field("SwapTotal:").saturating_sub(field("SwapFree:")),
     }
 }
 
 pub(super) async fn summary(context: &Context) -> Response<Body> {
-    let readings = match readings(context).await {
+    let readings = match readings(context, true).await {
         Ok(readings) => readings,
         Err(failure) => {
             return error(StatusCode::INTERNAL_SERVER_ERROR, format!("Internal Error: {failure}"));
@@ -110,7 +119,7 @@ pub(super) async fn summary(context: &Context) -> Response<Body> {
 }
 
 pub(super) async fn metrics(context: &Context) -> Response<Body> {
-    let readings = match readings(context).await {
+    let readings = match readings(context, false).await {
         Ok(readings) => readings,
         Err(failure) => return error(StatusCode::INTERNAL_SERVER_ERROR, failure.to_string()),
     };
@@ -130,53 +139,181 @@ pub(super) async fn metrics(context: &Context) -> Response<Body> {
 
 /// What metrics-server reads.
 pub(super) async fn resource_metrics(context: &Context) -> Response<Body> {
-    let readings = match readings(context).await {
-        Ok(readings) => readings,
-        Err(failure) => return error(StatusCode::INTERNAL_SERVER_ERROR, failure.to_string()),
-    };
-    let node = node_use();
+    let readings = readings(context, false).await.inspect_err(|failure| {
+        tracing::warn!(%failure, "the runtime told no use of its containers");
+    });
     let now = jiff::Timestamp::now().as_millisecond();
-    let mut text = format!(
-        "# TYPE node_cpu_usage_seconds_total counter\nnode_cpu_usage_seconds_total {} {now}\n\
-         # TYPE node_memory_working_set_bytes gauge\nnode_memory_working_set_bytes {} {now}\n",
-        seconds(node.cpu_nanos),
-        node.memory_used,
-    );
-    let mut cpu = "# TYPE container_cpu_usage_seconds_total counter\n".to_owned();
-    let mut memory = "# TYPE container_memory_working_set_bytes gauge\n".to_owned();
-    let mut started = "# TYPE container_start_time_seconds gauge\n".to_owned();
-    for (container, stats) in &readings {
-        let labels = format!(
-            "container=\"{}\",namespace=\"{}\",pod=\"{}\"",
-            label(container, CONTAINER_NAME),
-            label(container, POD_NAMESPACE),
-            label(container, POD_NAME)
-        );
-        let at = stats.timestamp / 1_000_000;
-        // Writing to a string cannot fail.
-        let _ = writeln!(
-            cpu,
-            "container_cpu_usage_seconds_total{{{labels}}} {} {at}",
-            seconds(stats.cpu_usage_nanos)
-        );
-        let _ = writeln!(
-            memory,
-            "container_memory_working_set_bytes{{{labels}}} {} {at}",
-            stats.memory_working_set_bytes
-        );
-        let _ = writeln!(
-            started,
-            "container_start_time_seconds{{{labels}}} {}",
-            time(container.created_at).as_second()
-        );
-    }
-    text.push_str(&cpu);
-    text.push_str(&memory);
-    text.push_str(&started);
-    text.push_str("# TYPE scrape_error gauge\nscrape_error 0\n");
-    whole(StatusCode::OK, TEXT, text)
+    whole(StatusCode::OK, TEXT, resource_text(&node_use(), now, readings.as_deref().ok()))
 }
+
+/// One series of [`resource_text`]: its labels, its value, and when it was read.
+type Row = (String, String, Option<i64>);
+
+/// The families in alphabetical order, as upstream's registry writes them; without readings only that there are none.
+/// `now` is in milliseconds since the Unix epoch.
+fn resource_text(node: &NodeUse, now: i64, readings: Option<&[(Container, ContainerStats)]>) -> String {
+    const CONTAINER_CPU: usize = 0;
+    const CONTAINER_MEMORY: usize = 1;
+    const CONTAINER_START: usize = 2;
+    const POD_CPU: usize = 6;
+    const POD_MEMORY: usize = 7;
+    let mut rows: [Vec<Row>; RESOURCE_FAMILIES.len()] = Default::default();
+    if let Some(readings) = readings {
+        // Of each pod: CPU, memory, and the time of its latest reading.
+        let mut pods: BTreeMap<(&str, &str), (u64, u64, i64)> = BTreeMap::new();
+        for (container, stats) in readings {
+            let (namespace, pod) = (label(container, POD_NAMESPACE), label(container, POD_NAME));
+            let name = label(container, CONTAINER_NAME);
+            let labels = format!("{{container=\"{name}\",namespace=\"{namespace}\",pod=\"{pod}\"}}");
+            let at = stats.timestamp / 1_000_000;
+            rows[CONTAINER_CPU].push((labels.clone(), seconds(stats.cpu_usage_nanos), Some(at)));
+            rows[CONTAINER_MEMORY].push((
+                labels.clone(),
+                stats.memory_working_set_bytes.to_string(),
+                Some(at),
+            ));
+            if let Ok(created) = u64::try_from(container.created_at)
+                && created > 0
+            {
+                rows[CONTAINER_START].push((labels, seconds(created), None));
+            }
+            let sum = pods.entry((namespace, pod)).or_default();
+            sum.0 += stats.cpu_usage_nanos;
+            sum.1 += stats.memory_working_set_bytes;
+            sum.2 = sum.2.max(at);
+        }
+        for ((namespace, pod), (cpu, memory, at)) in pods {
+            let labels = format!("{{namespace=\"{namespace}\",pod=\"{pod}\"}}");
+            rows[POD_CPU].push((labels.clone(), seconds(cpu), Some(at)));
+            rows[POD_MEMORY].push((labels, memory.to_string(), Some(at)));
+        }
+        let of_node = [seconds(node.cpu_nanos), node.memory_used.to_string(), node.swap_used.to_string()];
+        for (family, value) in rows[CONTAINER_START + 1..POD_CPU].iter_mut().zip(of_node) {
+            family.push((String::new(), value, Some(now)));
+        }
+    }
+    let error = if readings.is_some() { "0" } else { "1" };
+    rows[POD_MEMORY + 1].push((String::new(), error.to_owned(), None));
+    let mut text = String::new();
+    for ((name, kind, help), rows) in RESOURCE_FAMILIES.iter().zip(rows).filter(|(_, rows)| !rows.is_empty())
+    {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for (labels, value, at) in rows {
+            let _ = match at {
+                Some(at) => writeln!(text, "{name}{labels} {value} {at}"),
+                None => writeln!(text, "{name}{labels} {value}"),
+            };
+        }
+    }
+    text
+}
+
+/// Name, type and help of the families of `/metrics/resource`.
+const RESOURCE_FAMILIES: [(&str, &str, &str); 9] = [
+    (
+        "container_cpu_usage_seconds_total",
+        "counter",
+        "[STABLE] Cumulative cpu time consumed by the container in core-seconds",
+    ),
+    ("container_memory_working_set_bytes", "gauge", "[STABLE] Current working set of the container in bytes"),
+    (
+        "container_start_time_seconds",
+        "gauge",
+        "[STABLE] Start time of the container since unix epoch in seconds",
+    ),
+    (
+        "node_cpu_usage_seconds_total",
+        "counter",
+        "[STABLE] Cumulative cpu time consumed by the node in core-seconds",
+    ),
+    ("node_memory_working_set_bytes", "gauge", "[STABLE] Current working set of the node in bytes"),
+    (
+        "node_swap_usage_bytes",
+        "gauge",
+        "[ALPHA] Current swap usage of the node in bytes. Reported only on non-windows systems",
+    ),
+    (
+        "pod_cpu_usage_seconds_total",
+        "counter",
+        "[STABLE] Cumulative cpu time consumed by the pod in core-seconds",
+    ),
+    ("pod_memory_working_set_bytes", "gauge", "[STABLE] Current working set of the pod in bytes"),
+    (
+        "resource_scrape_error",
+        "gauge",
+        "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise",
+    ),
+];
 
 fn seconds(nanos: u64) -> String {
     format!("{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use orlop_cri::ContainerMetadata;
+
+    fn reading(pod: &str, name: &str, cpu: u64, at: i64) -> (Container, ContainerStats) {
+        let labels = [(POD_NAMESPACE, "default"), (POD_NAME, pod), (CONTAINER_NAME, name)];
+        let container = Container {
+            id: name.to_owned(),
+            pod_sandbox_id: String::new(),
+            metadata: ContainerMetadata { name: name.to_owned(), attempt: 0 },
+            image: String::new(),
+            image_id: String::new(),
+            state: ContainerState::Running,
+            created_at: 1_500_000_000,
+            labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+            annotations: Default::default(),
+        };
+        let stats = ContainerStats {
+            id: name.to_owned(),
+            timestamp: at * 1_000_000,
+            cpu_usage_nanos: cpu,
+            memory_working_set_bytes: 4096,
+            memory_usage_bytes: 0,
+            memory_rss_bytes: 0,
+            writable_layer_bytes: 0,
+            writable_layer_inodes: 0,
+            process_count: 0,
+        };
+        (container, stats)
+    }
+
+    #[test]
+    fn resources() {
+        let node = NodeUse { cpu_nanos: 2_500_000_000, memory_used: 8192, memory_available: 1, swap_used: 0 };
+        let check = |readings: Option<&[(Container, ContainerStats)]>, expected: &[&str]| {
+            let text = resource_text(&node, 99, readings);
+            let got: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+            assert_eq!(got, expected);
+            assert!(text.ends_with('\n'));
+        };
+        let of_node = [
+            "node_cpu_usage_seconds_total 2.500000000 99",
+            "node_memory_working_set_bytes 8192 99",
+            "node_swap_usage_bytes 0 99",
+        ];
+        check(None, &["resource_scrape_error 1"]);
+        check(Some(&[]), &[of_node[0], of_node[1], of_node[2], "resource_scrape_error 0"]);
+        check(
+            Some(&[reading("p", "a", 1, 50), reading("p", "b", 2_000_000_000, 60)]),
+            &[
+                "container_cpu_usage_seconds_total{container=\"a\",namespace=\"default\",pod=\"p\"} 0.000000001 50",
+                "container_cpu_usage_seconds_total{container=\"b\",namespace=\"default\",pod=\"p\"} 2.000000000 60",
+                "container_memory_working_set_bytes{container=\"a\",namespace=\"default\",pod=\"p\"} 4096 50",
+                "container_memory_working_set_bytes{container=\"b\",namespace=\"default\",pod=\"p\"} 4096 60",
+                "container_start_time_seconds{container=\"a\",namespace=\"default\",pod=\"p\"} 1.500000000",
+                "container_start_time_seconds{container=\"b\",namespace=\"default\",pod=\"p\"} 1.500000000",
+                of_node[0],
+                of_node[1],
+                of_node[2],
+                "pod_cpu_usage_seconds_total{namespace=\"default\",pod=\"p\"} 2.000000001 60",
+                "pod_memory_working_set_bytes{namespace=\"default\",pod=\"p\"} 8192 60",
+                "resource_scrape_error 0",
+            ],
+        );
+    }
 }

@@ -7,6 +7,7 @@ mod bad_input;
 mod crash;
 mod describe;
 mod helm;
+mod metrics;
 mod network;
 mod pods;
 mod rollout;

@@ -111,15 +111,22 @@ pub struct Cluster {
     pub host: HostNamespace,
     pub directory: tempfile::TempDir,
     server: Option<Child>,
+    flags: Vec<String>,
 }
 
 impl Cluster {
     /// A cluster whose node is Ready and has the test images.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same, with further flags of the server.
+    pub fn start_with(flags: &[&str]) -> Self {
         let mut cluster = Self {
             host: HostNamespace::new(),
             directory: tempfile::Builder::new().prefix("orlop-test-").tempdir().unwrap(),
             server: None,
+            flags: flags.iter().map(|flag| flag.to_string()).collect(),
         };
         cluster.start_server();
         cluster.wait_until_ready();
@@ -154,6 +161,7 @@ impl Cluster {
             .args(["--node-name", "node-1", "--node-ip", NODE_IP])
             // The tests are about other things than how full the disk of the machine is.
             .args(["--eviction-hard", "nodefs.available<1%"])
+            .args(&self.flags)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);

@@ -292,11 +292,14 @@ impl Inner {
         }
     }
 
-    /// One reading; walks the writable layer.
-    pub(super) fn container_stats(&self, container: &Container) -> ContainerStats {
+    /// One reading; walks the writable layer when that is wanted too.
+    pub(super) fn container_stats(&self, container: &Container, with_layer: bool) -> ContainerStats {
         let record = &container.record;
         let usage = self.cgroups.usage(&record.cgroup);
-        let layer = tree_size(&self.container_dir(&record.id).join("upper"));
+        let layer = match with_layer {
+            true => tree_size(&self.container_dir(&record.id).join("upper")),
+            false => LayerSize::default(),
+        };
         ContainerStats {
             id: record.id.clone(),
             timestamp: now_nanos(),

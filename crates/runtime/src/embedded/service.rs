@@ -125,13 +125,11 @@ impl Runtime for EmbeddedRuntime {
     }
 
     async fn list_container_stats(&self, filter: &ContainerFilter) -> Result<Vec<ContainerStats>> {
-        let inner = Arc::clone(&self.inner);
-        let mut filter = filter.clone();
-        filter.state = filter.state.or(Some(ContainerState::Running));
-        let stats = blocking(move || {
-            Ok(inner.matching(&filter).iter().map(|container| inner.container_stats(container)).collect())
-        });
-        Ok(stats.await?)
+        self.stats(filter, true).await
+    }
+
+    async fn list_container_usage(&self, filter: &ContainerFilter) -> Result<Vec<ContainerStats>> {
+        self.stats(filter, false).await
     }
 
     fn container_events(&self) -> BoxStream<'static, ContainerEvent> {
@@ -185,6 +183,19 @@ impl Runtime for EmbeddedRuntime {
             })
         });
         Ok(usage.await?)
+    }
+}
+
+impl EmbeddedRuntime {
+    async fn stats(&self, filter: &ContainerFilter, with_layers: bool) -> Result<Vec<ContainerStats>> {
+        let inner = Arc::clone(&self.inner);
+        let mut filter = filter.clone();
+        filter.state = filter.state.or(Some(ContainerState::Running));
+        let stats = blocking(move || {
+            let containers = inner.matching(&filter);
+            Ok(containers.iter().map(|container| inner.container_stats(container, with_layers)).collect())
+        });
+        Ok(stats.await?)
     }
 }
 
