@@ -2,7 +2,7 @@
 //! cannot flood the store. Answers to client-go's `tools/record`.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
@@ -222,19 +222,14 @@ impl Writer {
     }
 }
 
-/// Keeps a memory bounded: when it is full, everything older than ten minutes goes, or else the oldest entry.
-fn forget_oldest<K: Clone + Eq + std::hash::Hash, V>(
-    memory: &mut HashMap<K, V>,
-    last: impl Fn(&V) -> Instant,
-) {
+/// Keeps a memory bounded: when it is full, the older half goes, so that a flood of events costs each of them little.
+fn forget_oldest<K: Eq + std::hash::Hash, V>(memory: &mut HashMap<K, V>, last: impl Fn(&V) -> Instant) {
     if memory.len() < REMEMBERED {
         return;
     }
-    let now = Instant::now();
-    memory.retain(|_, value| now.duration_since(last(value)) < Duration::from_secs(600));
-    if memory.len() >= REMEMBERED
-        && let Some(oldest) = memory.iter().min_by_key(|(_, value)| last(value)).map(|(key, _)| key.clone())
-    {
-        memory.remove(&oldest);
-    }
+    let mut times: Vec<Instant> = memory.values().map(&last).collect();
+    let middle = times.len() / 2;
+    let (_, median, _) = times.select_nth_unstable(middle);
+    let median = *median;
+    memory.retain(|_, value| last(value) > median);
 }

@@ -37,7 +37,9 @@ impl Component {
 
     fn get(&self, path: &str, more: &[&str]) -> String {
         let mut curl = Command::new(tool("curl"));
-        curl.args(["--silent", "--insecure"]).args(more).arg(format!("https://127.0.0.1:{}{path}", self.port));
+        curl.args(["--silent", "--insecure"])
+            .args(more)
+            .arg(format!("https://127.0.0.1:{}{path}", self.port));
         text(&curl.output().unwrap())
     }
 
@@ -59,7 +61,15 @@ impl Drop for Component {
 }
 
 fn holder(server: &Server, lease: &str) -> String {
-    let output = server.kubectl(&["-n", "kube-system", "get", "lease", lease, "-o", "jsonpath={.spec.holderIdentity}"]);
+    let output = server.kubectl(&[
+        "-n",
+        "kube-system",
+        "get",
+        "lease",
+        lease,
+        "-o",
+        "jsonpath={.spec.holderIdentity}",
+    ]);
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
@@ -101,7 +111,13 @@ fn a_control_plane_of_three_processes() {
     assert!(first.get("/metrics", &[]).contains("cannot get path"), "{}", first.get("/metrics", &[]));
     server.ok(&["create", "serviceaccount", "monitor"]);
     server.ok(&["create", "clusterrole", "monitor", "--verb=get", "--non-resource-url=/metrics"]);
-    server.ok(&["create", "clusterrolebinding", "monitor", "--clusterrole=monitor", "--serviceaccount=default:monitor"]);
+    server.ok(&[
+        "create",
+        "clusterrolebinding",
+        "monitor",
+        "--clusterrole=monitor",
+        "--serviceaccount=default:monitor",
+    ]);
     let bearer = |token: &str| format!("Authorization: Bearer {token}");
     let token = server.ok(&["create", "token", "monitor"]);
     let metrics = first.get("/metrics", &["--header", &bearer(token.trim())]);
@@ -142,14 +158,30 @@ fn what_is_wrong_is_said() {
     };
     let missing = server.directory.path().join("nothing");
     let missing = missing.display().to_string();
-    check("scheduler", &["--kubeconfig", &missing], "pass --kubeconfig with a file that names a cluster and a user");
+    check(
+        "scheduler",
+        &["--kubeconfig", &missing],
+        "pass --kubeconfig with a file that names a cluster and a user",
+    );
     check("scheduler", &["--config", &missing], "--config");
-    check("scheduler", &["--leader-elect-renew-deadline=20s"], "leaseDuration must be greater than renewDeadline");
+    check(
+        "scheduler",
+        &["--leader-elect-renew-deadline=20s"],
+        "leaseDuration must be greater than renewDeadline",
+    );
     check("scheduler", &["--leader-elect-resource-lock=endpoints"], "resourceLock value must be \"leases\"");
-    check("controller-manager", &["--controllers=*,-deplyoment"], "\"-deplyoment\" is not in the list of known controllers");
+    check(
+        "controller-manager",
+        &["--controllers=*,-deplyoment"],
+        "\"-deplyoment\" is not in the list of known controllers",
+    );
     check("controller-manager", &["--allocate-node-cidrs"], "--cluster-cidr is not");
     check("controller-manager", &["--cloud-provider=aws"], "--cloud-provider is not built");
-    check("controller-manager", &["--node-monitor-grace-period=soon"], "invalid argument \"soon\" for \"--node-monitor-grace-period\" flag");
+    check(
+        "controller-manager",
+        &["--node-monitor-grace-period=soon"],
+        "invalid argument \"soon\" for \"--node-monitor-grace-period\" flag",
+    );
 }
 
 #[test]

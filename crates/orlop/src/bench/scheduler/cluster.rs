@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use http::Method;
@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::io::AsyncBufReadExt;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::ServiceExt;
 
 use crate::control_plane::{Tasks, client, open_store, start_controllers, start_scheduler};
@@ -31,7 +31,7 @@ pub struct Cluster {
     tasks: Arc<Mutex<Tasks>>,
 }
 
-/// How many pods of a name have been bound.
+/// How many events of a kind have been seen.
 pub struct Bound {
     count: Arc<AtomicUsize>,
     changed: watch::Receiver<Result<usize, String>>,
@@ -56,14 +56,41 @@ impl Cluster {
         Ok(Cluster { server, shutdown, tasks: Arc::new(Mutex::new(tasks)) })
     }
 
-    /// Starts a whole control plane as `orlop server` does, with every admission plugin and all controllers.
+    /// Starts a whole control plane as `orlop server` does, with every admission plugin, without the controllers.
     pub async fn start_whole(directory: &Path) -> anyhow::Result<Cluster> {
         let options = Options { cert_dir: Some(directory.join("pki")), ..Options::default() };
         let server = ApiServer::new(options, open_store(&directory.join("store")).await?).await?;
         let (shutdown, mut tasks) = (CancellationToken::new(), Tasks::new());
-        start_controllers(&server, Default::default(), Running::default(), &shutdown, &mut tasks);
         start_scheduler(&server, Running::default(), &shutdown, &mut tasks);
         Ok(Cluster { server, shutdown, tasks: Arc::new(Mutex::new(tasks)) })
+    }
+
+    /// Starts the controllers; they end when the answer is dropped.
+    pub fn start_controllers(&self) -> DropGuard {
+        let stop = self.shutdown.child_token();
+        start_controllers(
+            &self.server,
+            Default::default(),
+            Running::default(),
+            &stop,
+            &mut self.tasks.lock(),
+        );
+        stop.drop_guard()
+    }
+
+    /// The revision of the store: it grows by one with every write.
+    pub async fn revision(&self) -> anyhow::Result<u64> {
+        let body = self.fetch(Method::GET, "/api/v1/configmaps?limit=1", Bytes::new()).await?;
+        let list: Value = serde_json::from_slice(&body)?;
+        let revision = list["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+        revision.parse().with_context(|| format!("resourceVersion {revision:?}"))
+    }
+
+    /// The names in a collection.
+    pub async fn names(&self, collection: &str) -> anyhow::Result<Vec<String>> {
+        let list: Value = serde_json::from_slice(&self.fetch(Method::GET, collection, Bytes::new()).await?)?;
+        let items = list["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+        Ok(items.iter().filter_map(|item| item["metadata"]["name"].as_str().map(str::to_owned)).collect())
     }
 
     /// Starts further tasks of the cluster.
@@ -100,6 +127,10 @@ impl Cluster {
     }
 
     async fn send(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<()> {
+        self.fetch(method, path, body).await.map(drop)
+    }
+
+    async fn fetch(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Bytes> {
         let shown = format!("{method} {path}");
         let request = http::Request::builder()
             .method(method)
@@ -109,12 +140,12 @@ impl Cluster {
         let service = self.server.in_memory(Self::administrator().authenticated());
         let response = service.oneshot(request).await.map_err(|error| anyhow::anyhow!("{shown}: {error}"))?;
         let status = response.status();
-        let body =
-            response.into_body().collect().await.map_err(|error| anyhow::anyhow!("{shown}: {error}"))?;
+        let body = response.into_body().collect().await;
+        let body = body.map_err(|error| anyhow::anyhow!("{shown}: {error}"))?.to_bytes();
         if !status.is_success() {
-            bail!("{shown}: {status}: {}", String::from_utf8_lossy(&body.to_bytes()));
+            bail!("{shown}: {status}: {}", String::from_utf8_lossy(&body));
         }
-        Ok(())
+        Ok(body)
     }
 
     /// Creates an object in a collection.
@@ -146,27 +177,34 @@ impl Cluster {
         requests.buffer_unordered(CREATORS).try_collect::<()>().await
     }
 
-    /// Begins to count the pods that are bound to a node and whose name begins with `prefix`. Their events are looked
-    /// through as text: the counting shall not be a part of what is measured.
+    /// Begins to count the pods that are bound to a node and whose name begins with `prefix`.
     pub async fn watch_bound(&self, prefix: &str) -> anyhow::Result<Bound> {
-        self.watch_selected("spec.nodeName%21%3D", prefix).await
+        self.watch("/api/v1/pods?fieldSelector=spec.nodeName%21%3D", "ADDED", prefix).await
     }
 
     /// The same for pods that run.
     pub async fn watch_running(&self, prefix: &str) -> anyhow::Result<Bound> {
-        self.watch_selected("status.phase%3DRunning", prefix).await
+        self.watch("/api/v1/pods?fieldSelector=status.phase%3DRunning", "ADDED", prefix).await
     }
 
-    async fn watch_selected(&self, fields: &str, prefix: &str) -> anyhow::Result<Bound> {
-        let path = format!("/api/v1/pods?watch=true&fieldSelector={fields}&resourceVersion=0");
+    /// Begins to count renewals of Leases.
+    pub async fn watch_leases(&self) -> anyhow::Result<Bound> {
+        self.watch("/apis/coordination.k8s.io/v1/leases?allowWatchBookmarks=false", "MODIFIED", "").await
+    }
+
+    /// Counts events of one type about objects whose name begins with `prefix`. They are looked through as text: the
+    /// counting shall not be a part of what is measured.
+    async fn watch(&self, collection: &str, event: &str, prefix: &str) -> anyhow::Result<Bound> {
+        let path = format!("{collection}&watch=true&resourceVersion=0");
         let request = http::Request::get(path).body(Full::new(Bytes::new()))?;
         let service = self.server.in_memory(Self::administrator().authenticated());
         let response = service.oneshot(request).await.map_err(|error| anyhow::anyhow!("watch: {error}"))?;
         if !response.status().is_success() {
-            bail!("watch of pods: {}", response.status());
+            bail!("watch {collection}: {}", response.status());
         }
         let body = response.into_body().into_data_stream().map_err(std::io::Error::other);
         let mut lines = tokio_util::io::StreamReader::new(body);
+        let kind = format!("{{\"type\":\"{event}\"");
         let name = memchr::memmem::Finder::new(&format!("\"name\":\"{prefix}")).into_owned();
         let count = Arc::new(AtomicUsize::new(0));
         let (sender, changed) = watch::channel(Ok(0));
@@ -180,9 +218,9 @@ impl Cluster {
                     () = sender.closed() => return,
                 };
                 match read {
-                    Ok(0) => return drop(sender.send(Err("the watch of pods ended".to_owned()))),
+                    Ok(0) => return drop(sender.send(Err("a watch ended".to_owned()))),
                     Err(error) => return drop(sender.send(Err(error.to_string()))),
-                    Ok(_) if line.starts_with(br#"{"type":"ADDED""#) && name.find(&line).is_some() => {
+                    Ok(_) if line.starts_with(kind.as_bytes()) && name.find(&line).is_some() => {
                         let _ = sender.send(Ok(seen.fetch_add(1, Ordering::Relaxed) + 1));
                     }
                     Ok(_) => {}

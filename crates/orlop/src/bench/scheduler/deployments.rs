@@ -1,6 +1,6 @@
 //! Many Deployments at once, from the first request to the last pod that is bound and the last that is ready.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde_json::json;
@@ -21,6 +21,7 @@ pub async fn run(arguments: DeploymentsArguments) -> anyhow::Result<()> {
 
 async fn measure(arguments: &DeploymentsArguments, directory: &std::path::Path) -> anyhow::Result<()> {
     let cluster = Cluster::start_whole(directory).await?;
+    let controllers = cluster.start_controllers();
     let nodes = HollowNodes::register(cluster.client("hollow-kubelet"), arguments.nodes).await?;
     cluster.run_beside(|shutdown, tasks| nodes.run(shutdown, tasks));
     cluster.wait_for_account("default").await?;
@@ -52,6 +53,61 @@ async fn measure(arguments: &DeploymentsArguments, directory: &std::path::Path) 
         "{} Deployments x {} replicas at {} nodes: all bound after {:.3} s, running after {:.3} s, CPU {cpu:.2} s",
         arguments.deployments, arguments.replicas, arguments.nodes, times[0], times[1]
     );
+    rest(&cluster).await?;
+    drop(controllers);
+    restart(&cluster, pods).await?;
     cluster.stop().await;
+    Ok(())
+}
+
+/// How long the cluster is watched at rest.
+const REST: Duration = Duration::from_secs(10);
+/// Events of what has just happened may still be on their way.
+const AFTERMATH: Duration = Duration::from_secs(5);
+/// Pods that go while no controller runs.
+const LOST: usize = 10;
+
+/// What a cluster writes that has nothing to do.
+async fn rest(cluster: &Cluster) -> anyhow::Result<()> {
+    let mut before = cluster.revision().await?;
+    loop {
+        tokio::time::sleep(AFTERMATH).await;
+        let (leases, since) = (cluster.watch_leases().await?, cluster.revision().await?);
+        // Events are written one after the other, and may take longer than all else.
+        if since - before > 1000 {
+            before = since;
+            continue;
+        }
+        tokio::time::sleep(REST).await;
+        let (writes, renewals) = (cluster.revision().await? - since, leases.seen());
+        println!(
+            "at rest for {REST:?}: {renewals} renewals of leases, {} other writes",
+            writes.saturating_sub(renewals as u64)
+        );
+        return Ok(());
+    }
+}
+
+/// What controllers do that find everything as they left it, but for a few pods.
+async fn restart(cluster: &Cluster, pods: usize) -> anyhow::Result<()> {
+    // One of each of the first Deployments; the rest of their names is the controllers' choice.
+    let mut running = cluster.names("/api/v1/namespaces/default/pods").await?;
+    running.truncate(LOST);
+    for name in &running {
+        cluster.delete(&format!("/api/v1/namespaces/default/pods/{name}?gracePeriodSeconds=0")).await?;
+    }
+    let seen = cluster.watch_running("web-").await?;
+    let (leases, since, begun) = (cluster.watch_leases().await?, cluster.revision().await?, Instant::now());
+    let _controllers = cluster.start_controllers();
+    match tokio::time::timeout(LIMIT, seen.reached(pods)).await {
+        Ok(reached) => reached.context("running again")?,
+        Err(_) => bail!("{} of {pods} pods run after {LIMIT:?}", seen.seen()),
+    }
+    let took = begun.elapsed().as_secs_f64();
+    tokio::time::sleep(AFTERMATH).await;
+    let writes = (cluster.revision().await? - since).saturating_sub(leases.seen() as u64);
+    println!(
+        "controllers again, {LOST} pods gone: all running after {took:.3} s, {writes} writes beside leases"
+    );
     Ok(())
 }
