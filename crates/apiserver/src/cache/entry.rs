@@ -59,6 +59,28 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack.windows(needle.len()).position(|window| window == needle)
 }
 
+/// The length of the JSON object that `text`, which is valid, begins with.
+fn end_of_object(text: &[u8]) -> usize {
+    let (mut depth, mut quoted, mut at) = (0_usize, false, 0);
+    while let Some(byte) = text.get(at) {
+        match byte {
+            // What it escapes is passed over.
+            b'\\' if quoted => at += 1,
+            b'"' => quoted = !quoted,
+            b'{' if !quoted => depth += 1,
+            b'}' if !quoted => {
+                depth = depth.saturating_sub(1);
+                if depth == 0 {
+                    return at + 1;
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    text.len()
+}
+
 impl Entry {
     /// Makes an entry from stored bytes (an encoding whose top level begins with kind, apiVersion, metadata and
     /// whose metadata has no resource version); `None` when the bytes are not of that form.
@@ -127,6 +149,12 @@ impl Entry {
         (b"{", &self.bytes[self.metadata_at..])
     }
 
+    /// The encoding of `metadata`.
+    pub fn metadata(&self) -> &[u8] {
+        let rest = &self.bytes[(self.metadata_at + b"\"metadata\":".len()).min(self.bytes.len())..];
+        &rest[..end_of_object(rest)]
+    }
+
     /// Whether the object is written in this `apiVersion`.
     pub fn is_of(&self, api_version: &str) -> bool {
         const FIELD: &[u8] = b"\"apiVersion\":\"";
@@ -183,6 +211,24 @@ impl Entry {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn metadata_ends_where_its_brace_is_closed() {
+        let check = |metadata: &str| {
+            let stored = format!(
+                "{{\"kind\":\"K\",\"apiVersion\":\"v1\",\"metadata\":{metadata},\"spec\":{{\"a\":\"}}\"}}}}"
+            );
+            let entry =
+                Entry::from_stored("x".into(), 7, stored.as_bytes(), Labels::default(), Fields::default());
+            let entry = entry.unwrap();
+            let seen: serde_json::Value = serde_json::from_slice(entry.metadata()).unwrap();
+            assert_eq!(seen, entry.value()["metadata"]);
+        };
+        check(r#"{"name":"x"}"#);
+        check(r#"{"name":"x","uid":"u","annotations":{"a":"}{\\\"}"}}"#);
+        check(r#"{"name":"x","managedFields":[{"fieldsV1":{"f:a":{".":{}}}}]}"#);
+        check("{}");
+    }
 
     #[track_caller]
     fn check(stored: &str, expected: &str) {

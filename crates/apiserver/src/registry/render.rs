@@ -135,6 +135,10 @@ impl Renderer {
             entry.bytes.clone()
         } else if self.sends_messages() {
             Bytes::from(self.enveloped(entry))
+        } else if let View::Partial(version) = self.accept.view
+            && let Some(object) = self.partial_bytes(entry, version)
+        {
+            object
         } else {
             self.value(&self.served(entry))
         }
@@ -168,6 +172,24 @@ impl Renderer {
             }
         }
         json!({"kind": "PartialObjectMetadata", "apiVersion": version, "metadata": metadata})
+    }
+
+    /// The same as JSON straight from the stored bytes, when the metadata is shown as it is stored: those who follow
+    /// metadata follow everything, and parsing each object for them is what they want to spare.
+    fn partial_bytes(&self, entry: &Entry, version: &str) -> Option<Bytes> {
+        let internal = self.resource.strategy().map_or(&[][..], |strategy| strategy.internal_annotations());
+        let plain = self.accept.format == Format::Json && !self.accept.pretty;
+        if !plain || !internal.is_empty() || self.resource.conversion.is_some() {
+            return None;
+        }
+        let metadata = entry.metadata();
+        let mut out = BytesMut::with_capacity(metadata.len() + 96);
+        out.put_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"");
+        out.put_slice(version.as_bytes());
+        out.put_slice(b"\",\"metadata\":");
+        out.put_slice(metadata);
+        out.put_u8(b'}');
+        Some(out.freeze())
     }
 
     fn view(&self, value: &Value) -> Value {
@@ -227,6 +249,16 @@ impl Renderer {
             let items = items.iter().map(|item| item.as_ref());
             let version = self.resource.group_version();
             return Bytes::from(protobuf::encode_list(&version, &kind, &metadata, items));
+        }
+        if let View::Partial(version) | View::PartialList(version) = self.accept.view {
+            let items: Option<Vec<_>> =
+                page.entries.iter().map(|entry| self.partial_bytes(entry, version)).collect();
+            if let Some(items) = items {
+                let head = format!(
+                    "{{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"{version}\",\"metadata\":{metadata},\"items\":["
+                );
+                return Bytes::from([head.as_bytes(), &items.join(&b","[..]), b"]}"].concat());
+            }
         }
         self.list(page.entries.iter().map(|entry| self.served(entry)).collect(), metadata)
     }
@@ -312,6 +344,11 @@ impl Renderer {
         }
         if self.sends_messages() {
             return Bytes::from(protobuf::watch_frame(kind, &self.enveloped(entry)));
+        }
+        if let View::Partial(version) | View::PartialList(version) = self.accept.view
+            && let Some(object) = self.partial_bytes(entry, version)
+        {
+            return crate::cache::frame(kind, &object);
         }
         let object = self.served(entry);
         let value = match self.accept.view {
