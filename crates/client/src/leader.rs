@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{Api, PostParams};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -57,6 +58,21 @@ impl LeaderElectionOptions {
     }
 }
 
+/// What the leader holds.
+pub struct Leadership {
+    /// Cancelled when this process no longer leads: it must stop at once then.
+    pub lost: CancellationToken,
+    renewal: JoinHandle<()>,
+}
+
+impl Leadership {
+    /// Waits until nothing is done about the lease any more: after a shutdown, until it has been released.
+    pub async fn ended(self) {
+        // It panics only with the process.
+        let _ = self.renewal.await;
+    }
+}
+
 /// One competitor.
 pub struct LeaderElection {
     leases: Api<Lease>,
@@ -71,9 +87,9 @@ impl LeaderElection {
         Self { leases: Api::namespaced(client, &options.namespace), options, observed: None }
     }
 
-    /// Waits until this process leads. Returns a token that is cancelled when it no longer does: whoever leads must
-    /// stop at once then. `None` when `shutdown` came first. On shutdown the lease is released for the next one.
-    pub async fn lead(mut self, shutdown: CancellationToken) -> Option<CancellationToken> {
+    /// Waits until this process leads. `None` when `shutdown` came first. On shutdown the lease is released for the
+    /// next one.
+    pub async fn lead(mut self, shutdown: CancellationToken) -> Option<Leadership> {
         loop {
             match self.try_acquire().await {
                 Ok(true) => break,
@@ -83,9 +99,9 @@ impl LeaderElection {
             shutdown.run_until_cancelled(tokio::time::sleep(self.options.retry_period)).await?;
         }
         info!(lease = self.options.name, identity = self.options.identity, "became leader");
-        let leading = CancellationToken::new();
-        tokio::spawn(self.renew(leading.clone(), shutdown));
-        Some(leading)
+        let lost = CancellationToken::new();
+        let renewal = tokio::spawn(self.renew(lost.clone(), shutdown));
+        Some(Leadership { lost, renewal })
     }
 
     async fn renew(mut self, leading: CancellationToken, shutdown: CancellationToken) {

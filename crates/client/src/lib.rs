@@ -17,5 +17,5 @@ pub use controller::run_workers;
 pub use events::{EventRecorder, EventType, object_reference};
 pub use factory::SharedInformerFactory;
 pub use informer::{Informer, InformerEvent, Object, ObjectKey};
-pub use leader::{LeaderElection, LeaderElectionOptions};
+pub use leader::{LeaderElection, LeaderElectionOptions, Leadership};
 pub use queue::WorkQueue;

@@ -128,10 +128,10 @@ async fn one_leads_and_hands_over() {
     let leading = competitor(&client, "first").lead(stop_first.clone()).await.unwrap();
     let second = tokio::spawn(competitor(&client, "second").lead(CancellationToken::new()));
     tokio::time::sleep(Duration::from_millis(500)).await;
-    assert!(!second.is_finished() && !leading.is_cancelled(), "only one leads");
+    assert!(!second.is_finished() && !leading.lost.is_cancelled(), "only one leads");
 
     stop_first.cancel();
-    tokio::time::timeout(PATIENCE, leading.cancelled()).await.unwrap();
+    tokio::time::timeout(PATIENCE, leading.lost.cancelled()).await.unwrap();
     let leading = tokio::time::timeout(PATIENCE, second).await.unwrap().unwrap().unwrap();
     let leases: Api<Lease> = Api::namespaced(client, "kube-system");
     let spec = leases.get("tested").await.unwrap().spec.unwrap();
@@ -141,7 +141,7 @@ async fn one_leads_and_hands_over() {
     // Somebody takes the lease away by force: the leader must notice and stop.
     let theft = Patch::Merge(serde_json::json!({"spec": {"holderIdentity": "thief"}}));
     leases.patch("tested", &PatchParams::default(), &theft).await.unwrap();
-    tokio::time::timeout(PATIENCE, leading.cancelled()).await.unwrap();
+    tokio::time::timeout(PATIENCE, leading.lost.cancelled()).await.unwrap();
 }
 
 #[tokio::test]

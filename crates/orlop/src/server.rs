@@ -153,7 +153,7 @@ pub(crate) async fn until_told(
     if let Err(error) = &result {
         error!(error = format!("{error:#}"), "stopping");
     } else {
-        info!("stopping; containers go on");
+        info!("stopping");
     }
     shutdown.cancel();
     let ended = async { while tasks.join_next().await.is_some() {} };

@@ -113,21 +113,26 @@ pub async fn run(
     }
     let stop = shutdown.clone();
     tasks.spawn(async move {
-        let working = match component.election.clone() {
-            None => stop.clone(),
+        let leadership = match component.election.clone() {
+            None => None,
             Some(options) => {
                 info!(component = component.name, lease = options.name, "waiting for the leader lease");
                 let election = LeaderElection::new(component.client.clone(), options);
                 match election.lead(stop.clone()).await {
-                    Some(lease) => lease,
+                    Some(leadership) => Some(leadership),
                     None => return Ok(()),
                 }
             }
         };
-        let _leading = leading.begin();
-        let mut parts = work(&component, working)?;
+        let lost = leadership.as_ref().map_or(&stop, |leadership| &leadership.lost).clone();
+        let guard = leading.begin();
+        let mut parts = work(&component, lost)?;
         while let Some(ended) = parts.join_next().await {
             ended??;
+        }
+        drop(guard);
+        if let Some(leadership) = leadership {
+            leadership.ended().await;
         }
         match stop.is_cancelled() {
             true => Ok(()),

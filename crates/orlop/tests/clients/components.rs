@@ -204,6 +204,8 @@ fn a_configuration_file() {
 
     let _scheduler = Component::start(&server, "scheduler", &[&config]);
     add_node(&server);
+    // What the node life cycle controller would do.
+    server.ok(&["taint", "node", "n1", "node.kubernetes.io/not-ready-"]);
     server.ok(&["create", "serviceaccount", "default"]);
     for scheduler in ["packing", "default-scheduler"] {
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": scheduler, "labels": {"app": scheduler}},
