@@ -82,12 +82,20 @@ impl Registry {
         // What this call has marked for immediate removal: a kubelet may be faster with the removal itself.
         let mut condemned: Option<Value> = None;
         loop {
-            let entry = match (self.get(call), condemned.take()) {
+            let entry = match (self.get(call), &condemned) {
                 (Ok(entry), _) => entry,
-                (Err(error), Some(object)) if error.code() == 404 => return Ok(Deleted::Object(object)),
+                (Err(error), Some(object)) if error.code() == 404 => {
+                    return Ok(Deleted::Object(object.clone()));
+                }
                 (Err(error), _) => return Err(error),
             };
             let mut current = self.served(resource, &entry).await?;
+            // It is gone, and another one of its name has come.
+            if let Some(object) =
+                condemned.as_ref().filter(|object| meta(object, "uid") != meta(&current, "uid"))
+            {
+                return Ok(Deleted::Object(object.clone()));
+            }
             self.check_preconditions(call, options, asked.as_deref(), &current)?;
             if origin != Origin::Admitted {
                 let mut gone = Value::Null;
