@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -35,6 +36,9 @@ use tracing::{debug, info};
 use crate::control_plane::Tasks;
 use crate::flags::Flags;
 use crate::flags::table::Table;
+
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// What is served, where, and to whom.
 #[derive(Clone)]
@@ -124,13 +128,17 @@ impl Serving {
             while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
                 let Ok((stream, _)) = accepted else {
                     // Out of file descriptors: give connections a moment to end.
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 };
                 let (shared, leading, lease) = (shared.clone(), leading.clone(), lease.clone());
                 tokio::spawn(shutdown.clone().run_until_cancelled_owned(async move {
                     let acceptor = TlsAcceptor::from(shared.tls.clone());
-                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    // Who connects and says nothing shall not hold a task for ever.
+                    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await
+                    else {
+                        return;
+                    };
                     let peer = Arc::new(shared.authorities.peer(stream.get_ref().1.peer_certificates()));
                     let service = service_fn(|request| {
                         let (shared, peer) = (shared.clone(), peer.clone());
