@@ -54,7 +54,7 @@ pub(crate) fn validate_meta_by(
 }
 
 /// [`validate_object_meta`] without the rule for finalizers: custom resources and the kinds of the servers for them, of
-/// admission and of aggregation.
+/// admission and of aggregation, and leases.
 pub fn validate_generic_object_meta(obj: &Value, namespaced: bool, rule: NameRule) -> ErrorList {
     let names = |name: &str, prefix| check_name(rule, name, prefix);
     validate_generic_meta_by(&obj["metadata"], namespaced, &names, &Path::new("metadata"))

@@ -226,8 +226,34 @@ pub(crate) fn port_number(errs: &mut ErrorList, path: &Path, port: i64) {
     }
 }
 
+/// Whether the values in a selector's requirements must be such that a label can have them. It was not always so, and an
+/// update keeps what a selector had before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum SelectorValues {
+    #[default]
+    Checked,
+    Any,
+}
+
+impl SelectorValues {
+    /// What replaces an object that has these selectors may have.
+    pub(crate) fn replacing<'a>(before: impl IntoIterator<Item = &'a Value>) -> SelectorValues {
+        if before.into_iter().all(selector_is_valid) { SelectorValues::Checked } else { SelectorValues::Any }
+    }
+}
+
 /// A `LabelSelector` object: upstream's `ValidateLabelSelector`.
 pub(crate) fn label_selector(errs: &mut ErrorList, path: &Path, selector: &Value) {
+    label_selector_with(errs, path, selector, SelectorValues::Checked);
+}
+
+/// [`label_selector`] that may have been written before its values were checked.
+pub(crate) fn label_selector_with(
+    errs: &mut ErrorList,
+    path: &Path,
+    selector: &Value,
+    allowed: SelectorValues,
+) {
     errs.extend(validate_labels(&selector["matchLabels"], &path.child("matchLabels")));
     for (i, requirement) in selector["matchExpressions"].items().iter().enumerate() {
         let path = path.child("matchExpressions").index(i);
@@ -247,6 +273,9 @@ pub(crate) fn label_selector(errs: &mut ErrorList, path: &Path, selector: &Value
             }
         }
         errs.extend(validate_label_name(requirement["key"].text(), &path.child("key")));
+        if allowed == SelectorValues::Any {
+            continue;
+        }
         for (v, value) in values.into_iter().enumerate() {
             invalids(errs, &path.child("values").index(v), value, names::is_valid_label_value(value));
         }
@@ -300,5 +329,96 @@ pub(crate) fn local_non_reserved_path(errs: &mut ErrorList, path: &Path, value: 
     local_descending_path(errs, path, value);
     if value.starts_with("..") && !value.starts_with("../") {
         errs.push(field::invalid(path, value, "must not start with '..'"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{check_create, check_update};
+    use serde_json::{Value, json};
+
+    /// An object with this selector is refused with `wrong` (below `path`) when it is new; an update keeps what the
+    /// object before it had and brings in nothing else.
+    fn check(group: &str, kind: &str, path: &str, object: impl Fn(&Value) -> Value, and: &[&str]) {
+        const LABEL: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
+        let selector = |value: &str| json!({"matchExpressions": [{"key": "k", "operator": "In", "values": ["v", value]}]});
+        let (odd, plain) = (object(&selector("-x")), object(&selector("x")));
+        let wrong = format!("{path}.matchExpressions[0].values[1]: Invalid value: \"-x\": {LABEL}");
+        let expected: Vec<&str> = std::iter::once(wrong.as_str()).chain(and.iter().copied()).collect();
+        check_create(group, kind, odd.clone(), &expected);
+        check_update(group, kind, odd.clone(), odd.clone(), and);
+        if kind != "Job" {
+            check_update(group, kind, odd, plain, &expected);
+        }
+    }
+
+    #[test]
+    fn values_that_were_in_a_selector_may_stay() {
+        check(
+            "policy",
+            "PodDisruptionBudget",
+            "spec.selector",
+            |s| json!({"spec": {"minAvailable": 1, "selector": s}}),
+            &[],
+        );
+        let policy = |spec: Value| json!({"spec": spec});
+        check(
+            "networking.k8s.io",
+            "NetworkPolicy",
+            "spec.podSelector",
+            |s| policy(json!({"podSelector": s})),
+            &[],
+        );
+        check(
+            "networking.k8s.io",
+            "NetworkPolicy",
+            "spec.egress[0].to[0].namespaceSelector",
+            |s| policy(json!({"podSelector": {}, "egress": [{"to": [{"namespaceSelector": s}]}]})),
+            &[],
+        );
+        check(
+            "rbac.authorization.k8s.io",
+            "ClusterRole",
+            "aggregationRule.clusterRoleSelectors[0]",
+            |s| json!({"aggregationRule": {"clusterRoleSelectors": [s]}}),
+            // Such a selector cannot be used, and upstream says so of old ones too.
+            &["aggregationRule.clusterRoleSelectors[0]: Invalid value: null: invalid label selector."],
+        );
+        check(
+            "batch",
+            "Job",
+            "spec.selector",
+            |s| {
+                json!({"spec": {"manualSelector": true, "suspend": true, "selector": s, "template": {
+                    "metadata": {"labels": {"k": "v"}},
+                    "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}})
+            },
+            &[],
+        );
+        check(
+            "admissionregistration.k8s.io",
+            "ValidatingWebhookConfiguration",
+            "webhooks[0].objectSelector",
+            |s| {
+                json!({"webhooks": [{"name": "a.b.c", "clientConfig": {"url": "https://x/"}, "sideEffects": "None",
+                    "admissionReviewVersions": ["v1"], "objectSelector": s}]})
+            },
+            &[],
+        );
+    }
+
+    #[test]
+    fn values_that_were_in_a_volume_may_stay() {
+        let claim = |value: &str| {
+            json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}},
+                "selector": {"matchExpressions": [{"key": "k", "operator": "In", "values": [value]}]}}})
+        };
+        check_update("", "PersistentVolumeClaim", claim("-x"), claim("-x"), &[]);
+        let volume = |value: &str| {
+            json!({"spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "local": {"path": "/x"},
+                "nodeAffinity": {"required": {"nodeSelectorTerms": [
+                    {"matchExpressions": [{"key": "k", "operator": "In", "values": [value]}]}]}}}})
+        };
+        check_update("", "PersistentVolume", volume("-x"), volume("-x"), &[]);
     }
 }

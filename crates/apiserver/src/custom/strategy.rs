@@ -210,7 +210,7 @@ impl Strategy for CustomKind {
             }
             if !name.contains('/') && !STANDARD_FINALIZERS.contains(name) {
                 warnings.push(format!(
-                    "metadata.finalizers: {shown}: prefer a domain-qualified finalizer name to avoid accidental conflicts with other finalizer writers"
+                    "metadata.finalizers: {shown}: prefer a domain-qualified finalizer name including a path (/) to avoid accidental conflicts with other finalizer writers"
                 ));
             }
         }

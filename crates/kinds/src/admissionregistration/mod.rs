@@ -9,6 +9,7 @@ pub mod type_check;
 pub mod validating_admission_policy;
 pub mod webhook_configuration;
 
+mod field_ref;
 mod policy;
 
 use crate::Strategy;

@@ -7,6 +7,7 @@ use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
 use serde_json::{Value, json};
 
+use super::field_ref;
 use super::policy::{self, Expressions};
 use super::static_suffix_warnings;
 use crate::cursor::{Cursor, bump_generation, keep, set_generation};
@@ -147,9 +148,7 @@ impl Strategy for ValidatingAdmissionPolicy {
             if warning["warning"].text().is_empty() {
                 errs.push(field::required(&at.child("warning"), ""));
             }
-            if warning["fieldRef"].text().trim().is_empty() {
-                errs.push(field::required(&at.child("fieldRef"), ""));
-            }
+            field_ref::validate(&mut errs, &at.child("fieldRef"), warning["fieldRef"].text());
         }
         crate::validate::conditions(&mut errs, &path.child("conditions"), &status["conditions"]);
         errs

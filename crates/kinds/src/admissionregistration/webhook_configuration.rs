@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::policy::Expressions;
 use super::{client_config, rules, static_suffix_warnings};
 use crate::cursor::{Cursor, bump_generation, default_to, items_mut, same, set_generation};
-use crate::validate::{label_selector, one_of};
+use crate::validate::{SelectorValues, label_selector_with, one_of};
 use crate::{NameRule, Strategy, metadata, printer};
 
 /// The strategy of ValidatingWebhookConfigurations.
@@ -46,7 +46,7 @@ struct Leniency {
     side_effects: bool,
     review_versions: bool,
     repeated_names: bool,
-    selectors: bool,
+    selector_values: SelectorValues,
 }
 
 impl Leniency {
@@ -55,7 +55,7 @@ impl Leniency {
         side_effects: false,
         review_versions: false,
         repeated_names: false,
-        selectors: false,
+        selector_values: SelectorValues::Checked,
     };
 
     fn of_update(obj: &Value, old: &Value) -> Leniency {
@@ -70,13 +70,9 @@ impl Leniency {
                 !versions.is_empty() && !versions.iter().any(|v| REVIEW_VERSIONS.contains(v))
             }),
             repeated_names: !old.iter().all(|hook| names.insert(hook["name"].text())),
-            selectors: old.iter().any(|hook| {
-                let mut errs = ErrorList::new();
-                for key in ["namespaceSelector", "objectSelector"] {
-                    label_selector(&mut errs, &Path::new(key), &hook[key]);
-                }
-                !errs.is_empty()
-            }),
+            selector_values: SelectorValues::replacing(
+                old.iter().flat_map(|hook| [&hook["namespaceSelector"], &hook["objectSelector"]]),
+            ),
         }
     }
 }
@@ -123,16 +119,6 @@ fn validate_review_versions(errs: &mut ErrorList, versions: &Value, lenient: boo
     }
 }
 
-/// A selector; one with values that are no label values is let through where there was one before.
-fn validate_selector(errs: &mut ErrorList, selector: &Value, lenient: bool, path: &Path) {
-    let mut found = ErrorList::new();
-    label_selector(&mut found, path, selector);
-    if lenient {
-        found.retain(|error| !error.field.contains(".values["));
-    }
-    errs.extend(found);
-}
-
 fn validate_webhook(
     errs: &mut ErrorList,
     hook: &Value,
@@ -163,7 +149,7 @@ fn validate_webhook(
     }
     for key in ["namespaceSelector", "objectSelector"] {
         if hook[key].is_set() {
-            validate_selector(errs, &hook[key], lenient.selectors, &path.child(key));
+            label_selector_with(errs, &path.child(key), &hook[key], lenient.selector_values);
         }
     }
     if mutating {

@@ -38,7 +38,13 @@ const RULES: Workload = Workload {
 /// The template's own generation, kept in an annotation since its field went away.
 const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 
-fn validate_spec(errs: &mut ErrorList, spec: &Value) {
+fn validate(obj: &Value, old: Option<&Value>) -> ErrorList {
+    let mut errs = metadata::validate_object_meta(obj, true, NameRule::DnsSubdomain);
+    validate_spec(&mut errs, &obj["spec"], old.map(|old| &old["spec"]));
+    errs
+}
+
+fn validate_spec(errs: &mut ErrorList, spec: &Value, old: Option<&Value>) {
     let path = Path::new("spec");
     let (selector, template) = (&spec["selector"], &spec["template"]);
     label_selector(errs, &path.child("selector"), selector);
@@ -58,7 +64,7 @@ fn validate_spec(errs: &mut ErrorList, spec: &Value) {
             "empty selector is invalid for daemonset",
         ));
     }
-    validate_pod_template_spec(errs, &at, template);
+    validate_pod_template_spec(errs, &at, template, old.map(|old| &old["template"]));
     pod_template::validate_always_running(errs, &at.child("spec"), &template["spec"], "DaemonSet");
     nonnegative(errs, &path.child("minReadySeconds"), &spec["minReadySeconds"]);
     validate_strategy(errs, &path.child("updateStrategy"), &spec["updateStrategy"]);
@@ -141,16 +147,14 @@ impl Strategy for DaemonSet {
     }
 
     fn validate_create(&self, obj: &Value) -> ErrorList {
-        let mut errs = metadata::validate_object_meta(obj, true, NameRule::DnsSubdomain);
-        validate_spec(&mut errs, &obj["spec"]);
-        errs
+        validate(obj, None)
     }
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         // Upstream looks at the whole object and again at its update.
-        let mut errs = self.validate_create(obj);
+        let mut errs = validate(obj, Some(old));
         errs.extend(metadata::validate_object_meta_update(obj, old));
-        validate_spec(&mut errs, &obj["spec"]);
+        validate_spec(&mut errs, &obj["spec"], Some(&old["spec"]));
         validate_selector_stays(&mut errs, obj, old);
         errs
     }

@@ -33,10 +33,10 @@ const RULES: Workload = Workload {
     ready: "readyReplicas",
 };
 
-fn validate_spec(errs: &mut ErrorList, spec: &Value) {
+fn validate_spec(errs: &mut ErrorList, spec: &Value, old: Option<&Value>) {
     let path = Path::new("spec");
     nonnegative(errs, &path.child("replicas"), &spec["replicas"]);
-    pod_template::validate_replicas_of_template(errs, &path, spec);
+    pod_template::validate_replicas_of_template(errs, &path, spec, old);
     validate_strategy(errs, &path.child("strategy"), &spec["strategy"]);
     nonnegative(errs, &path.child("minReadySeconds"), &spec["minReadySeconds"]);
     nonnegative(errs, &path.child("revisionHistoryLimit"), &spec["revisionHistoryLimit"]);
@@ -109,13 +109,13 @@ impl Strategy for Deployment {
 
     fn validate_create(&self, obj: &Value) -> ErrorList {
         let mut errs = metadata::validate_object_meta(obj, true, NameRule::DnsSubdomain);
-        validate_spec(&mut errs, &obj["spec"]);
+        validate_spec(&mut errs, &obj["spec"], None);
         errs
     }
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errs = metadata::validate_object_meta_update(obj, old);
-        validate_spec(&mut errs, &obj["spec"]);
+        validate_spec(&mut errs, &obj["spec"], Some(&old["spec"]));
         validate_selector_stays(&mut errs, obj, old);
         errs
     }

@@ -14,11 +14,17 @@ use crate::{NameRule, Strategy, metadata, printer};
 /// The strategy of ReplicaSets.
 pub struct ReplicaSet;
 
-fn validate_spec(errs: &mut ErrorList, spec: &Value) {
+fn validate(obj: &Value, old: Option<&Value>) -> ErrorList {
+    let mut errs = metadata::validate_object_meta(obj, true, NameRule::DnsSubdomain);
+    validate_spec(&mut errs, &obj["spec"], old.map(|old| &old["spec"]));
+    errs
+}
+
+fn validate_spec(errs: &mut ErrorList, spec: &Value, old: Option<&Value>) {
     let path = Path::new("spec");
     nonnegative(errs, &path.child("replicas"), &spec["replicas"]);
     nonnegative(errs, &path.child("minReadySeconds"), &spec["minReadySeconds"]);
-    pod_template::validate_replicas_of_template(errs, &path, spec);
+    pod_template::validate_replicas_of_template(errs, &path, spec, old);
 }
 
 impl Strategy for ReplicaSet {
@@ -37,16 +43,14 @@ impl Strategy for ReplicaSet {
     }
 
     fn validate_create(&self, obj: &Value) -> ErrorList {
-        let mut errs = metadata::validate_object_meta(obj, true, NameRule::DnsSubdomain);
-        validate_spec(&mut errs, &obj["spec"]);
-        errs
+        validate(obj, None)
     }
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         // Upstream looks at the whole object and again at its update.
-        let mut errs = self.validate_create(obj);
+        let mut errs = validate(obj, Some(old));
         errs.extend(metadata::validate_object_meta_update(obj, old));
-        validate_spec(&mut errs, &obj["spec"]);
+        validate_spec(&mut errs, &obj["spec"], Some(&old["spec"]));
         validate_selector_stays(&mut errs, obj, old);
         errs
     }

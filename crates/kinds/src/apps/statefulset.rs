@@ -43,8 +43,8 @@ const MUTABLE: [&str; 7] = [
     "persistentVolumeClaimRetentionPolicy",
 ];
 
-/// `fresh` says that the object is new: what no update can change is looked at once.
-fn validate_spec(errs: &mut ErrorList, spec: &Value, fresh: bool) {
+/// What no update can change is looked at once, when there is no `old` spec.
+fn validate_spec(errs: &mut ErrorList, spec: &Value, old: Option<&Value>) {
     let path = Path::new("spec");
     let at = path.child("podManagementPolicy");
     match spec["podManagementPolicy"].text() {
@@ -58,7 +58,7 @@ fn validate_spec(errs: &mut ErrorList, spec: &Value, fresh: bool) {
         let at = path.child("persistentVolumeClaimRetentionPolicy").child(key);
         one_of(errs, &at, &retention[key], &["Retain", "Delete"]);
     }
-    if fresh {
+    if old.is_none() {
         let claims = path.child("volumeClaimTemplates");
         for (i, claim) in spec["volumeClaimTemplates"].items().iter().enumerate() {
             validate_claim_spec(errs, &claims.index(i).child("spec"), &claim["spec"]);
@@ -67,21 +67,22 @@ fn validate_spec(errs: &mut ErrorList, spec: &Value, fresh: bool) {
     nonnegative(errs, &path.child("replicas"), &spec["replicas"]);
     nonnegative(errs, &path.child("minReadySeconds"), &spec["minReadySeconds"]);
     nonnegative(errs, &path.child("ordinals.start"), &spec["ordinals"]["start"]);
-    validate_template(errs, &path, spec);
+    validate_template(errs, &path, spec, old);
     let service = spec["serviceName"].text();
-    if fresh && !service.is_empty() {
+    if old.is_none() && !service.is_empty() {
         dns_label(errs, &path.child("serviceName"), service);
     }
 }
 
 /// The template and the selector of its pods, which may mount what the claim templates make.
-fn validate_template(errs: &mut ErrorList, path: &Path, spec: &Value) {
+fn validate_template(errs: &mut ErrorList, path: &Path, spec: &Value, old: Option<&Value>) {
     let (selector, template, at) = (&spec["selector"], &spec["template"], path.child("template"));
     if pod_template::validate_selector(errs, &path.child("selector"), selector, "statefulset", "") {
         let made = |claim: &Value| json!({"name": claim["metadata"]["name"], "persistentVolumeClaim": {}});
         let claims: Vec<Value> = spec["volumeClaimTemplates"].items().iter().map(made).collect();
         pod_template::validate_labels_match(errs, &at, selector, template);
-        validate_pod_template_with_volumes(errs, &at, template, &claims);
+        let before = old.map(|old| &old["template"]);
+        validate_pod_template_with_volumes(errs, &at, template, before, &claims);
     }
     pod_template::validate_always_running(errs, &at.child("spec"), &template["spec"], "StatefulSet");
 }
@@ -160,13 +161,13 @@ impl Strategy for StatefulSet {
 
     fn validate_create(&self, obj: &Value) -> ErrorList {
         let mut errs = metadata::validate_object_meta(obj, true, NameRule::DnsLabel);
-        validate_spec(&mut errs, &obj["spec"], true);
+        validate_spec(&mut errs, &obj["spec"], None);
         errs
     }
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errs = metadata::validate_object_meta_update(obj, old);
-        validate_spec(&mut errs, &obj["spec"], false);
+        validate_spec(&mut errs, &obj["spec"], Some(&old["spec"]));
         let mut munged = obj["spec"].clone();
         for key in MUTABLE {
             keep_field(&mut munged, &old["spec"], key);

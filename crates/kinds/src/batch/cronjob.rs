@@ -44,7 +44,7 @@ fn validate_spec(errs: &mut ErrorList, spec: &Value, old: Option<&Value>) {
     );
     let template = &spec["jobTemplate"]["spec"];
     let at = path.child("jobTemplate").child("spec");
-    validate_job_spec(errs, &at, template);
+    validate_job_spec(errs, &at, template, old.map(|old| &old["jobTemplate"]["spec"]));
     if template["selector"].is_set() {
         let selector = template["selector"].clone();
         errs.push(field::invalid(&at.child("selector"), selector, "`selector` will be auto-generated"));

@@ -49,13 +49,13 @@ impl Strategy for Lease {
     }
 
     fn validate_create(&self, obj: &Value) -> ErrorList {
-        let mut errs = metadata::validate_object_meta(obj, true, NameRule::DnsSubdomain);
+        let mut errs = metadata::validate_generic_object_meta(obj, true, NameRule::DnsSubdomain);
         errs.extend(validate_spec(obj));
         errs
     }
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
-        let mut errs = metadata::validate_object_meta_update(obj, old);
+        let mut errs = metadata::validate_generic_object_meta_update(obj, old);
         errs.extend(validate_spec(obj));
         errs
     }
@@ -75,8 +75,15 @@ impl Strategy for Lease {
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::check_create;
+    use crate::testing::{check_create, check_update};
     use serde_json::json;
+
+    #[test]
+    fn finalizers_need_no_domain() {
+        let lease = json!({"metadata": {"finalizers": ["anything"]}});
+        check_create("coordination.k8s.io", "Lease", lease.clone(), &[]);
+        check_update("coordination.k8s.io", "Lease", lease.clone(), lease, &[]);
+    }
 
     #[test]
     fn positive_duration() {

@@ -8,7 +8,9 @@ use super::persistentvolume::{validate_access_modes, validate_basic_resource};
 use super::pod::defaults::round_quantities;
 use super::pod::resources::{is_native, quantity, validate_resource_quantity};
 use crate::cursor::{Cursor, child, default_empty_to, default_to, keep, keep_field, remove, same};
-use crate::validate::{dns_subdomain, label_selector, object_name, one_of, qualified_name, require_text};
+use crate::validate::{
+    SelectorValues, dns_subdomain, label_selector_with, object_name, one_of, qualified_name, require_text,
+};
 use crate::{NameRule, Strategy, metadata, printer};
 
 /// The strategy of PersistentVolumeClaims.
@@ -63,17 +65,20 @@ pub(crate) fn spec_warnings(path: &Path, spec: &Value) -> Vec<String> {
 
 /// A claim's spec, in a claim or in a template of one.
 pub(crate) fn validate_claim_spec(errs: &mut ErrorList, path: &Path, spec: &Value) {
-    validate_spec(errs, path, spec, false);
+    validate_spec(errs, path, spec, None);
 }
 
-/// `any_group` says that the claim had a source before, whose group is not looked at again.
-fn validate_spec(errs: &mut ErrorList, path: &Path, spec: &Value, any_group: bool) {
+/// `old` is the spec that this one replaces: the group of a source and the values of a selector are not looked at again.
+fn validate_spec(errs: &mut ErrorList, path: &Path, spec: &Value, old: Option<&Value>) {
+    let had_group = |old: &Value| ["dataSource", "dataSourceRef"].iter().any(|key| old[*key].has("apiGroup"));
+    let any_group = old.is_some_and(had_group);
+    let values = SelectorValues::replacing(old.map(|old| &old["selector"]));
     let modes = &spec["accessModes"];
     let at = path.child("accessModes");
     if modes.is_empty() {
         errs.push(field::required(&at, "at least 1 access mode is required"));
     }
-    label_selector(errs, &path.child("selector"), &spec["selector"]);
+    label_selector_with(errs, &path.child("selector"), &spec["selector"], values);
     if !modes.is_empty() {
         validate_access_modes(errs, &at, modes, "");
     }
@@ -245,7 +250,7 @@ impl Strategy for PersistentVolumeClaim {
 
     fn validate_create(&self, obj: &Value) -> ErrorList {
         let mut errs = metadata::validate_object_meta(obj, true, NameRule::DnsSubdomain);
-        validate_spec(&mut errs, &Path::new("spec"), &obj["spec"], false);
+        validate_spec(&mut errs, &Path::new("spec"), &obj["spec"], None);
         errs
     }
 
@@ -254,8 +259,7 @@ impl Strategy for PersistentVolumeClaim {
         errs.extend(metadata::validate_object_meta(obj, true, NameRule::DnsSubdomain));
         let (spec, was) = (&obj["spec"], &old["spec"]);
         let path = Path::new("spec");
-        let any_group = ["dataSource", "dataSourceRef"].iter().any(|key| was[*key].has("apiGroup"));
-        validate_spec(&mut errs, &path, spec, any_group);
+        validate_spec(&mut errs, &path, spec, Some(was));
         let munged = but_for_mutable_parts(&mut errs, obj, old);
         if !same(&munged, was) {
             errs.push(field::forbidden(

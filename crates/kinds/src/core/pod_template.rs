@@ -90,7 +90,12 @@ pub(crate) fn validate_selector(
 }
 
 /// `selector` and `template` of a Deployment's or ReplicaSet's spec; upstream has the same words for both.
-pub(crate) fn validate_replicas_of_template(errs: &mut ErrorList, path: &Path, spec: &Value) {
+pub(crate) fn validate_replicas_of_template(
+    errs: &mut ErrorList,
+    path: &Path,
+    spec: &Value,
+    old: Option<&Value>,
+) {
     let selector = &spec["selector"];
     let unusable = "invalid label selector";
     if !validate_selector(errs, &path.child("selector"), selector, "deployment", unusable) {
@@ -98,7 +103,7 @@ pub(crate) fn validate_replicas_of_template(errs: &mut ErrorList, path: &Path, s
     }
     let (template, path) = (&spec["template"], path.child("template"));
     validate_labels_match(errs, &path, selector, template);
-    validate_pod_template_spec(errs, &path, template);
+    validate_pod_template_spec(errs, &path, template, old.map(|old| &old["template"]));
     validate_always_running(errs, &path.child("spec"), &template["spec"], "ReplicaSet");
 }
 

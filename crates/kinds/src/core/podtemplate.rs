@@ -30,13 +30,14 @@ impl Strategy for PodTemplate {
 
     fn validate_create(&self, obj: &Value) -> ErrorList {
         let mut errs = metadata::validate_object_meta(obj, true, NameRule::DnsSubdomain);
-        validate_pod_template_spec(&mut errs, &Path::new("template"), &obj["template"]);
+        validate_pod_template_spec(&mut errs, &Path::new("template"), &obj["template"], None);
         errs
     }
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errs = metadata::validate_object_meta_update(obj, old);
-        validate_pod_template_spec(&mut errs, &Path::new("template"), &obj["template"]);
+        let (path, before) = (Path::new("template"), Some(&old["template"]));
+        validate_pod_template_spec(&mut errs, &path, &obj["template"], before);
         errs
     }
 

@@ -14,7 +14,13 @@ use crate::{NameRule, Strategy, metadata, printer};
 /// The strategy of ReplicationControllers.
 pub struct ReplicationController;
 
-fn validate_spec(errs: &mut ErrorList, spec: &Value) {
+fn validate(obj: &Value, old: Option<&Value>) -> ErrorList {
+    let mut errs = metadata::validate_object_meta(obj, true, NameRule::DnsSubdomain);
+    validate_spec(&mut errs, &obj["spec"], old.map(|old| &old["spec"]));
+    errs
+}
+
+fn validate_spec(errs: &mut ErrorList, spec: &Value, old: Option<&Value>) {
     let path = Path::new("spec");
     nonnegative(errs, &path.child("minReadySeconds"), &spec["minReadySeconds"]);
     if spec["selector"].is_empty() {
@@ -36,7 +42,7 @@ fn validate_spec(errs: &mut ErrorList, spec: &Value) {
             "`selector` does not match template `labels`",
         ));
     }
-    validate_pod_template_spec(errs, &at, template);
+    validate_pod_template_spec(errs, &at, template, old.map(|old| &old["template"]));
     pod_template::validate_always_running(
         errs,
         &at.child("spec"),
@@ -74,15 +80,14 @@ impl Strategy for ReplicationController {
     }
 
     fn validate_create(&self, obj: &Value) -> ErrorList {
-        let mut errs = metadata::validate_object_meta(obj, true, NameRule::DnsSubdomain);
-        validate_spec(&mut errs, &obj["spec"]);
-        errs
+        validate(obj, None)
     }
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
-        let mut errs = self.validate_create(obj);
+        // Upstream looks at the whole object and again at its update.
+        let mut errs = validate(obj, Some(old));
         errs.extend(metadata::validate_object_meta_update(obj, old));
-        validate_spec(&mut errs, &obj["spec"]);
+        validate_spec(&mut errs, &obj["spec"], Some(&old["spec"]));
         errs
     }
 

@@ -24,7 +24,58 @@ fn validate_host(errs: &mut ErrorList, path: &Path, host: &str) {
     }
 }
 
-fn validate_spec(errs: &mut ErrorList, spec: &Value) {
+/// What an update may keep though a new ingress may not have it.
+#[derive(Clone, Copy, Default)]
+struct Kept {
+    /// Names of secrets that no secret can have.
+    secret_names: bool,
+    /// What stands behind a host with a wildcard.
+    wildcard_rules: bool,
+}
+
+impl Kept {
+    fn of(old: &Value) -> Kept {
+        let spec = &old["spec"];
+        let found = |check: &dyn Fn(&mut ErrorList)| {
+            let mut errs = ErrorList::new();
+            check(&mut errs);
+            !errs.is_empty()
+        };
+        Kept {
+            secret_names: spec["tls"].items().iter().any(|tls| {
+                found(&|errs| validate_secret_name(errs, &Path::root(), tls["secretName"].text()))
+            }),
+            wildcard_rules: spec["rules"]
+                .items()
+                .iter()
+                .filter(|rule| rule["host"].text().contains('*'))
+                .any(|rule| found(&|errs| validate_rule_value(errs, &Path::root(), rule))),
+        }
+    }
+}
+
+fn validate_secret_name(errs: &mut ErrorList, path: &Path, name: &str) {
+    if !name.is_empty() {
+        object_name(errs, path, name, NameRule::DnsSubdomain);
+    }
+}
+
+/// The paths of a rule.
+fn validate_rule_value(errs: &mut ErrorList, path: &Path, rule: &Value) {
+    if !rule["http"].is_set() {
+        return;
+    }
+    let at = path.child("http").child("paths");
+    let paths = rule["http"]["paths"].items();
+    if paths.is_empty() {
+        errs.push(field::required(&at, ""));
+    }
+    for (p, entry) in paths.iter().enumerate() {
+        validate_path(errs, &at.index(p), entry);
+    }
+}
+
+fn validate_spec(errs: &mut ErrorList, spec: &Value, kept: Kept) {
     let path = Path::new("spec");
     let (rules, backend) = (spec["rules"].items(), &spec["defaultBackend"]);
     if rules.is_empty() && !backend.is_set() {
@@ -47,15 +98,8 @@ fn validate_spec(errs: &mut ErrorList, spec: &Value) {
             }
             validate_host(errs, &at, host);
         }
-        if rule["http"].is_set() {
-            let at = path.child("http").child("paths");
-            let paths = rule["http"]["paths"].items();
-            if paths.is_empty() {
-                errs.push(field::required(&at, ""));
-            }
-            for (p, entry) in paths.iter().enumerate() {
-                validate_path(errs, &at.index(p), entry);
-            }
+        if !(kept.wildcard_rules && host.contains('*')) {
+            validate_rule_value(errs, &path, rule);
         }
     }
     for (i, tls) in spec["tls"].items().iter().enumerate() {
@@ -63,9 +107,8 @@ fn validate_spec(errs: &mut ErrorList, spec: &Value) {
         for (h, host) in tls["hosts"].texts().into_iter().enumerate() {
             validate_host(errs, &path.child("hosts").index(h), host);
         }
-        let secret = tls["secretName"].text();
-        if !secret.is_empty() {
-            object_name(errs, &path.child("secretName"), secret, NameRule::DnsSubdomain);
+        if !kept.secret_names {
+            validate_secret_name(errs, &path.child("secretName"), tls["secretName"].text());
         }
     }
     if spec["ingressClassName"].is_set() {
@@ -173,7 +216,7 @@ impl Strategy for Ingress {
 
     fn validate_create(&self, obj: &Value) -> ErrorList {
         let mut errs = metadata::validate_object_meta(obj, true, NameRule::DnsSubdomain);
-        validate_spec(&mut errs, &obj["spec"]);
+        validate_spec(&mut errs, &obj["spec"], Kept::default());
         let class = &obj["metadata"]["annotations"][CLASS];
         let named = &obj["spec"]["ingressClassName"];
         if class.is_set() && named.is_set() && class != named {
@@ -189,7 +232,7 @@ impl Strategy for Ingress {
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errs = metadata::validate_object_meta_update(obj, old);
         errs.extend(metadata::validate_object_meta(obj, true, NameRule::DnsSubdomain));
-        validate_spec(&mut errs, &obj["spec"]);
+        validate_spec(&mut errs, &obj["spec"], Kept::of(old));
         errs
     }
 
@@ -263,10 +306,33 @@ impl Strategy for Ingress {
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::{check_cells, check_create};
+    use crate::testing::{check_cells, check_create, check_update};
     use serde_json::{Value, json};
 
     const GROUP: &str = "networking.k8s.io";
+
+    #[test]
+    fn what_was_wrong_may_stay() {
+        let check = |spec: Value, plain: Value, wrong: &str| {
+            let (odd, plain) = (json!({"spec": spec}), json!({"spec": plain}));
+            check_create(GROUP, "Ingress", odd.clone(), &[wrong]);
+            check_update(GROUP, "Ingress", odd.clone(), odd.clone(), &[]);
+            check_update(GROUP, "Ingress", odd, plain, &[wrong]);
+        };
+        let backend = json!({"service": {"name": "s", "port": {"number": 80}}});
+        let tls = |name: &str| json!({"defaultBackend": backend, "tls": [{"secretName": name}]});
+        check(
+            tls("A"),
+            tls("a"),
+            "spec.tls[0].secretName: Invalid value: \"A\": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')",
+        );
+        let rule = |host: &str, path: &str| json!({"rules": [{"host": host, "http": {"paths": [{"path": path, "pathType": "Exact", "backend": backend}]}}]});
+        let wrong = "spec.rules[0].http.paths[0].path: Invalid value: \"x\": must be an absolute path";
+        check(rule("*.a.b", "x"), rule("*.a.b", "/x"), wrong);
+        // Hosts without a wildcard were always looked at.
+        let old = json!({"spec": rule("a.b", "x")});
+        check_update(GROUP, "Ingress", old.clone(), old, &[wrong]);
+    }
 
     #[test]
     fn validation() {

@@ -7,15 +7,32 @@ use serde_json::{Value, json};
 
 use crate::addresses::{cidr_unless_stored, cidr_warning, contains, parse_cidr_sloppy};
 use crate::cursor::{Cursor, bump_generation, child, default_to, items_mut, set_generation};
-use crate::validate::{label_selector, port_num_or_name};
+use crate::validate::{SelectorValues, label_selector_with, port_num_or_name};
 use crate::{NameRule, Strategy, metadata, printer};
 
 /// The strategy of NetworkPolicies.
 pub struct NetworkPolicy;
 
-fn validate_spec(errs: &mut ErrorList, spec: &Value, stored: &[&str]) {
+/// What an update may keep though a new policy may not have it.
+#[derive(Default)]
+struct Kept<'a> {
+    ranges: Vec<&'a str>,
+    selector_values: SelectorValues,
+}
+
+impl Kept<'_> {
+    fn of(old: &Value) -> Kept<'_> {
+        let spec = &old["spec"];
+        let selectors = peers(spec).flat_map(|peer| [&peer["podSelector"], &peer["namespaceSelector"]]);
+        let all = std::iter::once(&spec["podSelector"]).chain(selectors);
+        Kept { ranges: ranges(spec), selector_values: SelectorValues::replacing(all) }
+    }
+}
+
+fn validate_spec(errs: &mut ErrorList, spec: &Value, kept: &Kept) {
     let path = Path::new("spec");
-    label_selector(errs, &path.child("podSelector"), &spec["podSelector"]);
+    let at = path.child("podSelector");
+    label_selector_with(errs, &at, &spec["podSelector"], kept.selector_values);
     for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
         for (i, rule) in spec[direction].items().iter().enumerate() {
             let path = path.child(direction).index(i);
@@ -23,7 +40,7 @@ fn validate_spec(errs: &mut ErrorList, spec: &Value, stored: &[&str]) {
                 validate_port(errs, &path.child("ports").index(p), port);
             }
             for (p, peer) in rule[peers].items().iter().enumerate() {
-                validate_peer(errs, &path.child(peers).index(p), peer, stored);
+                validate_peer(errs, &path.child(peers).index(p), peer, kept);
             }
         }
     }
@@ -81,18 +98,18 @@ fn validate_port(errs: &mut ErrorList, path: &Path, port: &Value) {
     }
 }
 
-fn validate_peer(errs: &mut ErrorList, path: &Path, peer: &Value, stored: &[&str]) {
+fn validate_peer(errs: &mut ErrorList, path: &Path, peer: &Value, kept: &Kept) {
     let mut kinds = 0;
     for key in ["podSelector", "namespaceSelector"] {
         if peer[key].is_set() {
             kinds += 1;
-            label_selector(errs, &path.child(key), &peer[key]);
+            label_selector_with(errs, &path.child(key), &peer[key], kept.selector_values);
         }
     }
     let block = &peer["ipBlock"];
     if block.is_set() {
         kinds += 1;
-        validate_block(errs, &path.child("ipBlock"), block, stored);
+        validate_block(errs, &path.child("ipBlock"), block, &kept.ranges);
     }
     if kinds == 0 {
         errs.push(field::required(path, "must specify a peer"));
@@ -119,16 +136,19 @@ fn validate_block(errs: &mut ErrorList, path: &Path, block: &Value, stored: &[&s
     }
 }
 
+/// The peers of all rules.
+fn peers(spec: &Value) -> impl Iterator<Item = &Value> {
+    [("ingress", "from"), ("egress", "to")].into_iter().flat_map(|(direction, peers)| {
+        spec[direction].items().iter().flat_map(move |rule| rule[peers].items())
+    })
+}
+
 /// Every range of a policy: an update may repeat them, whatever they look like.
-fn ranges(policy: &Value) -> Vec<&str> {
+fn ranges(spec: &Value) -> Vec<&str> {
     let mut all = Vec::new();
-    for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
-        for rule in policy["spec"][direction].items() {
-            for peer in rule[peers].items() {
-                all.push(peer["ipBlock"]["cidr"].text());
-                all.extend(peer["ipBlock"]["except"].texts());
-            }
-        }
+    for peer in peers(spec) {
+        all.push(peer["ipBlock"]["cidr"].text());
+        all.extend(peer["ipBlock"]["except"].texts());
     }
     all
 }
@@ -159,13 +179,13 @@ impl Strategy for NetworkPolicy {
 
     fn validate_create(&self, obj: &Value) -> ErrorList {
         let mut errs = metadata::validate_object_meta(obj, true, NameRule::DnsSubdomain);
-        validate_spec(&mut errs, &obj["spec"], &[]);
+        validate_spec(&mut errs, &obj["spec"], &Kept::default());
         errs
     }
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errs = metadata::validate_object_meta_update(obj, old);
-        validate_spec(&mut errs, &obj["spec"], &ranges(old));
+        validate_spec(&mut errs, &obj["spec"], &Kept::of(old));
         errs
     }
 

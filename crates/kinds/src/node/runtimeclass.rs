@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::core::pod::defaults::round_quantities;
 use crate::core::pod::resources::validate_requirements;
+use crate::core::pod::tolerated::Tolerated;
 use crate::core::pod::validate_tolerations;
 use crate::core::pod::warnings::deprecated_node_label;
 use crate::cursor::Cursor;
@@ -32,7 +33,13 @@ impl Strategy for RuntimeClass {
         dns_label(&mut errs, &Path::new("handler"), obj["handler"].text());
         if obj["overhead"].is_set() {
             let limits = json!({"limits": obj["overhead"]["podFixed"]});
-            validate_requirements(&mut errs, &Path::new("overhead").child("podFixed"), &limits, &[]);
+            validate_requirements(
+                &mut errs,
+                &Path::new("overhead").child("podFixed"),
+                &limits,
+                &[],
+                Tolerated::default(),
+            );
         }
         let scheduling = &obj["scheduling"];
         let path = Path::new("scheduling");

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::apps::{not_more_than_100_percent, positive_int_or_percent};
 use crate::cursor::Cursor;
-use crate::validate::{conditions, label_selector, one_of};
+use crate::validate::{SelectorValues, conditions, label_selector_with, one_of};
 use crate::workload::Workload;
 use crate::{NameRule, Strategy, metadata, printer};
 
@@ -19,7 +19,7 @@ const RULES: Workload = Workload {
     ..Workload::PLAIN
 };
 
-fn validate_spec(errs: &mut ErrorList, spec: &Value) {
+fn validate_spec(errs: &mut ErrorList, spec: &Value, old: Option<&Value>) {
     let path = Path::new("spec");
     if spec["minAvailable"].is_set() && spec["maxUnavailable"].is_set() {
         errs.push(field::invalid(&path, spec.clone(), "minAvailable and maxUnavailable cannot be both set"));
@@ -30,7 +30,8 @@ fn validate_spec(errs: &mut ErrorList, spec: &Value) {
             not_more_than_100_percent(errs, &path.child(key), &spec[key]);
         }
     }
-    label_selector(errs, &path.child("selector"), &spec["selector"]);
+    let values = SelectorValues::replacing(old.map(|old| &old["selector"]));
+    label_selector_with(errs, &path.child("selector"), &spec["selector"], values);
     one_of(
         errs,
         &path.child("unhealthyPodEvictionPolicy"),
@@ -50,13 +51,13 @@ impl Strategy for PodDisruptionBudget {
 
     fn validate_create(&self, obj: &Value) -> ErrorList {
         let mut errs = metadata::validate_object_meta(obj, true, NameRule::DnsSubdomain);
-        validate_spec(&mut errs, &obj["spec"]);
+        validate_spec(&mut errs, &obj["spec"], None);
         errs
     }
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errs = metadata::validate_object_meta_update(obj, old);
-        validate_spec(&mut errs, &obj["spec"]);
+        validate_spec(&mut errs, &obj["spec"], Some(&old["spec"]));
         errs
     }
 

@@ -5,7 +5,7 @@ use orlop_api::field::{self, ErrorList, Path};
 use serde_json::Value;
 
 use crate::cursor::{Cursor, child, default_empty_to, items_mut, same};
-use crate::validate::{label_selector, object_name, selector_is_valid};
+use crate::validate::{SelectorValues, label_selector_with, object_name, selector_is_valid};
 use crate::{NameRule, Strategy, metadata, printer};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
@@ -59,16 +59,8 @@ fn validate_rule(errs: &mut ErrorList, path: &Path, rule: &Value, cluster: bool)
     }
 }
 
-impl Strategy for Role {
-    fn name_rule(&self) -> NameRule {
-        NameRule::PathSegment
-    }
-
-    fn namespaced(&self) -> bool {
-        !self.cluster
-    }
-
-    fn validate_create(&self, obj: &Value) -> ErrorList {
+impl Role {
+    fn validate(&self, obj: &Value, values: SelectorValues) -> ErrorList {
         let mut errs = metadata::validate_object_meta(obj, !self.cluster, NameRule::PathSegment);
         for (i, rule) in obj["rules"].items().iter().enumerate() {
             validate_rule(&mut errs, &Path::new("rules").index(i), rule, self.cluster);
@@ -84,7 +76,7 @@ impl Strategy for Role {
                 ));
             }
             for (i, selector) in selectors.iter().enumerate() {
-                label_selector(&mut errs, &path.index(i), selector);
+                label_selector_with(&mut errs, &path.index(i), selector, values);
                 if !selector_is_valid(selector) {
                     errs.push(field::invalid(&path.index(i), Value::Null, "invalid label selector."));
                 }
@@ -92,9 +84,24 @@ impl Strategy for Role {
         }
         errs
     }
+}
+
+impl Strategy for Role {
+    fn name_rule(&self) -> NameRule {
+        NameRule::PathSegment
+    }
+
+    fn namespaced(&self) -> bool {
+        !self.cluster
+    }
+
+    fn validate_create(&self, obj: &Value) -> ErrorList {
+        self.validate(obj, SelectorValues::Checked)
+    }
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
-        let mut errs = self.validate_create(obj);
+        let before = old["aggregationRule"]["clusterRoleSelectors"].items();
+        let mut errs = self.validate(obj, SelectorValues::replacing(before));
         errs.extend(metadata::validate_object_meta_update(obj, old));
         errs
     }

@@ -42,7 +42,7 @@ fn validate_source(errs: &mut ErrorList, path: &Path, source: &Value) {
                 ));
             }
         }
-        (true, false) => validate_volume(errs, &path.child("inlineVolumeSpec"), inline, "", true),
+        (true, false) => validate_volume(errs, &path.child("inlineVolumeSpec"), inline, "", true, None),
     }
 }
 

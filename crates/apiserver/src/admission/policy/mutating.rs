@@ -32,7 +32,8 @@ enum Mutation {
 
 impl Policy for Mutating {
     fn compile(policy: &Value) -> Mutating {
-        let (definition, compiler) = Definition::compile(policy, "admit");
+        // Upstream's metrics call the match conditions of these so too.
+        let (definition, compiler) = Definition::compile(policy, "validate");
         let spec = &policy["spec"];
         let declarations =
             Declarations { params: definition.params.is_some(), authorizer: true, mutation: true };

@@ -5,12 +5,14 @@ use orlop_api::names;
 use serde_json::{Map, Value, json};
 
 use crate::NameRule;
+use crate::core::pod::tolerated::Tolerated;
 use crate::core::pod::validation::validate_pod_template_spec;
 use crate::cursor::{Cursor, child, items_mut, keep_field, remove, same};
 use crate::metadata;
 use crate::networking::ingressclass::domain_prefixed_path;
 use crate::validate::{
-    label_selector, nonnegative, one_of, qualified_name, require_one_of, selector_is_valid, selector_matches,
+    SelectorValues, label_selector_with, nonnegative, one_of, qualified_name, require_one_of,
+    selector_is_valid, selector_matches,
 };
 
 const MAX_INDEXES: i64 = 100_000;
@@ -21,13 +23,13 @@ const MAX_RULES: usize = 20;
 const MAX_INDEXES_TEXT: usize = 64 * 1024;
 
 pub(super) fn validate_job(obj: &Value) -> ErrorList {
-    validate_as_new(obj, true)
+    validate_as_new(obj, None, true)
 }
 
-fn validate_as_new(obj: &Value, prefixed_labels: bool) -> ErrorList {
+fn validate_as_new(obj: &Value, old: Option<&Value>, prefixed_labels: bool) -> ErrorList {
     let mut errs = metadata::validate_object_meta(obj, true, NameRule::DnsSubdomain);
     validate_generated_selector(&mut errs, obj, prefixed_labels);
-    validate_spec(&mut errs, &obj["spec"]);
+    validate_spec(&mut errs, &obj["spec"], old.map(|old| &old["spec"]));
     validate_host_names(&mut errs, obj);
     errs
 }
@@ -88,12 +90,16 @@ fn validate_host_names(errs: &mut ErrorList, obj: &Value) {
 }
 
 /// `spec` of a job with the selector that ties it to its pods.
-fn validate_spec(errs: &mut ErrorList, spec: &Value) {
+fn validate_spec(errs: &mut ErrorList, spec: &Value, old: Option<&Value>) {
     let path = Path::new("spec");
-    validate_job_spec(errs, &path, spec);
+    validate_job_spec(errs, &path, spec, old);
     let selector = &spec["selector"];
     if selector.is_set() {
-        label_selector(errs, &path.child("selector"), selector);
+        let values = match Tolerated::replacing_template(old.map(|old| &old["template"])).selector_values {
+            SelectorValues::Checked => SelectorValues::replacing(old.map(|old| &old["selector"])),
+            SelectorValues::Any => SelectorValues::Any,
+        };
+        label_selector_with(errs, &path.child("selector"), selector, values);
     } else {
         errs.push(field::required(&path.child("selector"), ""));
     }
@@ -108,7 +114,7 @@ fn validate_spec(errs: &mut ErrorList, spec: &Value) {
 }
 
 /// A job's spec but for its selector, in a job or in a template of one.
-pub(crate) fn validate_job_spec(errs: &mut ErrorList, path: &Path, spec: &Value) {
+pub(crate) fn validate_job_spec(errs: &mut ErrorList, path: &Path, spec: &Value, old: Option<&Value>) {
     for key in [
         "parallelism",
         "completions",
@@ -152,7 +158,7 @@ pub(crate) fn validate_job_spec(errs: &mut ErrorList, path: &Path, spec: &Value)
     }
     let template = &spec["template"];
     let at = path.child("template");
-    validate_pod_template_spec(errs, &at, template);
+    validate_pod_template_spec(errs, &at, template, old.map(|old| &old["template"]));
     let policy = template["spec"]["restartPolicy"].text();
     let restart = at.child("spec").child("restartPolicy");
     match policy {
@@ -391,10 +397,10 @@ pub(super) fn validate_job_update(obj: &Value, old: &Value) -> ErrorList {
     let labels = &was["template"]["metadata"]["labels"];
     let prefixed =
         labels.has("batch.kubernetes.io/job-name") && labels.has("batch.kubernetes.io/controller-uid");
-    let mut errs = validate_as_new(obj, prefixed);
+    let mut errs = validate_as_new(obj, Some(old), prefixed);
     errs.extend(metadata::validate_object_meta_update(obj, old));
     let path = Path::new("spec");
-    validate_spec(&mut errs, spec);
+    validate_spec(&mut errs, spec, Some(was));
     validate_completions(&mut errs, &path.child("completions"), spec, was);
     let mut fixed = |key: &str, new: &Value| {
         errs.extend(metadata::validate_immutable(new, &was[key], &path.child(key)));

@@ -69,14 +69,15 @@ impl Strategy for PersistentVolume {
     }
 
     fn validate_create(&self, obj: &Value) -> ErrorList {
-        let mut errs = validate(obj);
+        let mut errs = validate(obj, None);
         validate_mount_options(&mut errs, obj);
         errs
     }
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
-        let mut errs = self.validate_create(obj);
-        errs.extend(validate(obj));
+        let mut errs = validate(obj, Some(old));
+        validate_mount_options(&mut errs, obj);
+        errs.extend(validate(obj, Some(old)));
         let (spec, was) = (&obj["spec"], &old["spec"]);
         let path = Path::new("spec");
         let (mut source, before) = (source_of(spec), source_of(was));

@@ -7,7 +7,7 @@ use super::MOUNT_OPTIONS;
 use crate::NameRule;
 use crate::core::persistentvolumeclaim::MODE_NAMES;
 use crate::core::pod::resources::quantity;
-use crate::core::pod::validate_node_selector;
+use crate::core::pod::{node_label_values, validate_node_selector_with};
 use crate::core::volume_source::{self, Owner};
 use crate::cursor::Cursor;
 use crate::metadata;
@@ -57,7 +57,14 @@ const MOUNTABLE: [&str; 13] = [
 ];
 
 /// A volume's spec: of a persistent volume of this name, or inside of an attachment (`inline`), where it says less.
-pub(crate) fn validate_spec(errs: &mut ErrorList, path: &Path, spec: &Value, name: &str, inline: bool) {
+pub(crate) fn validate_spec(
+    errs: &mut ErrorList,
+    path: &Path,
+    spec: &Value,
+    name: &str,
+    inline: bool,
+    old: Option<&Value>,
+) {
     const NOT_INLINE: &str = "may not be specified in the context of inline volumes";
     let at = |key: &str| path.child(key);
     if inline {
@@ -86,7 +93,10 @@ pub(crate) fn validate_spec(errs: &mut ErrorList, path: &Path, spec: &Value, nam
         errs.push(field::forbidden(&at("nodeAffinity"), NOT_INLINE));
     } else if affinity.is_set() {
         if affinity["required"].is_set() {
-            validate_node_selector(errs, &at("nodeAffinity").child("required"), &affinity["required"]);
+            let before = old.map(|old| old["nodeAffinity"]["required"]["nodeSelectorTerms"].items());
+            let values = node_label_values(before.unwrap_or_default());
+            let at = at("nodeAffinity").child("required");
+            validate_node_selector_with(errs, &at, &affinity["required"], values);
         } else {
             errs.push(field::required(
                 &at("nodeAffinity").child("required"),
@@ -278,10 +288,11 @@ fn is_root(path: &str) -> bool {
     path.starts_with('/') && depth == 0
 }
 
-pub(super) fn validate(obj: &Value) -> ErrorList {
+pub(super) fn validate(obj: &Value, old: Option<&Value>) -> ErrorList {
     let mut errs = metadata::validate_object_meta(obj, false, NameRule::DnsSubdomain);
     let name = obj["metadata"]["name"].text();
-    validate_spec(&mut errs, &Path::new("spec"), &obj["spec"], name, false);
+    let before = old.map(|old| &old["spec"]);
+    validate_spec(&mut errs, &Path::new("spec"), &obj["spec"], name, false, before);
     errs
 }
 

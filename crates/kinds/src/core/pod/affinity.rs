@@ -1,41 +1,74 @@
 //! Where a pod may go: node and pod affinity, topology spread, tolerations.
 
+use std::collections::HashSet;
+
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
 use serde_json::Value;
 
+use super::tolerated::Tolerated;
 use crate::NameRule;
 use crate::cursor::Cursor;
 use crate::metadata::validate_label_name;
-use crate::validate::{invalids, label_selector, object_name, one_of};
+use crate::validate::{SelectorValues, invalids, label_selector_with, object_name, one_of};
 
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
 /// Effects of taints, in upstream's order.
 const TAINT_EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
-pub(super) fn validate_affinity(errs: &mut ErrorList, path: &Path, affinity: &Value) {
+/// Whether the values that a node selector asks for must be such that a label can have them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum NodeLabelValues {
+    #[default]
+    Checked,
+    Any,
+}
+
+pub(super) fn validate_affinity(errs: &mut ErrorList, path: &Path, affinity: &Value, tolerated: Tolerated) {
     let node = &affinity["nodeAffinity"];
     let node_path = path.child("nodeAffinity");
     if node[REQUIRED].is_set() {
-        validate_node_selector(errs, &node_path.child(REQUIRED), &node[REQUIRED]);
+        let path = node_path.child(REQUIRED);
+        validate_node_selector_with(errs, &path, &node[REQUIRED], tolerated.node_label_values);
     }
     for (i, term) in node[PREFERRED].items().iter().enumerate() {
         let path = node_path.child(PREFERRED).index(i);
         validate_weight(errs, &path, term);
-        validate_node_selector_term(errs, &path.child("preference"), &term["preference"], false);
+        validate_node_selector_term(
+            errs,
+            &path.child("preference"),
+            &term["preference"],
+            NodeLabelValues::Any,
+        );
     }
     for kind in ["podAffinity", "podAntiAffinity"] {
         let path = path.child(kind);
         for (i, term) in affinity[kind][REQUIRED].items().iter().enumerate() {
-            validate_pod_affinity_term(errs, &path.child(REQUIRED).index(i), term);
+            validate_pod_affinity_term(errs, &path.child(REQUIRED).index(i), term, tolerated.selector_values);
         }
         for (i, weighted) in affinity[kind][PREFERRED].items().iter().enumerate() {
             let path = path.child(PREFERRED).index(i);
             validate_weight(errs, &path, weighted);
-            validate_pod_affinity_term(errs, &path.child("podAffinityTerm"), &weighted["podAffinityTerm"]);
+            let (at, term) = (path.child("podAffinityTerm"), &weighted["podAffinityTerm"]);
+            validate_pod_affinity_term(errs, &at, term, tolerated.selector_values);
         }
     }
+}
+
+/// The terms about other pods, all of them.
+pub(super) fn affinity_terms(affinity: &Value) -> Vec<&Value> {
+    let mut terms = Vec::new();
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        terms.extend(affinity[kind][REQUIRED].items());
+        terms.extend(affinity[kind][PREFERRED].items().iter().map(|weighted| &weighted["podAffinityTerm"]));
+    }
+    terms
+}
+
+/// The terms of which a node must meet one.
+pub(super) fn required_node_terms(affinity: &Value) -> &[Value] {
+    affinity["nodeAffinity"][REQUIRED]["nodeSelectorTerms"].items()
 }
 
 fn validate_weight(errs: &mut ErrorList, path: &Path, term: &Value) {
@@ -47,18 +80,39 @@ fn validate_weight(errs: &mut ErrorList, path: &Path, term: &Value) {
 
 /// A `NodeSelector`: at least one term.
 pub(crate) fn validate_node_selector(errs: &mut ErrorList, path: &Path, selector: &Value) {
+    validate_node_selector_with(errs, path, selector, NodeLabelValues::Checked);
+}
+
+/// [`validate_node_selector`] that may have been written before its values were checked.
+pub(crate) fn validate_node_selector_with(
+    errs: &mut ErrorList,
+    path: &Path,
+    selector: &Value,
+    values: NodeLabelValues,
+) {
     let path = path.child("nodeSelectorTerms");
     let terms = selector["nodeSelectorTerms"].items();
     if terms.is_empty() {
         errs.push(field::required(&path, "must have at least one node selector term"));
     }
     for (i, term) in terms.iter().enumerate() {
-        validate_node_selector_term(errs, &path.index(i), term, true);
+        validate_node_selector_term(errs, &path.index(i), term, values);
     }
 }
 
-/// `strict` refuses values that no label could have; a preference may name them, it just never applies.
-fn validate_node_selector_term(errs: &mut ErrorList, path: &Path, term: &Value, strict: bool) {
+/// Whether the terms of a stored node selector have values that no label can have, and its update may too.
+pub(crate) fn node_label_values(terms: &[Value]) -> NodeLabelValues {
+    let requirements = || terms.iter().flat_map(|term| term["matchExpressions"].items());
+    let no_label = |value: &str| !names::is_valid_label_value(value).is_empty();
+    if requirements().any(|r| r["values"].texts().into_iter().any(no_label)) {
+        NodeLabelValues::Any
+    } else {
+        NodeLabelValues::Checked
+    }
+}
+
+/// A preference may ask for values that no label can have; it just never applies.
+fn validate_node_selector_term(errs: &mut ErrorList, path: &Path, term: &Value, allowed: NodeLabelValues) {
     for (i, requirement) in term["matchExpressions"].items().iter().enumerate() {
         let path = path.child("matchExpressions").index(i);
         let values = requirement["values"].texts();
@@ -79,7 +133,7 @@ fn validate_node_selector_term(errs: &mut ErrorList, path: &Path, term: &Value, 
             }
         }
         errs.extend(validate_label_name(requirement["key"].text(), &path.child("key")));
-        if strict {
+        if allowed == NodeLabelValues::Checked {
             for (v, value) in values.into_iter().enumerate() {
                 invalids(errs, &at.index(v), value, names::is_valid_label_value(value));
             }
@@ -112,17 +166,50 @@ fn validate_node_selector_term(errs: &mut ErrorList, path: &Path, term: &Value, 
     }
 }
 
-fn validate_pod_affinity_term(errs: &mut ErrorList, path: &Path, term: &Value) {
-    label_selector(errs, &path.child("labelSelector"), &term["labelSelector"]);
-    label_selector(errs, &path.child("namespaceSelector"), &term["namespaceSelector"]);
+fn validate_pod_affinity_term(errs: &mut ErrorList, path: &Path, term: &Value, values: SelectorValues) {
+    for key in ["labelSelector", "namespaceSelector"] {
+        label_selector_with(errs, &path.child(key), &term[key], values);
+    }
     for namespace in term["namespaces"].texts() {
         object_name(errs, &path.child("namespace"), namespace, NameRule::DnsLabel);
     }
-    for keys in ["matchLabelKeys", "mismatchLabelKeys"] {
-        validate_label_keys(errs, &path.child(keys), &term[keys], &term["labelSelector"]);
+    validate_label_keys(errs, path, term);
+    let topology = term["topologyKey"].text();
+    if topology.is_empty() {
+        errs.push(field::required(&path.child("topologyKey"), "can not be empty"));
     }
-    let mismatch = term["mismatchLabelKeys"].texts();
-    for (i, key) in term["matchLabelKeys"].texts().into_iter().enumerate() {
+    errs.extend(validate_label_name(topology, &path.child("topologyKey")));
+}
+
+const WITHOUT_SELECTOR: &str = "must not be specified when labelSelector is not set";
+const IN_SELECTOR: &str = "exists in both matchLabelKeys and labelSelector";
+
+/// `matchLabelKeys` and `mismatchLabelKeys` of an affinity term or a spread constraint. A new pod's keys have become
+/// requirements of its selector by now, so that one that was there before is there twice.
+fn validate_label_keys(errs: &mut ErrorList, path: &Path, term: &Value) {
+    let selector = &term["labelSelector"];
+    let [keys, mismatch] = ["matchLabelKeys", "mismatchLabelKeys"].map(|name| {
+        let (keys, at) = (term[name].texts(), path.child(name));
+        if !keys.is_empty() && !selector.is_set() {
+            errs.push(field::forbidden(&at, WITHOUT_SELECTOR));
+        } else {
+            for (i, key) in keys.iter().enumerate() {
+                errs.extend(validate_label_name(key, &at.index(i)));
+            }
+        }
+        keys
+    });
+    let mut seen: HashSet<&str> = selector["matchLabels"].entries().map(|(key, _)| key.as_str()).collect();
+    for requirement in selector["matchExpressions"].items() {
+        let key = requirement["key"].text();
+        if !seen.insert(key)
+            && let Some(i) = keys.iter().rposition(|k| *k == key)
+        {
+            // Upstream has this path wrong, and clients see it.
+            errs.push(field::invalid(&path.index(i), key, IN_SELECTOR));
+        }
+    }
+    for (i, key) in keys.into_iter().enumerate() {
         if mismatch.contains(&key) {
             errs.push(field::invalid(
                 &path.child("matchLabelKeys").index(i),
@@ -131,27 +218,38 @@ fn validate_pod_affinity_term(errs: &mut ErrorList, path: &Path, term: &Value) {
             ));
         }
     }
-    let topology = term["topologyKey"].text();
-    if topology.is_empty() {
-        errs.push(field::required(&path.child("topologyKey"), "can not be empty"));
-    }
-    errs.extend(validate_label_name(topology, &path.child("topologyKey")));
 }
 
-fn validate_label_keys(errs: &mut ErrorList, path: &Path, keys: &Value, selector: &Value) {
-    let keys = keys.texts();
-    if keys.is_empty() {
-        return;
+/// `matchLabelKeys` of a spread constraint; `stored` ones that break today's rule are held to the rule of their time.
+pub(super) fn validate_spread_label_keys(
+    errs: &mut ErrorList,
+    path: &Path,
+    constraint: &Value,
+    stored: bool,
+) {
+    if !stored {
+        return validate_label_keys(errs, path, constraint);
     }
-    if !selector.is_set() {
-        errs.push(field::forbidden(path, "must not be specified when labelSelector is not set"));
+    let (keys, path) = (constraint["matchLabelKeys"].texts(), path.child("matchLabelKeys"));
+    let selector = &constraint["labelSelector"];
+    if !keys.is_empty() && !selector.is_set() {
+        errs.push(field::forbidden(&path, WITHOUT_SELECTOR));
     }
     for (i, key) in keys.into_iter().enumerate() {
         errs.extend(validate_label_name(key, &path.index(i)));
+        let named = |requirement: &Value| requirement["key"].text() == key;
+        if selector["matchLabels"].has(key) || selector["matchExpressions"].items().iter().any(named) {
+            errs.push(field::invalid(&path.index(i), key, IN_SELECTOR));
+        }
     }
 }
 
-pub(super) fn validate_topology_spread(errs: &mut ErrorList, path: &Path, constraints: &Value) {
+pub(super) fn validate_topology_spread(
+    errs: &mut ErrorList,
+    path: &Path,
+    constraints: &Value,
+    tolerated: Tolerated,
+) {
     let all = constraints.items();
     for (i, constraint) in all.iter().enumerate() {
         let path = path.index(i);
@@ -199,13 +297,9 @@ pub(super) fn validate_topology_spread(errs: &mut ErrorList, path: &Path, constr
         for policy in ["nodeAffinityPolicy", "nodeTaintsPolicy"] {
             one_of(errs, &path.child(policy), &constraint[policy], &["Honor", "Ignore"]);
         }
-        validate_label_keys(
-            errs,
-            &path.child("matchLabelKeys"),
-            &constraint["matchLabelKeys"],
-            &constraint["labelSelector"],
-        );
-        label_selector(errs, &path.child("labelSelector"), &constraint["labelSelector"]);
+        validate_spread_label_keys(errs, &path, constraint, tolerated.spread_label_keys);
+        let at = path.child("labelSelector");
+        label_selector_with(errs, &at, &constraint["labelSelector"], tolerated.spread_selector_values);
     }
 }
 

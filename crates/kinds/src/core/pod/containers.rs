@@ -172,7 +172,8 @@ fn validate_common(errs: &mut ErrorList, path: &Path, container: &Value, pod: &P
         container["imagePullPolicy"].text(),
         &["Always", "IfNotPresent", "Never"],
     );
-    validate_requirements(errs, &path.child("resources"), &container["resources"], &pod.claims);
+    let at = path.child("resources");
+    validate_requirements(errs, &at, &container["resources"], &pod.claims, pod.tolerated);
     validate_resize_policy(errs, &path.child("resizePolicy"), container, pod);
     validate_security_context(
         errs,

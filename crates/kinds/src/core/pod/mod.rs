@@ -8,6 +8,7 @@ mod printer;
 pub mod qos;
 pub(crate) mod resources;
 mod security;
+pub(crate) mod tolerated;
 mod update;
 pub(crate) mod validation;
 mod volumes;
@@ -16,7 +17,10 @@ pub(crate) mod warnings;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use affinity::{validate_node_selector, validate_taint_effect, validate_tolerations};
+pub(crate) use affinity::{
+    node_label_values, validate_node_selector, validate_node_selector_with, validate_taint_effect,
+    validate_tolerations,
+};
 pub use security::refuses_privilege;
 pub use update::{
     prepare_ephemeral_containers_update, prepare_resize_update, validate_binding,

@@ -5,6 +5,8 @@ use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
 use serde_json::Value;
 
+use super::tolerated::Tolerated;
+use super::validation::Pod;
 use crate::cursor::Cursor;
 use crate::validate::{NEGATIVE, qualified_name, require_text};
 
@@ -112,11 +114,14 @@ pub(crate) fn validate_resource_quantity(errs: &mut ErrorList, path: &Path, name
     }
 }
 
+/// Whether an amount of huge pages is one of whole pages; true for other resources.
+pub(super) fn is_whole_pages(name: &str, amount: &Value) -> bool {
+    let size = name.strip_prefix("hugepages-").and_then(|size| Quantity::parse(size).ok());
+    size.is_none_or(|page| page.value() > 0 && quantity(amount).value() % page.value() == 0)
+}
+
 fn validate_huge_page_quantity(errs: &mut ErrorList, path: &Path, name: &str, value: &Value) {
-    let Some(size) = name.strip_prefix("hugepages-") else { return };
-    let Ok(page) = Quantity::parse(size) else { return };
-    let (page, total) = (page.value(), quantity(value).value());
-    if page <= 0 || total % page != 0 {
+    if !is_whole_pages(name, value) {
         errs.push(field::invalid(
             path,
             value.text(),
@@ -126,7 +131,13 @@ fn validate_huge_page_quantity(errs: &mut ErrorList, path: &Path, name: &str, va
 }
 
 /// `resources` of a container, or `overhead` as limits: upstream's `ValidateContainerResourceRequirements`.
-pub(crate) fn validate_requirements(errs: &mut ErrorList, path: &Path, resources: &Value, claims: &[&str]) {
+pub(crate) fn validate_requirements(
+    errs: &mut ErrorList,
+    path: &Path,
+    resources: &Value,
+    claims: &[&str],
+    tolerated: Tolerated,
+) {
     let mut compute = false;
     let mut huge_pages = false;
     let (limits_path, requests_path) = (path.child("limits"), path.child("requests"));
@@ -136,7 +147,9 @@ pub(crate) fn validate_requirements(errs: &mut ErrorList, path: &Path, resources
         validate_resource_quantity(errs, &path, name, value);
         if is_huge_page(name) {
             huge_pages = true;
-            validate_huge_page_quantity(errs, &path, name, value);
+            if !tolerated.split_huge_pages {
+                validate_huge_page_quantity(errs, &path, name, value);
+            }
         }
         compute |= matches!(name.as_str(), "cpu" | "memory");
     }
@@ -165,7 +178,9 @@ pub(crate) fn validate_requirements(errs: &mut ErrorList, path: &Path, resources
         }
         if is_huge_page(name) {
             huge_pages = true;
-            validate_huge_page_quantity(errs, &path, name, value);
+            if !tolerated.split_huge_pages {
+                validate_huge_page_quantity(errs, &path, name, value);
+            }
         }
         compute |= matches!(name.as_str(), "cpu" | "memory");
     }
@@ -194,7 +209,8 @@ fn validate_claim_names(errs: &mut ErrorList, path: &Path, claims: &Value, known
 }
 
 /// `spec.resources` of a pod: cpu, memory and huge pages for all containers together.
-pub(crate) fn validate_pod_level(errs: &mut ErrorList, path: &Path, spec: &Value, claims: &[&str]) {
+pub(super) fn validate_pod_level(errs: &mut ErrorList, path: &Path, pod: &Pod) {
+    let spec = pod.spec;
     let resources = &spec["resources"];
     if !resources.is_set() {
         return;
@@ -214,7 +230,7 @@ pub(crate) fn validate_pod_level(errs: &mut ErrorList, path: &Path, spec: &Value
             }
         }
     }
-    validate_requirements(errs, path, resources, claims);
+    validate_requirements(errs, path, resources, &pod.claims, pod.tolerated);
     let mut total: Vec<(&String, Quantity)> = Vec::new();
     for container in spec["containers"].items() {
         for (name, value) in container["resources"]["requests"].entries() {

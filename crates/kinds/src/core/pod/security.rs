@@ -3,6 +3,7 @@
 use orlop_api::field::{self, ErrorList, ErrorType, FieldError, Path};
 use serde_json::Value;
 
+use super::tolerated::Tolerated;
 use super::validation::{Pod, visit_containers};
 use crate::cursor::Cursor;
 use crate::validate::{dns_subdomain, local_descending_path, one_of};
@@ -25,7 +26,8 @@ fn validate_id(errs: &mut ErrorList, path: &Path, id: &Value) {
 }
 
 /// `spec.securityContext`.
-pub(super) fn validate_pod_security_context(errs: &mut ErrorList, path: &Path, spec: &Value) {
+pub(super) fn validate_pod_security_context(errs: &mut ErrorList, path: &Path, pod: &Pod) {
+    let spec = pod.spec;
     let context = &spec["securityContext"];
     for key in ["fsGroup", "runAsUser", "runAsGroup"] {
         validate_id(errs, &path.child(key), &context[key]);
@@ -40,7 +42,7 @@ pub(super) fn validate_pod_security_context(errs: &mut ErrorList, path: &Path, s
             "ShareProcessNamespace and HostPID cannot both be enabled",
         ));
     }
-    validate_sysctls(errs, &path.child("sysctls"), spec);
+    validate_sysctls(errs, &path.child("sysctls"), spec, pod.tolerated);
     one_of(
         errs,
         &path.child("fsGroupChangePolicy"),
@@ -259,7 +261,20 @@ fn is_sysctl_name(name: &str) -> bool {
         })
 }
 
-fn validate_sysctls(errs: &mut ErrorList, path: &Path, spec: &Value) {
+/// What is wrong with setting a sysctl of a namespace that the pod shares with its host.
+pub(super) fn host_sysctl_problem(name: &str, spec: &Value) -> Option<&'static str> {
+    let dotted = name.replace('/', ".");
+    if spec["hostNetwork"].flag() && dotted.starts_with("net.") {
+        return Some("may not be specified when 'hostNetwork' is true");
+    }
+    let of_ipc = dotted.starts_with("kernel.shm")
+        || dotted.starts_with("kernel.msg")
+        || dotted.starts_with("fs.mqueue.")
+        || dotted == "kernel.sem";
+    (spec["hostIPC"].flag() && of_ipc).then_some("may not be specified when 'hostIPC' is true")
+}
+
+fn validate_sysctls(errs: &mut ErrorList, path: &Path, spec: &Value, tolerated: Tolerated) {
     const EXPRESSION: &str = "^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
     let mut seen: Vec<&str> = Vec::new();
     for (i, sysctl) in spec["securityContext"]["sysctls"].items().iter().enumerate() {
@@ -276,16 +291,10 @@ fn validate_sysctls(errs: &mut ErrorList, path: &Path, spec: &Value) {
         } else if seen.contains(&name) {
             errs.push(field::duplicate(&at, name));
         }
-        let dotted = name.replace('/', ".");
-        if spec["hostNetwork"].flag() && dotted.starts_with("net.") {
-            errs.push(field::invalid(&at, name, "may not be specified when 'hostNetwork' is true"));
-        } else if spec["hostIPC"].flag()
-            && (dotted.starts_with("kernel.shm")
-                || dotted.starts_with("kernel.msg")
-                || dotted.starts_with("fs.mqueue.")
-                || dotted == "kernel.sem")
+        if !tolerated.host_sysctls
+            && let Some(why) = host_sysctl_problem(name, spec)
         {
-            errs.push(field::invalid(&at, name, "may not be specified when 'hostIPC' is true"));
+            errs.push(field::invalid(&at, name, why));
         }
         seen.push(name);
     }

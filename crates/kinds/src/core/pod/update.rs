@@ -4,6 +4,7 @@ use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
 use serde_json::{Value, json};
 
+use super::tolerated::Tolerated;
 use super::validation::validate_metadata_and_spec;
 use super::{affinity, qos};
 use crate::NameRule;
@@ -38,13 +39,14 @@ fn validate_annotation_updates(errs: &mut ErrorList, pod: &Value, old: &Value) {
             errs.push(field::forbidden(&path.key(key), "may not add mirror pod annotation"));
         }
     }
-    super::validation::validate_pod_annotations(errs, &path, new, &pod["spec"]);
+    let tolerated = Tolerated::replacing(old);
+    super::validation::validate_pod_annotations(errs, &path, new, &pod["spec"], tolerated);
 }
 
 /// An update of the pod itself: upstream's `ValidatePodUpdate`.
 pub(super) fn validate_pod_update(pod: &Value, old: &Value) -> ErrorList {
     let mut errs = metadata::validate_object_meta_update(pod, old);
-    errs.extend(validate_metadata_and_spec(pod));
+    errs.extend(validate_metadata_and_spec(pod, Tolerated::replacing(old)));
     validate_annotation_updates(&mut errs, pod, old);
     let (spec, was) = (&pod["spec"], &old["spec"]);
     let path = Path::new("spec");
@@ -319,7 +321,7 @@ pub fn prepare_ephemeral_containers_update(pod: &mut Value, old: &Value) {
 /// What is wrong with a write of `/ephemeralcontainers`: containers may be added, never changed or removed.
 pub fn validate_ephemeral_containers_update(pod: &Value, old: &Value) -> ErrorList {
     let mut errs = metadata::validate_object_meta_update(pod, old);
-    errs.extend(validate_metadata_and_spec(pod));
+    errs.extend(validate_metadata_and_spec(pod, Tolerated::replacing(old)));
     validate_annotation_updates(&mut errs, pod, old);
     if old["metadata"]["annotations"].has(MIRROR) {
         return vec![field::forbidden(&Path::new(""), "static pods do not support ephemeral containers")];
@@ -402,7 +404,7 @@ fn only_cpu_and_memory_differ(now: &Value, was: &Value) -> bool {
 /// What is wrong with a write of `/resize`: only cpu and memory may change, and the QoS class may not.
 pub fn validate_resize_update(pod: &Value, old: &Value) -> ErrorList {
     let mut errs = metadata::validate_object_meta_update(pod, old);
-    errs.extend(validate_metadata_and_spec(pod));
+    errs.extend(validate_metadata_and_spec(pod, Tolerated::replacing(old)));
     let refuse = |why: &str| vec![field::forbidden(&Path::new(""), why)];
     if old["metadata"]["annotations"].has(MIRROR) {
         return refuse("static pods cannot be resized");

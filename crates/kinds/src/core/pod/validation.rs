@@ -6,6 +6,7 @@ use orlop_api::names;
 use serde_json::Value;
 
 use super::resources::{validate_pod_level, validate_requirements};
+use super::tolerated::Tolerated;
 use super::{affinity, containers, security, volumes};
 use crate::NameRule;
 use crate::cursor::Cursor;
@@ -28,6 +29,8 @@ pub(super) struct Pod<'a> {
     pub volumes: Vec<&'a Value>,
     /// Names of `spec.resourceClaims`.
     pub claims: Vec<&'a str>,
+    /// What is not looked at again.
+    pub tolerated: Tolerated,
 }
 
 impl<'a> Pod<'a> {
@@ -58,12 +61,14 @@ fn validate_pod_spec(
     spec: &Value,
     pod_name: Option<&str>,
     more: &[Value],
+    tolerated: Tolerated,
 ) {
     let grace = &spec["terminationGracePeriodSeconds"];
     if !grace.is_set() {
         errs.push(field::required(&path.child("terminationGracePeriodSeconds"), ""));
     }
-    let mut volumes = volumes::validate_volumes(errs, &path.child("volumes"), &spec["volumes"], pod_name);
+    let at = path.child("volumes");
+    let mut volumes = volumes::validate_volumes(errs, &at, &spec["volumes"], pod_name, tolerated);
     volumes.splice(0..0, more);
     let claims = spec["resourceClaims"]
         .items()
@@ -71,12 +76,12 @@ fn validate_pod_spec(
         .map(|c| c["name"].text())
         .filter(|name| !name.is_empty())
         .collect();
-    let pod = Pod { spec, volumes, claims };
+    let pod = Pod { spec, volumes, claims, tolerated };
     validate_resource_claims(errs, &path.child("resourceClaims"), &spec["resourceClaims"]);
     containers::validate_containers(errs, &path.child("containers"), &pod);
     containers::validate_init_containers(errs, &path.child("initContainers"), &pod);
     containers::validate_ephemeral_containers(errs, &path.child("ephemeralContainers"), &pod);
-    validate_pod_level(errs, &path.child("resources"), spec, &pod.claims);
+    validate_pod_level(errs, &path.child("resources"), &pod);
     validate_host_network_ports(errs, path, spec, pod_name.is_some());
     require_one_of(
         errs,
@@ -91,8 +96,8 @@ fn validate_pod_spec(
         &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"],
     );
     errs.extend(validate_labels(&spec["nodeSelector"], &path.child("nodeSelector")));
-    security::validate_pod_security_context(errs, &path.child("securityContext"), spec);
-    affinity::validate_affinity(errs, &path.child("affinity"), &spec["affinity"]);
+    security::validate_pod_security_context(errs, &path.child("securityContext"), &pod);
+    affinity::validate_affinity(errs, &path.child("affinity"), &spec["affinity"], tolerated);
     validate_dns_config(errs, &path.child("dnsConfig"), spec);
     for (i, gate) in spec["readinessGates"].items().iter().enumerate() {
         let at = path.child("readinessGates").index(i).child("conditionType");
@@ -103,6 +108,7 @@ fn validate_pod_spec(
         errs,
         &path.child("topologySpreadConstraints"),
         &spec["topologySpreadConstraints"],
+        tolerated,
     );
     security::validate_host_process(errs, path, spec);
     security::validate_host_users(errs, path, &pod);
@@ -149,7 +155,7 @@ fn validate_pod_spec(
     }
     if spec["overhead"].is_set() {
         let limits = serde_json::json!({"limits": spec["overhead"]});
-        validate_requirements(errs, &path.child("overhead"), &limits, &[]);
+        validate_requirements(errs, &path.child("overhead"), &limits, &[], tolerated);
     }
     security::validate_os(errs, path, spec);
 }
@@ -304,8 +310,21 @@ fn is_seccomp_profile(errs: &mut ErrorList, path: &Path, profile: &str) {
     }
 }
 
+/// Whether the annotations have no deletion cost or one that is a number as Go prints it.
+pub(super) fn is_deletion_cost(annotations: &Value) -> bool {
+    let cost = annotations[DELETION_COST].text();
+    let padded = cost.starts_with('+') || (cost.len() > 1 && cost.starts_with('0'));
+    !annotations.has(DELETION_COST) || (!padded && cost.parse::<i32>().is_ok())
+}
+
 /// Annotations that mean something for a pod.
-pub(super) fn validate_pod_annotations(errs: &mut ErrorList, path: &Path, annotations: &Value, spec: &Value) {
+pub(super) fn validate_pod_annotations(
+    errs: &mut ErrorList,
+    path: &Path,
+    annotations: &Value,
+    spec: &Value,
+    tolerated: Tolerated,
+) {
     if annotations.has(MIRROR) && spec["nodeName"].text().is_empty() {
         errs.push(field::invalid(
             &path.key(MIRROR),
@@ -313,12 +332,9 @@ pub(super) fn validate_pod_annotations(errs: &mut ErrorList, path: &Path, annota
             "must set spec.nodeName if mirror pod annotation is set",
         ));
     }
-    if annotations.has(DELETION_COST) {
+    if !tolerated.deletion_cost && !is_deletion_cost(annotations) {
         let cost = annotations[DELETION_COST].text();
-        let padded = cost.starts_with('+') || (cost.len() > 1 && cost.starts_with('0'));
-        if padded || cost.parse::<i32>().is_err() {
-            errs.push(field::invalid(&path.key(DELETION_COST), cost, "must be a 32bit integer"));
-        }
+        errs.push(field::invalid(&path.key(DELETION_COST), cost, "must be a 32bit integer"));
     }
     for (key, value) in annotations.entries() {
         if key == SECCOMP_POD || key.starts_with(SECCOMP_CONTAINER) {
@@ -396,13 +412,13 @@ fn validate_profiles_match(errs: &mut ErrorList, path: &Path, annotations: &Valu
 }
 
 /// What create and update of a pod have in common.
-pub(super) fn validate_metadata_and_spec(pod: &Value) -> ErrorList {
+pub(super) fn validate_metadata_and_spec(pod: &Value, tolerated: Tolerated) -> ErrorList {
     let mut errs = metadata::validate_object_meta(pod, true, NameRule::DnsSubdomain);
     let (meta, spec) = (&pod["metadata"], &pod["spec"]);
     let path = Path::new("spec");
     let at = Path::new("metadata").child("annotations");
-    validate_pod_annotations(&mut errs, &at, &meta["annotations"], spec);
-    validate_pod_spec(&mut errs, &path, spec, Some(meta["name"].text()), &[]);
+    validate_pod_annotations(&mut errs, &at, &meta["annotations"], spec, tolerated);
+    validate_pod_spec(&mut errs, &path, spec, Some(meta["name"].text()), &[], tolerated);
     if spec["serviceAccountName"].text().is_empty() {
         for (v, volume) in spec["volumes"].items().iter().enumerate() {
             for (s, source) in volume["projected"]["sources"].items().iter().enumerate() {
@@ -426,7 +442,7 @@ pub(super) fn validate_metadata_and_spec(pod: &Value) -> ErrorList {
 
 /// A new pod.
 pub(super) fn validate_pod_create(pod: &Value) -> ErrorList {
-    let mut errs = validate_metadata_and_spec(pod);
+    let mut errs = validate_metadata_and_spec(pod, Tolerated::default());
     let spec = &pod["spec"];
     let path = Path::new("spec");
     if !spec["ephemeralContainers"].is_empty() {
@@ -442,9 +458,14 @@ pub(super) fn validate_pod_create(pod: &Value) -> ErrorList {
     errs
 }
 
-/// A pod template, as in Deployments: labels, annotations and a spec.
-pub(crate) fn validate_pod_template_spec(errs: &mut ErrorList, path: &Path, template: &Value) {
-    validate_pod_template_with_volumes(errs, path, template, &[]);
+/// A pod template, as in Deployments: labels, annotations and a spec; `old` is the one it replaces.
+pub(crate) fn validate_pod_template_spec(
+    errs: &mut ErrorList,
+    path: &Path,
+    template: &Value,
+    old: Option<&Value>,
+) {
+    validate_pod_template_with_volumes(errs, path, template, old, &[]);
 }
 
 /// A pod template whose pods get more volumes than it names, as a StatefulSet's do.
@@ -452,13 +473,15 @@ pub(crate) fn validate_pod_template_with_volumes(
     errs: &mut ErrorList,
     path: &Path,
     template: &Value,
+    old: Option<&Value>,
     more: &[Value],
 ) {
+    let tolerated = Tolerated::replacing_template(old);
     let (meta, spec) = (&template["metadata"], &template["spec"]);
     errs.extend(validate_labels(&meta["labels"], &path.child("labels")));
     errs.extend(validate_annotations(&meta["annotations"], &path.child("annotations")));
-    validate_pod_annotations(errs, &path.child("annotations"), &meta["annotations"], spec);
-    validate_pod_spec(errs, &path.child("spec"), spec, None, more);
+    validate_pod_annotations(errs, &path.child("annotations"), &meta["annotations"], spec, tolerated);
+    validate_pod_spec(errs, &path.child("spec"), spec, None, more, tolerated);
     validate_profiles_match(errs, &path.child("spec"), &meta["annotations"], spec);
     if !spec["ephemeralContainers"].is_empty() {
         errs.push(field::forbidden(

@@ -4,6 +4,7 @@ use orlop_api::field::{self, ErrorList, Path};
 use serde_json::Value;
 
 use super::env::{VOLUME_FIELDS, validate_field_ref, validate_resource_field_ref};
+use super::tolerated::Tolerated;
 use crate::NameRule;
 use crate::core::persistentvolumeclaim::validate_claim_spec;
 use crate::core::pod_template::validate_template_metadata;
@@ -58,6 +59,7 @@ pub(super) fn validate_volumes<'a>(
     path: &Path,
     volumes: &'a Value,
     pod_name: Option<&str>,
+    tolerated: Tolerated,
 ) -> Vec<&'a Value> {
     let mut good: Vec<&Value> = Vec::new();
     let made_claims: Vec<String> = volumes
@@ -69,7 +71,7 @@ pub(super) fn validate_volumes<'a>(
     for (i, volume) in volumes.items().iter().enumerate() {
         let path = path.index(i);
         let mut own = ErrorList::new();
-        validate_source(&mut own, &path, volume, pod_name);
+        validate_source(&mut own, &path, volume, pod_name, tolerated);
         let name = volume["name"].text();
         if name.is_empty() {
             own.push(field::required(&path.child("name"), ""));
@@ -101,7 +103,13 @@ fn claim_name(pod_name: Option<&str>, volume: &str) -> Option<String> {
     (!volume.is_empty()).then(|| format!("{pod_name}-{volume}"))
 }
 
-fn validate_source(errs: &mut ErrorList, path: &Path, volume: &Value, pod_name: Option<&str>) {
+fn validate_source(
+    errs: &mut ErrorList,
+    path: &Path,
+    volume: &Value,
+    pod_name: Option<&str>,
+    tolerated: Tolerated,
+) {
     let mut found = false;
     for (kind, required) in SOURCES.iter().chain([&IMAGE]) {
         let source = &volume[*kind];
@@ -121,7 +129,12 @@ fn validate_source(errs: &mut ErrorList, path: &Path, volume: &Value, pod_name: 
                 }
             }
             let complete = errs.len() == before;
-            validate_kind(errs, &path_of, kind, source, complete, pod_name.is_some());
+            if *kind == "projected" {
+                validate_mode(errs, &path_of.child("defaultMode"), &source["defaultMode"]);
+                validate_projections(errs, &path_of, source, tolerated);
+            } else {
+                validate_kind(errs, &path_of, kind, source, complete, pod_name.is_some());
+            }
             if *kind == "ephemeral" {
                 validate_claim_name(errs, &path.child("name"), volume["name"].text(), pod_name);
             }
@@ -183,10 +196,6 @@ fn validate_kind(
             for file in source["items"].items() {
                 validate_downward_file(errs, path, file);
             }
-        }
-        "projected" => {
-            validate_mode(errs, &path.child("defaultMode"), &source["defaultMode"]);
-            validate_projections(errs, path, source);
         }
         "csi" => {
             csi_driver_name(errs, &path.child("driver"), source["driver"].text());
@@ -264,7 +273,7 @@ fn validate_downward_file(errs: &mut ErrorList, path: &Path, file: &Value) {
     validate_mode(errs, &path.child("mode"), &file["mode"]);
 }
 
-fn validate_projections(errs: &mut ErrorList, path: &Path, projected: &Value) {
+fn validate_projections(errs: &mut ErrorList, path: &Path, projected: &Value, tolerated: Tolerated) {
     let mut taken: Vec<&str> = Vec::new();
     for (i, source) in projected["sources"].items().iter().enumerate() {
         let at = path.child("sources").index(i);
@@ -312,7 +321,7 @@ fn validate_projections(errs: &mut ErrorList, path: &Path, projected: &Value) {
             let file = token["path"].text();
             if file.is_empty() {
                 errs.push(field::required(&path.child("path"), ""));
-            } else {
+            } else if !tolerated.token_paths {
                 local_non_reserved_path(errs, &path.child("path"), file);
             }
         }
