@@ -12,6 +12,7 @@ mod cluster_role_aggregation;
 mod cronjob;
 mod daemonset;
 mod deployment;
+mod device_eviction;
 mod discovery;
 mod disruption;
 mod endpoints;

@@ -55,6 +55,7 @@ const ALIASES: &[(&str, &str)] = &[
     ("serviceaccount-token", "serviceaccount-token-controller"),
     ("statefulset", "statefulset-controller"),
     ("tokencleaner", "token-cleaner-controller"),
+    ("ttl", "ttl-controller"),
     ("ttl-after-finished", "ttl-after-finished-controller"),
 ];
 

@@ -22,7 +22,8 @@ const POD_CLAIM_NAME: &str = "resource.kubernetes.io/pod-claim-name";
 /// Held while a claim is allocated.
 const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
 const BY_OWNER: &str = "resourceclaim-owner";
-const BY_CLAIM: &str = "resourceclaim";
+/// The name of the index of pods by `namespace/claim`.
+pub(crate) const BY_CLAIM: &str = "resourceclaim";
 
 /// What a key stands for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -47,10 +48,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
         client: shell.client,
         recorder: shell.recorder,
     };
-    controller.pods.add_index(BY_CLAIM, |pod: &Pod| {
-        let names = wanted(pod).filter_map(|entry| claim_of(pod, entry));
-        names.map(|name| format!("{}/{name}", pod.namespace())).collect()
-    });
+    index_by_claim(&controller.pods);
     controller.claims.add_index(BY_OWNER, |claim: &ResourceClaim| {
         claim.controller().map(|owner| owner.uid.clone()).into_iter().collect()
     });
@@ -120,12 +118,19 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
     Ok(())
 }
 
-fn wanted(pod: &Pod) -> impl Iterator<Item = &PodResourceClaim> {
+pub(crate) fn index_by_claim(pods: &Informer<Pod>) {
+    pods.add_index(BY_CLAIM, |pod: &Pod| {
+        let names = wanted(pod).filter_map(|entry| claim_of(pod, entry));
+        names.map(|name| format!("{}/{name}", pod.namespace())).collect()
+    });
+}
+
+pub(crate) fn wanted(pod: &Pod) -> impl Iterator<Item = &PodResourceClaim> {
     pod.spec.iter().flat_map(|spec| spec.resource_claims.iter().flatten())
 }
 
 /// The claim that stands for an entry of `spec.resourceClaims`, once it is known.
-fn claim_of(pod: &Pod, entry: &PodResourceClaim) -> Option<String> {
+pub(crate) fn claim_of(pod: &Pod, entry: &PodResourceClaim) -> Option<String> {
     if let Some(name) = &entry.resource_claim_name {
         return Some(name.clone());
     }
@@ -151,11 +156,11 @@ fn is_allocated(claim: &ResourceClaim) -> bool {
     claim.status.as_ref().is_some_and(|status| status.allocation.is_some())
 }
 
-fn is_reserved_for(claim: &ResourceClaim, pod: &Pod) -> bool {
+pub(crate) fn is_reserved_for(claim: &ResourceClaim, pod: &Pod) -> bool {
     reserved(claim).iter().any(|consumer| consumer.uid == pod.uid())
 }
 
-fn is_made_for(claim: &ResourceClaim, pod: &Pod) -> bool {
+pub(crate) fn is_made_for(claim: &ResourceClaim, pod: &Pod) -> bool {
     claim.controller().is_some_and(|owner| owner.uid == pod.uid())
 }
 

@@ -156,6 +156,7 @@ controllers! {
     "persistentvolume-binder-controller", "persistent-volume-binder", "persistentvolume-controller", crate::volume::binder::run;
     "persistentvolumeclaim-protection-controller", "pvc-protection-controller", "pvc-protection-controller", crate::volume::protection::claims;
     "persistentvolume-protection-controller", "pv-protection-controller", "pv-protection-controller", crate::volume::protection::volumes;
+    "volumeattributesclass-protection-controller", "volumeattributesclass-protection-controller", "volumeattributesclass-protection-controller", crate::volume::protection::attributes_classes;
     "persistentvolume-attach-detach-controller", "attachdetach-controller", "attachdetach-controller", crate::volume::attach::run;
     "persistentvolume-expander-controller", "expand-controller", "volume_expand", crate::volume::expand::run;
     "ephemeral-volume-controller", "ephemeral-volume-controller", "ephemeral_volume", crate::volume::ephemeral::run;
@@ -177,6 +178,8 @@ controllers! {
     "garbage-collector-controller", "generic-garbage-collector", "garbage-collector-controller", crate::garbage::run;
     "node-lifecycle-controller", "node-controller", "node-controller", crate::node::lifecycle::run;
     "taint-eviction-controller", "node-controller", "taint-eviction-controller", crate::node::eviction::run;
+    "device-taint-eviction-controller", "device-taint-eviction-controller", "device-taint-eviction-controller", crate::device_eviction::run;
+    "ttl-controller", "ttl-controller", "ttl-controller", crate::node::ttl::run;
     "node-ipam-controller", "node-controller", "cidrAllocator", crate::node::ipam::run;
     "certificatesigningrequest-approving-controller", "certificate-controller", "certificate-controller", crate::certificates::approve;
     "certificatesigningrequest-signing-controller", "certificate-controller", "certificate-controller", crate::certificates::sign;

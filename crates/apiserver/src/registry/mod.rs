@@ -321,9 +321,12 @@ impl Registry {
         let seen = current.iter().flatten().map(|kv| kv.mod_revision.0).max();
         match seen {
             Some(revision) => self.caches.wait(revision).await,
-            // It is gone; who deleted it may be another server.
+            // It is gone, and nothing here tells since when. Who deleted it may be another call, whose removal is not in
+            // the cache yet: without waiting, the next attempt would find the object there and fail again.
             None => {
-                let _ = self.freshen().await;
+                if let Ok(latest) = self.store.latest().await {
+                    self.caches.wait(latest.0).await;
+                }
             }
         }
     }

@@ -13,6 +13,7 @@ mod operations;
 mod outside;
 mod policies;
 mod protobuf;
+mod races;
 mod security;
 mod settings;
 mod support;

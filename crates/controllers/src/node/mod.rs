@@ -1,11 +1,13 @@
-//! What happens to nodes that fall silent or come anew: health by lease, taints, eviction, pod ranges. Answers to
-//! upstream's `node-lifecycle-controller`, `taint-eviction-controller` and `node-ipam-controller`.
+//! What happens to nodes that fall silent or come anew: health by lease, taints, eviction, pod ranges, what they are
+//! told of the cluster's size. Answers to upstream's `node-lifecycle-controller`, `taint-eviction-controller`,
+//! `node-ipam-controller` and `ttl-controller`.
 
 pub(crate) mod eviction;
 mod health;
 pub(crate) mod ipam;
 pub(crate) mod lifecycle;
 mod taints;
+pub(crate) mod ttl;
 
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Taint};
 

@@ -1,9 +1,11 @@
-//! Keeps claims while pods use them, and volumes while they are bound. Answers to upstream's
-//! `persistentvolumeclaim-protection-controller` and `persistentvolume-protection-controller`.
+//! Keeps claims while pods use them, volumes while they are bound, and classes of attributes while claims or volumes name
+//! them. Answers to upstream's `persistentvolumeclaim-protection-controller`, `persistentvolume-protection-controller` and
+//! `volumeattributesclass-protection-controller`.
 
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ListParams, PostParams};
 use orlop_client::{Informer, InformerEvent, ObjectKey, WorkQueue, run_workers};
@@ -15,6 +17,9 @@ use crate::shell::Shell;
 
 const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
 const VOLUME_FINALIZER: &str = "kubernetes.io/pv-protection";
+const CLASS_FINALIZER: &str = "kubernetes.io/vac-protection";
+/// The name of the index of claims and volumes by the classes of attributes that they name.
+const BY_ATTRIBUTES: &str = "volume-attributes-class";
 
 /// What to do about an object's finalizer.
 #[derive(Debug, PartialEq, Eq)]
@@ -138,11 +143,107 @@ pub(crate) async fn volumes(shell: Shell) -> Result<(), Error> {
     Ok(())
 }
 
+/// The classes a claim has, is to have and is getting.
+fn classes_of_claim(claim: &PersistentVolumeClaim) -> Vec<String> {
+    let wanted = claim.spec.as_ref().and_then(|spec| spec.volume_attributes_class_name.clone());
+    let status = claim.status.as_ref();
+    let current = status.and_then(|status| status.current_volume_attributes_class_name.clone());
+    let target = status
+        .and_then(|status| status.modify_volume_status.as_ref()?.target_volume_attributes_class_name.clone());
+    [wanted, current, target].into_iter().flatten().filter(|name| !name.is_empty()).collect()
+}
+
+fn classes_of_volume(volume: &PersistentVolume) -> Vec<String> {
+    let name = volume.spec.as_ref().and_then(|spec| spec.volume_attributes_class_name.clone());
+    name.into_iter().filter(|name| !name.is_empty()).collect()
+}
+
+/// Queues the classes that an object names no more.
+fn queue_freed<K: orlop_client::Object>(
+    informer: &Informer<K>,
+    queue: &WorkQueue<String>,
+    classes_of: fn(&K) -> Vec<String>,
+) {
+    let queue = queue.clone();
+    informer.subscribe(move |event| {
+        let (before, now) = match event {
+            InformerEvent::Added(_) => return,
+            InformerEvent::Updated { old, new } => (classes_of(old), classes_of(new)),
+            InformerEvent::Deleted(object) => (classes_of(object), Vec::new()),
+        };
+        for class in before.into_iter().filter(|class| !now.contains(class)) {
+            queue.add(class);
+        }
+    });
+}
+
+/// Classes of attributes. As upstream, it goes by what its caches know.
+pub(crate) async fn attributes_classes(shell: Shell) -> Result<(), Error> {
+    let classes: Informer<VolumeAttributesClass> = shell.informers.informer();
+    let claims: Informer<PersistentVolumeClaim> = shell.informers.informer();
+    let volumes: Informer<PersistentVolume> = shell.informers.informer();
+    claims.add_index(BY_ATTRIBUTES, classes_of_claim);
+    volumes.add_index(BY_ATTRIBUTES, classes_of_volume);
+    classes.synced().await;
+    claims.synced().await;
+    volumes.synced().await;
+    let queue = WorkQueue::new();
+    queue_freed(&claims, &queue, classes_of_claim);
+    queue_freed(&volumes, &queue, classes_of_volume);
+    let own = queue.clone();
+    classes.subscribe(move |event| {
+        let class = event.object();
+        if !matches!(event, InformerEvent::Deleted(_))
+            && judge(&class.metadata, CLASS_FINALIZER) != Verdict::Keep
+        {
+            own.add(class.name().to_owned());
+        }
+    });
+    let (classes, claims, volumes, client) = (&classes, &claims, &volumes, &shell.client);
+    let name = "volumeattributesclass-protection-controller";
+    run_workers(name, queue, 1, shell.shutdown, |name: String| async move {
+        let Some(class) = classes.get("", &name) else { return Ok(None) };
+        let verdict = judge(&class.metadata, CLASS_FINALIZER);
+        let named = || {
+            !claims.by_index(BY_ATTRIBUTES, &name).is_empty()
+                || !volumes.by_index(BY_ATTRIBUTES, &name).is_empty()
+        };
+        if verdict == Verdict::Keep || verdict == Verdict::Remove && named() {
+            return Ok(None);
+        }
+        let mut changed = (*class).clone();
+        change(&mut changed.metadata, CLASS_FINALIZER, &verdict);
+        let api = Api::<VolumeAttributesClass>::all(client.clone());
+        unless_gone(api.replace(&name, &PostParams::default(), &changed).await)?;
+        Ok::<_, Error>(None::<Duration>)
+    })
+    .await;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::objects::testing::object;
     use serde_json::{Value, json};
+
+    #[test]
+    fn classes_that_are_named() {
+        let check = |claim: Value, expected: &[&str]| {
+            assert_eq!(classes_of_claim(&object(claim.clone())), expected, "{claim}");
+        };
+        check(json!({"metadata": {}}), &[]);
+        check(json!({"metadata": {}, "spec": {"volumeAttributesClassName": ""}}), &[]);
+        check(
+            json!({"metadata": {}, "spec": {"volumeAttributesClassName": "a"}, "status": {
+                "currentVolumeAttributesClassName": "b",
+                "modifyVolumeStatus": {"status": "InProgress", "targetVolumeAttributesClassName": "c"}}}),
+            &["a", "b", "c"],
+        );
+        let volume = json!({"metadata": {}, "spec": {"volumeAttributesClassName": "a"}});
+        assert_eq!(classes_of_volume(&object(volume)), ["a"]);
+        assert!(classes_of_volume(&object(json!({"metadata": {}}))).is_empty());
+    }
 
     #[test]
     fn finalizers() {
