@@ -103,11 +103,16 @@ fn is_known(what: &str) -> bool {
     )
 }
 
+/// So much of what cannot be read is repeated in an error.
+fn cut(text: &str) -> &str {
+    text.char_indices().nth(40).map_or(text, |(at, _)| &text[..at])
+}
+
 fn series(line: &str) -> Result<Series<'_>, String> {
     let end = line.find(|c: char| c == '{' || c.is_whitespace()).ok_or("a name without a value")?;
     let (name, mut rest) = line.split_at(end);
     if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b':') {
-        return Err(format!("{name:?} is no name"));
+        return Err(format!("{:?} is no name", cut(name)));
     }
     let mut found = Vec::new();
     if let Some(open) = rest.strip_prefix('{') {
@@ -115,13 +120,13 @@ fn series(line: &str) -> Result<Series<'_>, String> {
     }
     let mut fields = rest.split_whitespace();
     let value = fields.next().ok_or("no value")?;
-    let value = value.parse().map_err(|_| format!("{value:?} is no number"))?;
+    let value = value.parse().map_err(|_| format!("{:?} is no number", cut(value)))?;
     let at = match fields.next() {
-        Some(text) => Some(text.parse().map_err(|_| format!("{text:?} is no timestamp"))?),
+        Some(text) => Some(text.parse().map_err(|_| format!("{:?} is no timestamp", cut(text)))?),
         None => None,
     };
     match fields.next() {
-        Some(more) => Err(format!("unexpected {more:?}")),
+        Some(more) => Err(format!("unexpected {:?}", cut(more))),
         None => Ok(Series { name, labels: found, value, at }),
     }
 }
@@ -167,6 +172,30 @@ fn unquote(text: &str) -> Result<(Cow<'_, str>, &str), String> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn garbage_is_an_error_that_stays_short() {
+        let long = "x".repeat(1 << 20);
+        for text in [
+            long.clone(),
+            format!("-{long} 1"),
+            format!("a {long}"),
+            format!("a 1 {long}"),
+            format!("a 1 2 {long}"),
+            format!("a{{b=\"{long}"),
+            format!("a{{{long}"),
+            "a{b=c} 1".to_owned(),
+            "{} 1".to_owned(),
+            "\u{0}\u{ffff} 1".to_owned(),
+        ] {
+            let error = parse(&text, 0).unwrap_err();
+            assert!(error.len() < 200, "{error}");
+        }
+        // What has nothing to do with containers and nodes is passed over, however odd it is.
+        let odd =
+            format!("{long} NaN\nnode_cpu_usage_seconds_total 1e999\nnode_memory_working_set_bytes -1\n");
+        assert!(parse(&odd, 1).unwrap().pods.is_empty());
+    }
 
     #[test]
     fn readings() {

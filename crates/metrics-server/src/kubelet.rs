@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::Uri;
 use http::uri::Authority;
-use http_body_util::{BodyExt as _, Empty};
+use http_body::Body;
+use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -18,8 +19,8 @@ const ADDRESS_TYPES: [&str; 3] = ["InternalIP", "ExternalIP", "Hostname"];
 const PORT: i32 = 10250;
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// More than the answer of a node with thousands of containers.
-const MAX_ANSWER: usize = 32 << 20;
+/// More than the answer of a node with thousands of containers. Many kubelets are asked at a time.
+const MAX_ANSWER: usize = 8 << 20;
 
 /// Connections to the kubelets.
 #[derive(Clone)]
@@ -48,22 +49,27 @@ impl Kubelets {
         let uri = uri.build().map_err(|error| error.to_string())?;
         let response =
             self.0.get(uri.clone()).await.map_err(|error| format!("GET {uri}: {}", chain(&error)))?;
-        let (parts, mut body) = response.into_parts();
+        let (parts, body) = response.into_parts();
         if !parts.status.is_success() {
             return Err(format!("GET {uri}: status {}", parts.status));
         }
-        let mut bytes = BytesMut::new();
-        while let Some(frame) = body.frame().await {
-            let Ok(data) = frame.map_err(|error| format!("GET {uri}: {error}"))?.into_data() else {
-                continue;
-            };
-            if bytes.len() + data.len() > MAX_ANSWER {
-                return Err(format!("GET {uri}: the answer is longer than {MAX_ANSWER} bytes"));
-            }
-            bytes.extend_from_slice(&data);
-        }
-        String::from_utf8(bytes.into()).map_err(|error| format!("GET {uri}: {error}"))
+        text(body).await.map_err(|error| format!("GET {uri}: {error}"))
     }
+}
+
+/// The whole of an answer that is not too long.
+async fn text<B>(body: B) -> Result<String, String>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let whole = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| {
+        match error.downcast::<LengthLimitError>() {
+            Ok(_) => format!("the answer is longer than {MAX_ANSWER} bytes"),
+            Err(error) => chain(&*error),
+        }
+    })?;
+    String::from_utf8(whole.to_bytes().into()).map_err(|error| error.utf8_error().to_string())
 }
 
 /// An error with its causes.
@@ -95,7 +101,54 @@ fn authority(node: &Node) -> Result<Authority, String> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use http_body::Frame;
+    use http_body_util::StreamBody;
     use serde_json::json;
+
+    #[tokio::test]
+    async fn answers_are_bounded() {
+        let check = async |chunk: &'static [u8], count: usize, expected: Result<&str, &str>| {
+            let frames =
+                (0..count).map(move |_| Ok::<_, std::io::Error>(Frame::data(Bytes::from_static(chunk))));
+            let got = text(StreamBody::new(futures::stream::iter(frames))).await;
+            assert_eq!(got, expected.map(str::to_owned).map_err(str::to_owned));
+        };
+        const CHUNK: [u8; 1 << 16] = [b'#'; 1 << 16];
+        check(b"a 1\n", 2, Ok("a 1\na 1\n")).await;
+        check(b"", 0, Ok("")).await;
+        check(&CHUNK, usize::MAX, Err("the answer is longer than 8388608 bytes")).await;
+        check(b"\xff", 1, Err("invalid utf-8 sequence of 1 bytes from index 0")).await;
+    }
+
+    #[tokio::test]
+    async fn a_kubelet_that_speaks_something_else_is_an_error() {
+        use tokio::io::AsyncWriteExt as _;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.write_all(&b"SSH-2.0-garbage\r\n".repeat(1000)).await;
+            // The next one is never answered.
+            let _silent = listener.accept().await;
+            std::future::pending::<()>().await
+        });
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let kubelets = Kubelets::new(tls);
+        let node: Node = serde_json::from_value(json!({"metadata": {"name": "n"}, "status": {
+            "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": port}}}}))
+        .unwrap();
+        let error = kubelets.read(&node).await.unwrap_err();
+        let expected = format!("GET https://127.0.0.1:{port}/metrics/resource: ");
+        assert!(error.starts_with(&expected) && error.len() < 300, "{error}");
+        let patience = Duration::from_millis(200);
+        assert!(tokio::time::timeout(patience, kubelets.read(&node)).await.is_err());
+    }
 
     #[test]
     fn where_kubelets_are() {

@@ -4,6 +4,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Collected, LengthLimitError, Limited};
+use kube::client::Body;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -20,6 +23,12 @@ pub const NAME: &str = "Extender";
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Extenders score from 0 to 10.
 const SCALE: i64 = 10;
+/// An answer has at most so many bytes, or so many times those of its question (an extender may send all nodes back and
+/// say something of each).
+const MAX_ANSWER: usize = 4 << 20;
+const MAX_GROWTH: usize = 4;
+/// So much of what an extender says is shown to people, in characters.
+const MAX_TEXT: usize = 1024;
 
 /// One extender.
 pub struct Extender {
@@ -78,6 +87,26 @@ struct MetaPod {
 #[serde(default)]
 struct BindingResult {
     error: String,
+}
+
+/// What an extender says, short enough for a condition or an event.
+fn shown(mut text: String) -> String {
+    if let Some((at, _)) = text.char_indices().nth(MAX_TEXT) {
+        text.truncate(at);
+        text.push_str("...");
+    }
+    text
+}
+
+/// An error with what caused it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
 }
 
 /// Field names in lower case. Maps by node name keep their keys: node names are in lower case already.
@@ -163,14 +192,30 @@ impl Extender {
         let url = format!("{}/{verb}", self.config.url_prefix.trim_end_matches('/'));
         let fail = |reason: String| ExtenderError::Call { url: url.clone(), reason };
         let body = serde_json::to_vec(arguments).map_err(|error| fail(error.to_string()))?;
+        let most = MAX_ANSWER.max(body.len().saturating_mul(MAX_GROWTH));
         let request = http::Request::post(format!("/{verb}"))
             .header(http::header::CONTENT_TYPE, "application/json")
-            .body(body)
+            .body(Body::from(body))
             .map_err(|error| fail(error.to_string()))?;
-        let answer = tokio::time::timeout(self.timeout, self.client.request::<Value>(request)).await;
+        let answer = tokio::time::timeout(self.timeout, self.exchange(request, most)).await;
         let answer = answer.map_err(|_| fail("context deadline exceeded".to_owned()))?;
-        let answer = answer.map_err(|error| fail(error.to_string()))?;
-        serde_json::from_value(lower_case(answer)).map_err(|error| fail(error.to_string()))
+        let answer: Value = answer
+            .and_then(|bytes| serde_json::from_slice(&bytes).map_err(|error| error.to_string()))
+            .map_err(fail)?;
+        serde_json::from_value(lower_case(answer)).map_err(|error| fail(shown(error.to_string())))
+    }
+
+    /// The body of a good answer.
+    async fn exchange(&self, request: http::Request<Body>, most: usize) -> Result<Bytes, String> {
+        let answer = self.client.send(request).await.map_err(|error| chain(&error))?;
+        if answer.status() != http::StatusCode::OK {
+            return Err(format!("code {}", answer.status().as_u16()));
+        }
+        let body = Limited::new(answer.into_body(), most).collect().await;
+        body.map(Collected::to_bytes).map_err(|error| match error.downcast::<LengthLimitError>() {
+            Ok(_) => format!("the answer is longer than {most} bytes"),
+            Err(error) => chain(&*error),
+        })
     }
 
     fn arguments(&self, pod: &PodInfo, nodes: &[NodeIndex], cache: &Cache) -> Value {
@@ -196,7 +241,7 @@ impl Extender {
     pub async fn filter(&self, arguments: &Value) -> Result<Filtered, ExtenderError> {
         let answer: FilterResult = self.call(&self.config.filter_verb, arguments).await?;
         if !answer.error.is_empty() {
-            return Err(ExtenderError::Answer(answer.error));
+            return Err(ExtenderError::Answer(shown(answer.error)));
         }
         let items = answer.nodes.as_ref().and_then(|nodes| nodes.get("items")).and_then(Value::as_array);
         let named = items.into_iter().flatten().filter_map(|node| node.pointer("/metadata/name")?.as_str());
@@ -272,7 +317,7 @@ impl Extender {
             "Node": node,
         });
         let answer: BindingResult = self.call(&self.config.bind_verb, &arguments).await?;
-        if answer.error.is_empty() { Ok(()) } else { Err(ExtenderError::Answer(answer.error)) }
+        if answer.error.is_empty() { Ok(()) } else { Err(ExtenderError::Answer(shown(answer.error))) }
     }
 }
 
@@ -292,9 +337,10 @@ impl Filtered {
             if self.passed.contains(name) {
                 return true;
             }
-            let status = match (self.unresolvable.get(name), self.failed.get(name)) {
-                (Some(reason), _) => Status::unresolvable(reason.clone()),
-                (None, reason) => Status::unschedulable(reason.cloned().unwrap_or_default()),
+            let reason = |from: &BTreeMap<String, String>| from.get(name).cloned().map(shown);
+            let status = match (reason(&self.unresolvable), reason(&self.failed)) {
+                (Some(reason), _) => Status::unresolvable(reason),
+                (None, reason) => Status::unschedulable(reason.unwrap_or_default()),
             };
             diagnosis.refuse(*index, &status.by(NAME));
             false
@@ -315,5 +361,82 @@ mod tests {
         };
         check(json!({"NodeNames": ["a"], "FailedNodes": {"b": "No"}, "Error": ""}));
         check(json!({"nodenames": ["a"], "failedNodes": {"b": "No"}}));
+    }
+
+    /// What an extender at the other end of a connection does once it was asked.
+    #[derive(Clone)]
+    enum Answer {
+        /// Sends this and closes.
+        Bytes(Vec<u8>),
+        /// Sends this again and again.
+        Endless(Vec<u8>),
+        /// Sends this and nothing more.
+        Stalls(Vec<u8>),
+    }
+
+    async fn answer(listener: tokio::net::TcpListener, answer: Answer) {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 1024]).await;
+            match answer.clone() {
+                Answer::Bytes(bytes) => _ = stream.write_all(&bytes).await,
+                Answer::Endless(bytes) => while stream.write_all(&bytes).await.is_ok() {},
+                Answer::Stalls(bytes) => {
+                    _ = stream.write_all(&bytes).await;
+                    std::future::pending::<()>().await;
+                }
+            }
+        }
+    }
+
+    /// Asks an extender that gives this answer; what the scheduler says of it, after the address.
+    async fn check(given: Answer, expected: &str) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = tokio::spawn(answer(listener, given));
+        let config = json!({"urlPrefix": url, "filterVerb": "filter", "bindVerb": "bind", "weight": 1,
+            "enableHTTPS": false, "httpTimeout": "2s", "nodeCacheCapable": true});
+        let extender = Extender::new(serde_json::from_value(config).unwrap()).await.unwrap();
+        let begun = std::time::Instant::now();
+        let error = extender.filter(&json!({"Pod": {}})).await.map(|_| ()).unwrap_err().to_string();
+        assert!(begun.elapsed() < Duration::from_secs(10), "{expected}");
+        server.abort();
+        assert!(error.len() < 2 * MAX_TEXT, "{} characters", error.len());
+        let error = error.replace(&format!("extender {url}/filter: "), "");
+        assert!(error.starts_with(expected), "{error}");
+    }
+
+    fn http(body: &str) -> Answer {
+        Answer::Bytes(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into())
+    }
+
+    #[tokio::test]
+    async fn hostile_answers_are_errors_in_bounded_time_and_memory() {
+        const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        let mut chunks = HEAD.to_vec();
+        chunks.extend(b"10000\r\n");
+        chunks.extend([b' '; 0x10000]);
+        chunks.extend(b"\r\n");
+        // The first chunk has a head of its own; the rest of what is repeated is garbage to a reader of chunks.
+        let mut long = chunks.clone();
+        for _ in 0..80 {
+            long.extend(&chunks[HEAD.len()..]);
+        }
+        check(Answer::Endless(long), "the answer is longer than 4194304 bytes").await;
+        let huge = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", u64::MAX / 2);
+        check(Answer::Stalls(huge.into()), "the answer is longer than 4194304 bytes").await;
+        check(Answer::Stalls(Vec::new()), "context deadline exceeded").await;
+        check(Answer::Stalls(HEAD.to_vec()), "context deadline exceeded").await;
+        check(Answer::Bytes(b"\x16\x03\x01garbage".to_vec()), "").await;
+        check(Answer::Bytes(b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n".to_vec()), "code 500").await;
+        check(Answer::Endless(b"HTTP/1.1 200 OK\r\nx: yyyyyyyyyyyyyyyyyyyyyyyy\r\n".repeat(50)), "").await;
+        check(http(""), "EOF while parsing a value").await;
+        check(http("{\"nodenames\": ["), "EOF while parsing a list").await;
+        check(http(&"[".repeat(100_000)), "recursion limit exceeded").await;
+        check(http("{\"nodenames\": 5}"), "invalid type: integer `5`, expected a sequence").await;
+        check(http("5"), "").await;
+        let text = json!({"error": "x".repeat(1 << 20)}).to_string();
+        check(http(&text), &format!("{}...", "x".repeat(MAX_TEXT))).await;
     }
 }

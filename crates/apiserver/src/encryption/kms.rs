@@ -27,6 +27,8 @@ const RETRY: Duration = Duration::from_millis(500);
 const MAX_ANNOTATIONS: usize = 32 * 1024;
 const MAX_KEY_ID: usize = 1024;
 const MAX_SOURCE: usize = 1024;
+/// The same of a decrypted seed or key, which is kept.
+const MAX_PLAIN: usize = 1024;
 /// Bytes of a seed, and of what a key is derived with.
 const SEED: usize = 32;
 /// Seeds that are remembered: one for each key and start of a server.
@@ -374,9 +376,18 @@ impl Kms {
                     key_id: object.key_id.clone(),
                     annotations: object.annotations.clone(),
                 };
-                let bytes = self.plugin.decrypt(request).await.map_err(|error| {
-                    TransformError::Plugin(format!("failed to decrypt DEK, error: {error}"))
-                })?;
+                let failed =
+                    |error: String| TransformError::Plugin(format!("failed to decrypt DEK, error: {error}"));
+                let bytes = self.plugin.decrypt(request).await.map_err(failed)?;
+                if !(SEED..=MAX_PLAIN).contains(&bytes.len()) && object.source_type == DEK_SEED {
+                    return Err(failed(format!(
+                        "invalid seed length {} used for key generation",
+                        bytes.len()
+                    )));
+                }
+                if bytes.len() > MAX_PLAIN {
+                    return Err(failed(format!("the key is {} bytes long", bytes.len())));
+                }
                 let source = Arc::new(Source { bytes, kind: object.source_type });
                 self.remember(key, source.clone());
                 source

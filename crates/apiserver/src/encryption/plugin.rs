@@ -80,6 +80,9 @@ pub struct DecryptResponse {
     pub plaintext: Vec<u8>,
 }
 
+/// Longest answer in bytes: what it may say of an encrypted key, and some.
+const MAX_ANSWER: usize = 64 * 1024;
+
 /// A plugin.
 #[derive(Clone)]
 pub struct Plugin {
@@ -104,7 +107,7 @@ impl Plugin {
         Q: Message + Send + Sync + 'static,
         A: Message + Default + Send + Sync + 'static,
     {
-        let mut client = Grpc::new(self.channel.clone());
+        let mut client = Grpc::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER);
         let exchange = async {
             client.ready().await.map_err(|error| error.to_string())?;
             let answer = client

@@ -121,3 +121,68 @@ fn what_ends_while_the_server_is_down_is_noticed() {
     let code = "jsonpath={.status.containerStatuses[0].lastState.terminated.exitCode}";
     assert_eq!(cluster.ok(&["get", "pod", &pod, "-o", code]), "0");
 }
+
+/// Names of the pods that belong to `app` and are not on their way out.
+fn staying(cluster: &Cluster, app: &str) -> Vec<String> {
+    let pods = cluster.json(&["pods", "-l", &format!("app={app}")]);
+    let items = pods["items"].as_array().unwrap().clone();
+    let stays = items.into_iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+    stays.map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn controllers_that_are_killed_amid_their_writes_make_nothing_twice() {
+    let mut cluster = Cluster::start();
+    let image = crate::support::WEB;
+    let template = |app: &str, more: &str, command: &str| {
+        format!(
+            "{{metadata: {{labels: {{app: {app}}}}}, spec: {{{more}terminationGracePeriodSeconds: 0, \
+             containers: [{{name: c, image: '{image}', command: [/bin/sh, -c, '{command}']}}]}}}}"
+        )
+    };
+    cluster.apply(&format!(
+        "{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: many}}, spec: {{replicas: 12, \
+         selector: {{matchLabels: {{app: many}}}}, template: {}}}}}\n---\n\
+         {{apiVersion: batch/v1, kind: Job, metadata: {{name: work}}, spec: {{completions: 8, parallelism: 4, template: {}}}}}\n---\n\
+         {{apiVersion: apps/v1, kind: StatefulSet, metadata: {{name: row}}, spec: {{replicas: 3, serviceName: row, \
+         podManagementPolicy: Parallel, selector: {{matchLabels: {{app: row}}}}, template: {}}}}}",
+        template("many", "", "exec sleep 10000"),
+        template("work", "restartPolicy: Never, ", "sleep 1"),
+        template("row", "", "exec sleep 10000"),
+    ));
+    // While pods are made, while they start, while they are replaced.
+    for round in 0..6_u64 {
+        std::thread::sleep(Duration::from_millis(50 + 150 * round));
+        cluster.kill_server();
+        cluster.start_server();
+        cluster.wait_until_ready();
+        if round == 3 {
+            cluster.ok(&["scale", "deployment/many", "--replicas=9"]);
+            cluster.ok(&["set", "env", "deployment/many", "ROUND=3"]);
+        }
+    }
+    cluster.ok(&["wait", "--for=condition=complete", "job/work", "--timeout=90s"]);
+    cluster.ok(&["rollout", "status", "deployment/many", "--timeout=90s"]);
+    cluster.ok(&["rollout", "status", "statefulset/row", "--timeout=90s"]);
+    eventually("there are as many pods as are wanted", || {
+        (staying(&cluster, "many").len() == 9).then_some(())
+    });
+
+    // A moment later still: nobody has made another one.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(staying(&cluster, "many").len(), 9);
+    let mut row = staying(&cluster, "row");
+    row.sort();
+    assert_eq!(row, ["row-0", "row-1", "row-2"]);
+    let work = cluster.json(&["pods", "-l", "app=work"]);
+    assert_eq!(work["items"].as_array().unwrap().len(), 8, "a completion has one pod, and no pod is lost");
+    let status = "jsonpath={.status.succeeded} {.status.failed} {.status.uncountedTerminatedPods}";
+    assert_eq!(cluster.ok(&["get", "job", "work", "-o", status]), "8  {}");
+    let sets = cluster.json(&["replicasets", "-l", "app=many"]);
+    let sets = sets["items"].as_array().unwrap();
+    assert_eq!(sets.len(), 2, "one for each template");
+    let wanted: Vec<i64> = sets.iter().map(|set| set["spec"]["replicas"].as_i64().unwrap()).collect();
+    assert!(wanted.contains(&9) && wanted.contains(&0), "{wanted:?}");
+    let tracked = "jsonpath={.items[*].metadata.finalizers}";
+    assert_eq!(cluster.ok(&["get", "pods", "-l", "app=work", "-o", tracked]), "");
+}

@@ -87,3 +87,84 @@ fn a_service_without_endpoints_refuses_and_a_headless_one_names_its_pods() {
         ips.split(' ').all(|ip| answer.contains(ip)).then_some(())
     });
 }
+
+#[test]
+fn a_load_balancer_is_the_node_to_those_outside() {
+    let cluster = Cluster::start();
+    cluster.apply(&web_deployment("web", 2));
+    cluster.ok(&["patch", "service", "web", "-p", r#"{"spec":{"type":"LoadBalancer"}}"#]);
+    cluster.ok(&["rollout", "status", "deployment/web", "--timeout=90s"]);
+    let ingress = "jsonpath={.status.loadBalancer.ingress[0].ip}";
+    eventually("the service has the node's address", || {
+        (cluster.ok(&["get", "service", "web", "-o", ingress]) == NODE_IP).then_some(())
+    });
+    let row = cluster.ok(&["get", "service", "web", "--no-headers"]);
+    assert_eq!(row.split_whitespace().nth(3), Some(NODE_IP), "{row}");
+    let balanced: SocketAddr = format!("{NODE_IP}:80").parse().unwrap();
+    let get = move || http_get(balanced);
+    eventually("it answers at its own port", || {
+        cluster.on_host(get).join().unwrap().ok().filter(|page| page == "page one\n")
+    });
+    // And from within, where the same address means the same service.
+    cluster.toolbox("box");
+    assert_eq!(cluster.exec("box", &format!("wget -qO- http://{NODE_IP}/")), "page one\n");
+
+    // Who is not in the ranges is not let in; the address stays.
+    let only = r#"{"spec":{"loadBalancerSourceRanges":["203.0.113.0/24"]}}"#;
+    cluster.ok(&["patch", "service", "web", "-p", only]);
+    eventually("it is closed to others", || cluster.on_host(get).join().unwrap().err());
+    assert_eq!(cluster.ok(&["get", "service", "web", "-o", ingress]), NODE_IP);
+    cluster.ok(&[
+        "patch",
+        "service",
+        "web",
+        "--type=json",
+        "-p",
+        r#"[{"op":"remove","path":"/spec/loadBalancerSourceRanges"}]"#,
+    ]);
+    eventually("it is open again", || cluster.on_host(get).join().unwrap().ok());
+
+    cluster.ok(&["patch", "service", "web", "-p", r#"{"spec":{"type":"ClusterIP"}}"#]);
+    eventually("nobody listens there any more", || cluster.on_host(get).join().unwrap().err());
+    eventually("and the address is gone", || {
+        cluster.ok(&["get", "service", "web", "-o", ingress]).is_empty().then_some(())
+    });
+}
+
+#[test]
+fn services_get_addresses_of_a_range_that_is_added() {
+    let cluster = Cluster::start();
+    let main = cluster.ok(&["get", "servicecidr", "kubernetes", "-o", "jsonpath={.spec.cidrs[0]}"]);
+    assert_eq!(main, "10.96.0.0/16");
+    cluster.apply("{apiVersion: networking.k8s.io/v1, kind: ServiceCIDR, metadata: {name: more}, spec: {cidrs: [10.200.0.0/24]}}");
+    let ready = "jsonpath={.status.conditions[?(@.type==\"Ready\")].status}";
+    eventually("the range is ready", || {
+        (cluster.ok(&["get", "servicecidr", "more", "-o", ready]) == "True").then_some(())
+    });
+    cluster.apply(&web_deployment("web", 1).replace(
+        "  selector: {app: web}\n  ports",
+        "  clusterIP: 10.200.0.9\n  selector: {app: web}\n  ports",
+    ));
+    let parent = "jsonpath={.spec.parentRef.resource}/{.spec.parentRef.namespace}/{.spec.parentRef.name}";
+    eventually("the address is taken", || {
+        let seen = cluster.kubectl(&["get", "ipaddress", "10.200.0.9", "-o", parent]);
+        (seen.stdout == b"services/default/web").then_some(())
+    });
+    cluster.ok(&["rollout", "status", "deployment/web", "--timeout=90s"]);
+    let address: SocketAddr = "10.200.0.9:80".parse().unwrap();
+    eventually("it is reached there", || {
+        cluster.on_host(move || http_get(address)).join().unwrap().ok().filter(|page| page == "page one\n")
+    });
+
+    // A range with an address in use does not go.
+    cluster.ok(&["delete", "servicecidr", "more", "--wait=false"]);
+    eventually("it says what holds it", || {
+        let reason = "jsonpath={.status.conditions[?(@.type==\"Ready\")].reason}";
+        (cluster.ok(&["get", "servicecidr", "more", "-o", reason]) == "Terminating").then_some(())
+    });
+    cluster.ok(&["delete", "service", "web"]);
+    eventually("address and range are gone", || {
+        let left = cluster.ok(&["get", "ipaddress,servicecidr", "-o", "name"]);
+        (!left.contains("10.200.0.9") && !left.contains("/more")).then_some(())
+    });
+}

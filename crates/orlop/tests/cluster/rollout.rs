@@ -141,3 +141,69 @@ fn a_deleted_pod_is_replaced_and_a_watch_shows_it() {
     assert!(seen.lines().any(|line| line.starts_with(name) && line.contains("Terminating")), "{seen}");
     assert!(seen.lines().any(|line| line.contains("ContainerCreating")), "{seen}");
 }
+
+/// The revisions that `rollout history` lists.
+fn revisions(cluster: &Cluster) -> Vec<u32> {
+    let history = cluster.ok(&["rollout", "history", "deployment/web"]);
+    history.lines().filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect()
+}
+
+#[test]
+fn a_rollout_is_paused_resumed_restarted_and_taken_back() {
+    let cluster = Cluster::start();
+    cluster.apply(&web_deployment("web", 2));
+    cluster.ok(&["rollout", "status", "deployment/web", "--timeout=90s"]);
+    let field = |path: &str| cluster.ok(&["get", "deployment", "web", "-o", &format!("jsonpath={{{path}}}")]);
+    let images = || {
+        let all = "jsonpath={.items[*].spec.containers[0].image}";
+        cluster.ok(&["get", "pods", "-l", "app=web", "-o", all])
+    };
+    let reason = "{.status.conditions[?(@.type==\"Progressing\")].reason}";
+    let progressing = || cluster.ok(&["get", "deployment", "web", "-o", &format!("jsonpath={reason}")]);
+
+    // Changes gather while it is paused; scaling goes on.
+    assert_eq!(cluster.ok(&["rollout", "pause", "deployment/web"]), "deployment.apps/web paused\n");
+    assert!(cluster.refused(&["rollout", "pause", "deployment/web"]).contains("is already paused"));
+    cluster.ok(&["set", "image", "deployment/web", &format!("web={WEB2}")]);
+    cluster.ok(&["set", "env", "deployment/web", "A=b"]);
+    cluster.ok(&["scale", "deployment/web", "--replicas=3"]);
+    eventually("it is scaled and says that it is paused", || {
+        let ready = field(".status.readyReplicas") == "3";
+        (ready && progressing() == "DeploymentPaused").then_some(())
+    });
+    let generation = field(".metadata.generation");
+    eventually("the last change was seen", || {
+        (field(".status.observedGeneration") == generation).then_some(())
+    });
+    assert!(!images().contains(WEB2), "{}", images());
+    assert_eq!(revisions(&cluster), [1]);
+    let refused = cluster.refused(&["rollout", "undo", "deployment/web"]);
+    assert!(refused.contains("paused"), "{refused}");
+    let refused = cluster.refused(&["rollout", "restart", "deployment/web"]);
+    assert!(refused.contains("paused"), "{refused}");
+
+    // One revision for all that was changed.
+    assert_eq!(cluster.ok(&["rollout", "resume", "deployment/web"]), "deployment.apps/web resumed\n");
+    cluster.ok(&["rollout", "status", "deployment/web", "--timeout=90s"]);
+    assert_eq!(revisions(&cluster), [1, 2]);
+    let second = cluster.ok(&["rollout", "history", "deployment/web", "--revision=2"]);
+    assert!(second.contains(WEB2) && second.contains("A:"), "{second}");
+    let first = cluster.ok(&["rollout", "history", "deployment/web", "--revision=1"]);
+    assert!(!first.contains(WEB2), "{first}");
+
+    // Other pods of the same.
+    let uids = || cluster.ok(&["get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].metadata.uid}"]);
+    let before = uids();
+    cluster.ok(&["rollout", "restart", "deployment/web"]);
+    cluster.ok(&["rollout", "status", "deployment/web", "--timeout=90s"]);
+    eventually("none of the old pods is left", || {
+        let now = uids();
+        before.split(' ').all(|uid| !now.contains(uid)).then_some(())
+    });
+    assert_eq!(revisions(&cluster), [1, 2, 3]);
+
+    cluster.ok(&["rollout", "undo", "deployment/web", "--to-revision=1"]);
+    cluster.ok(&["rollout", "status", "deployment/web", "--timeout=90s"]);
+    eventually("the first image is back", || (!images().contains(WEB2)).then_some(()));
+    assert_eq!(revisions(&cluster), [2, 3, 4]);
+}

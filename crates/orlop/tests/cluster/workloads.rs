@@ -123,3 +123,140 @@ fn budgets_quotas_and_policies_are_acted_on() {
     let refused = cluster.refused(&["create", "configmap", "b"]);
     assert!(refused.contains("exceeded quota: few"), "{refused}");
 }
+
+/// A node without a kubelet: an object that says that it is ready.
+fn add_node(cluster: &Cluster, name: &str) {
+    cluster.apply(&format!(
+        "{{apiVersion: v1, kind: Node, metadata: {{name: {name}, labels: {{kubernetes.io/hostname: {name}}}}}}}"
+    ));
+    let size = r#"{"cpu": "4", "memory": "8Gi", "pods": "110"}"#;
+    let status = format!(
+        r#"{{"status": {{"capacity": {size}, "allocatable": {size},
+            "conditions": [{{"type": "Ready", "status": "True", "reason": "KubeletReady"}}]}}}}"#
+    );
+    cluster.ok(&["patch", "node", name, "--subresource=status", "--type=merge", "-p", &status]);
+}
+
+#[test]
+fn daemon_sets_follow_nodes_as_they_come_change_and_go() {
+    let cluster = Cluster::start();
+    let sleeper = |name: &str, selector: &str| {
+        let template = template(&format!("{{app: {name}}}"), "Always", "exec sleep 1000");
+        let template = template.replace("spec: {", &format!("spec: {{nodeSelector: {selector}, "));
+        format!(
+            "{{apiVersion: apps/v1, kind: DaemonSet, metadata: {{name: {name}}}, spec: {{selector: {{matchLabels: {{app: {name}}}}}, \
+             template: {template}}}}}"
+        )
+    };
+    cluster.apply(&sleeper("agent", "{}"));
+    cluster.apply(&sleeper("disks", "{disk: ssd}"));
+    cluster.ok(&["rollout", "status", "daemonset/agent", "--timeout=90s"]);
+    let nodes = |app: &str| {
+        let names = "jsonpath={.items[*].spec.nodeName}";
+        let listed = cluster.ok(&["get", "pods", "-l", &format!("app={app}"), "-o", names]);
+        let mut all: Vec<String> = listed.split_whitespace().map(String::from).collect();
+        all.sort();
+        all
+    };
+    assert_eq!((nodes("agent"), nodes("disks")), (vec!["node-1".to_owned()], vec![]));
+
+    add_node(&cluster, "node-2");
+    eventually("the new node has its pod", || (nodes("agent") == ["node-1", "node-2"]).then_some(()));
+    cluster.ok(&["label", "node", "node-2", "disk=ssd"]);
+    eventually("the label brings another", || (nodes("disks") == ["node-2"]).then_some(()));
+    let scheduled = "jsonpath={.status.desiredNumberScheduled}/{.status.currentNumberScheduled}";
+    eventually("both are counted", || {
+        (cluster.ok(&["get", "daemonset", "agent", "-o", scheduled]) == "2/2").then_some(())
+    });
+    cluster.ok(&["label", "node", "node-2", "disk-"]);
+    eventually("and takes it away", || {
+        let going = "jsonpath={.items[*].metadata.deletionTimestamp}";
+        let left = cluster.ok(&["get", "pods", "-l", "app=disks", "-o", going]);
+        (nodes("disks").is_empty() || !left.is_empty()).then_some(())
+    });
+    cluster.ok(&["delete", "node", "node-2"]);
+    eventually("the pods of a node that is gone go", || (nodes("agent") == ["node-1"]).then_some(()));
+    eventually("one is wanted", || {
+        (cluster.ok(&["get", "daemonset", "agent", "-o", scheduled]) == "1/1").then_some(())
+    });
+}
+
+#[test]
+fn claims_of_devices_are_made_allocated_and_freed() {
+    let cluster = Cluster::start();
+    // No kubelet is there: what happens to a claim happens before.
+    add_node(&cluster, "node-2");
+    cluster.apply(
+        r#"
+apiVersion: resource.k8s.io/v1
+kind: DeviceClass
+metadata: {name: gpu}
+spec: {selectors: [{cel: {expression: "device.driver == 'gpu.example.com'"}}]}
+---
+apiVersion: resource.k8s.io/v1
+kind: ResourceSlice
+metadata: {name: node-2-gpu}
+spec:
+  driver: gpu.example.com
+  nodeName: node-2
+  pool: {name: node-2, generation: 1, resourceSliceCount: 1}
+  devices:
+    - {name: small, attributes: {size: {int: 1}}}
+    - {name: large, attributes: {size: {int: 8}}}
+---
+apiVersion: resource.k8s.io/v1
+kind: ResourceClaimTemplate
+metadata: {name: large}
+spec:
+  spec:
+    devices:
+      requests:
+        - name: r
+          exactly:
+            deviceClassName: gpu
+            selectors: [{cel: {expression: "device.attributes['gpu.example.com'].size > 4"}}]
+"#,
+    );
+    let user = |name: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{terminationGracePeriodSeconds: 0, \
+             containers: [{{name: c, image: '{WEB}', resources: {{claims: [{{name: gpu}}]}}}}], \
+             resourceClaims: [{{name: gpu, resourceClaimTemplateName: large}}]}}}}"
+        )
+    };
+    cluster.apply(&user("first"));
+    let claim_of = |pod: &str| {
+        let name = "jsonpath={.status.resourceClaimStatuses[0].resourceClaimName}";
+        eventually("the pod knows its claim", || {
+            Some(cluster.ok(&["get", "pod", pod, "-o", name])).filter(|name| !name.is_empty())
+        })
+    };
+    let claim = claim_of("first");
+    eventually("it is allocated and reserved", || {
+        let of = "jsonpath={.status.allocation.devices.results[0].device} {.status.reservedFor[0].name}";
+        (cluster.ok(&["get", "resourceclaim", &claim, "-o", of]) == "large first").then_some(())
+    });
+    let row = cluster.ok(&["get", "resourceclaim", &claim, "--no-headers"]);
+    assert!(row.contains("allocated,reserved"), "{row}");
+    assert_eq!(cluster.ok(&["get", "pod", "first", "-o", "jsonpath={.spec.nodeName}"]), "node-2");
+
+    // There is one large device; who is second waits until the first has gone.
+    cluster.apply(&user("second"));
+    eventually("the second waits", || {
+        let message = "jsonpath={.status.conditions[?(@.type==\"PodScheduled\")].message}";
+        let message = cluster.ok(&["get", "pod", "second", "-o", message]);
+        message.contains("cannot allocate all claims").then_some(())
+    });
+    cluster.ok(&["delete", "pod", "first"]);
+    eventually("the claim of the first is gone", || {
+        cluster
+            .ok(&["get", "resourceclaim", &claim, "--ignore-not-found", "-o", "name"])
+            .is_empty()
+            .then_some(())
+    });
+    let claim = claim_of("second");
+    eventually("the second has the device", || {
+        let of = "jsonpath={.status.allocation.devices.results[0].device} {.status.reservedFor[0].name}";
+        (cluster.ok(&["get", "resourceclaim", &claim, "-o", of]) == "large second").then_some(())
+    });
+}

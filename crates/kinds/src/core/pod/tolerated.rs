@@ -67,6 +67,12 @@ impl Tolerated {
         }
     }
 
+    /// The same for a write of the status, where no spec is looked at.
+    pub(super) fn in_status(before: &Value) -> Tolerated {
+        let deletion_cost = !is_deletion_cost(&before["metadata"]["annotations"]);
+        Tolerated { deletion_cost, ..Tolerated::default() }
+    }
+
     /// What may replace a template, if there was one.
     pub(crate) fn replacing_template(before: Option<&Value>) -> Tolerated {
         before.filter(|template| template.is_set()).map(Tolerated::replacing).unwrap_or_default()

@@ -17,7 +17,7 @@ const APP_ARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
 /// Annotations that are fixed from the start.
-fn validate_annotation_updates(errs: &mut ErrorList, pod: &Value, old: &Value) {
+fn validate_annotation_updates(errs: &mut ErrorList, pod: &Value, old: &Value, tolerated: Tolerated) {
     let path = Path::new("metadata").child("annotations");
     let (new, was) = (&pod["metadata"]["annotations"], &old["metadata"]["annotations"]);
     for (key, value) in was.entries() {
@@ -39,15 +39,15 @@ fn validate_annotation_updates(errs: &mut ErrorList, pod: &Value, old: &Value) {
             errs.push(field::forbidden(&path.key(key), "may not add mirror pod annotation"));
         }
     }
-    let tolerated = Tolerated::replacing(old);
     super::validation::validate_pod_annotations(errs, &path, new, &pod["spec"], tolerated);
 }
 
 /// An update of the pod itself: upstream's `ValidatePodUpdate`.
 pub(super) fn validate_pod_update(pod: &Value, old: &Value) -> ErrorList {
     let mut errs = metadata::validate_object_meta_update(pod, old);
-    errs.extend(validate_metadata_and_spec(pod, Tolerated::replacing(old)));
-    validate_annotation_updates(&mut errs, pod, old);
+    let tolerated = Tolerated::replacing(old);
+    errs.extend(validate_metadata_and_spec(pod, tolerated));
+    validate_annotation_updates(&mut errs, pod, old, tolerated);
     let (spec, was) = (&pod["spec"], &old["spec"]);
     let path = Path::new("spec");
     for list in ["containers", "initContainers"] {
@@ -210,7 +210,7 @@ fn validate_node_affinity_change(errs: &mut ErrorList, path: &Path, new: &Value,
 /// A write of `/status`: upstream's `ValidatePodStatusUpdate`.
 pub(super) fn validate_pod_status_update(pod: &Value, old: &Value) -> ErrorList {
     let mut errs = metadata::validate_object_meta_update(pod, old);
-    validate_annotation_updates(&mut errs, pod, old);
+    validate_annotation_updates(&mut errs, pod, old, Tolerated::in_status(old));
     let (status, was) = (&pod["status"], &old["status"]);
     // Upstream has this path wrong, and clients see it.
     let conditions = Path::new("metadata").child("conditions");
@@ -321,8 +321,9 @@ pub fn prepare_ephemeral_containers_update(pod: &mut Value, old: &Value) {
 /// What is wrong with a write of `/ephemeralcontainers`: containers may be added, never changed or removed.
 pub fn validate_ephemeral_containers_update(pod: &Value, old: &Value) -> ErrorList {
     let mut errs = metadata::validate_object_meta_update(pod, old);
-    errs.extend(validate_metadata_and_spec(pod, Tolerated::replacing(old)));
-    validate_annotation_updates(&mut errs, pod, old);
+    let tolerated = Tolerated::replacing(old);
+    errs.extend(validate_metadata_and_spec(pod, tolerated));
+    validate_annotation_updates(&mut errs, pod, old, tolerated);
     if old["metadata"]["annotations"].has(MIRROR) {
         return vec![field::forbidden(&Path::new(""), "static pods do not support ephemeral containers")];
     }
