@@ -66,7 +66,8 @@ impl Plugin {
                 *self.decrypted.lock() += 1;
                 let request = DecryptRequest::decode(question).unwrap();
                 assert_eq!(request.annotations["kek.example.com"], b"1");
-                let plaintext = match *self.hostility.lock() {
+                let hostility = *self.hostility.lock();
+                let plaintext = match hostility {
                     Some(Hostility::ShortSeed) => vec![1; 31],
                     Some(Hostility::LongSeed) => vec![1; 60_000],
                     _ => turn(&request.ciphertext, &request.key_id),
@@ -78,7 +79,8 @@ impl Plugin {
 
     /// The answer to a question, in frames of gRPC: whether it is compressed, its length, itself.
     fn frames(&self, method: &str, question: &[u8]) -> BoxStream<'static, Frame> {
-        let (length, answer) = match *self.hostility.lock() {
+        let hostility = *self.hostility.lock();
+        let (length, answer) = match hostility {
             Some(Hostility::Long) => (8 << 20, vec![0; 1024]),
             Some(Hostility::Endless) => (60_000, Vec::new()),
             Some(Hostility::Garbage) => (3, vec![0xff; 3]),
@@ -92,7 +94,7 @@ impl Plugin {
         framed.put_u32(u32::try_from(length).unwrap());
         framed.put_slice(&answer);
         let first = futures::stream::iter([http_body::Frame::data(framed.freeze())]);
-        if matches!(*self.hostility.lock(), Some(Hostility::Endless)) {
+        if matches!(hostility, Some(Hostility::Endless)) {
             return first.chain(futures::stream::pending()).map(Ok).boxed();
         }
         let mut trailers = http::HeaderMap::new();

@@ -244,7 +244,7 @@ async fn finalizers_without_a_domain_are_warned_of() {
     object["metadata"]["finalizers"] = json!(["example.com/f", "foregroundDeletion", "plain"]);
     let advice = |name: &str| {
         format!(
-            "299 - \"metadata.finalizers: \\\"{name}\\\": prefer a domain-qualified finalizer name to avoid accidental conflicts with other finalizer writers\""
+            "299 - \"metadata.finalizers: \\\"{name}\\\": prefer a domain-qualified finalizer name including a path (/) to avoid accidental conflicts with other finalizer writers\""
         )
     };
     let made = client.post(WIDGETS, object).await;

@@ -41,6 +41,10 @@ fn validate_spec(errs: &mut ErrorList, spec: &Value, old: Option<&Value>) {
 }
 
 impl Strategy for PodDisruptionBudget {
+    fn name_rule(&self) -> NameRule {
+        NameRule::PathSegment
+    }
+
     fn prepare_create(&self, obj: &mut Value) {
         RULES.prepare_create(obj);
     }
@@ -49,14 +53,18 @@ impl Strategy for PodDisruptionBudget {
         RULES.prepare_update(obj, old);
     }
 
+    /// Of the metadata, upstream looks only at what all objects are looked at for, and when nothing else is wrong.
     fn validate_create(&self, obj: &Value) -> ErrorList {
-        let mut errs = metadata::validate_object_meta(obj, true, NameRule::DnsSubdomain);
+        let mut errs = ErrorList::new();
         validate_spec(&mut errs, &obj["spec"], None);
+        if errs.is_empty() {
+            errs = metadata::validate_generic_object_meta(obj, true, self.name_rule());
+        }
         errs
     }
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
-        let mut errs = metadata::validate_object_meta_update(obj, old);
+        let mut errs = ErrorList::new();
         validate_spec(&mut errs, &obj["spec"], Some(&old["spec"]));
         errs
     }
@@ -65,8 +73,8 @@ impl Strategy for PodDisruptionBudget {
         true
     }
 
-    fn validate_status_update(&self, obj: &Value, old: &Value) -> ErrorList {
-        let mut errs = metadata::validate_object_meta_update(obj, old);
+    fn validate_status_update(&self, obj: &Value, _old: &Value) -> ErrorList {
+        let mut errs = ErrorList::new();
         let status = &obj["status"];
         conditions(&mut errs, &Path::new("status").child("conditions"), &status["conditions"]);
         RULES.validate_counters(&mut errs, status);
@@ -99,6 +107,19 @@ impl Strategy for PodDisruptionBudget {
 mod tests {
     use crate::testing::{check_cells, check_create, check_status};
     use serde_json::{Value, json};
+
+    #[test]
+    fn metadata_is_not_looked_at_twice() {
+        let check = |meta: Value, expected: &[&str]| {
+            let budget = json!({"metadata": meta, "spec": {"minAvailable": 1}});
+            check_create("policy", "PodDisruptionBudget", budget, expected);
+        };
+        check(json!({"name": "A_b", "finalizers": ["anything"]}), &[]);
+        check(json!({"name": "a/b"}), &["metadata.name: Invalid value: \"a/b\": may not contain '/'"]);
+        let both = json!({"metadata": {"name": "a/b"}, "spec": {"minAvailable": 1, "maxUnavailable": 1}});
+        let found = crate::strategy("policy", "PodDisruptionBudget").map(|s| s.validate_create(&both).len());
+        assert_eq!(found, Some(1));
+    }
 
     #[test]
     fn validation() {
