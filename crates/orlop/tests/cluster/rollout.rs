@@ -177,8 +177,6 @@ fn a_rollout_is_paused_resumed_restarted_and_taken_back() {
     });
     assert!(!images().contains(WEB2), "{}", images());
     assert_eq!(revisions(&cluster), [1]);
-    let refused = cluster.refused(&["rollout", "undo", "deployment/web"]);
-    assert!(refused.contains("paused"), "{refused}");
     let refused = cluster.refused(&["rollout", "restart", "deployment/web"]);
     assert!(refused.contains("paused"), "{refused}");
 
@@ -202,6 +200,10 @@ fn a_rollout_is_paused_resumed_restarted_and_taken_back() {
     });
     assert_eq!(revisions(&cluster), [1, 2, 3]);
 
+    cluster.ok(&["rollout", "pause", "deployment/web"]);
+    let refused = cluster.refused(&["rollout", "undo", "deployment/web"]);
+    assert!(refused.contains("paused"), "{refused}");
+    cluster.ok(&["rollout", "resume", "deployment/web"]);
     cluster.ok(&["rollout", "undo", "deployment/web", "--to-revision=1"]);
     cluster.ok(&["rollout", "status", "deployment/web", "--timeout=90s"]);
     eventually("the first image is back", || (!images().contains(WEB2)).then_some(()));
