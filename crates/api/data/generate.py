@@ -5,9 +5,10 @@
 
 schema.txt, tab-separated:
   S  <Go type>  <OpenAPI name>  <flags: t = has kind and apiVersion, a = atomic for server-side apply>
+     <required fields: name,name>  <x-kubernetes-unions, JSON>
   F  <JSON name, "-" = inline>  <protobuf number, 0 = none>  <wire>  <type>  <flags: o omitempty, p pointer>
      <Go type, when not the type's usual one>  <list: a atomic, s set, m:key,key map; A atomic, G granular map>
-     <patch strategy>  <patch merge key>  <default, JSON>
+     <patch strategy>  <patch merge key>  <default, JSON>  <enum: value,value>
   K  <group>  <version>  <kind>  <index of the struct>
 Types: s string, i int32, l int64, b bool, f float64, y bytes, Q Quantity, T Time, M MicroTime, D Duration,
 O IntOrString, R RawExtension, V FieldsV1, J any JSON, [X list, {X map, @N; struct, P@N; object or list of it,
@@ -159,8 +160,24 @@ for full in (META + "ObjectMeta", META + "LabelSelector", META + "Condition", ME
              META + "WatchEvent"):
     struct(full)
 root("admission.k8s.io", "v1", "AdmissionReview")
+root("apidiscovery.k8s.io", "v2", "APIGroupDiscoveryList")
 root("apiextensions.k8s.io", "v1", "ConversionReview")
-TYPE_META |= {"k8s.io/api/admission/v1.AdmissionReview", CRD + "ConversionReview"}
+TYPE_META |= {"k8s.io/api/admission/v1.AdmissionReview", "k8s.io/api/apidiscovery/v2.APIGroupDiscoveryList", CRD + "ConversionReview"}
+
+# A struct that only ever is inlined has no facts of its own: those of the fields where it ended up are its facts.
+inlined_in = {}
+for full, fields in proto.items():
+    for f in fields:
+        if (f.get("inline") or f["json"] is None) and openapi_name(full) in openapi:
+            pkg = package(full)
+            inlined_in.setdefault(pkg + "." + f["type"].lstrip("[]*"), openapi_name(full))
+
+
+def facts_of(full):
+    if openapi_name(full) not in openapi and full in inlined_in:
+        return openapi[inlined_in[full]].get("fields", {})
+    return openapi.get(openapi_name(full), {}).get("fields", {})
+
 
 lines, at = [], 0
 while at < len(order):
@@ -168,14 +185,17 @@ while at < len(order):
     at += 1
     pkg, name = full.rsplit(".", 1)
     facts = openapi.get(openapi_name(full), {})
-    notes = facts.get("fields", {})
+    notes = facts_of(full)
     known = [f["json"] for f in proto[full]]
     flags = ""
     if full in TYPE_META or full in kinds.values() or ("kind" in notes and "apiVersion" in notes and "kind" not in known):
         flags += "t"
     if facts.get("x-kubernetes-map-type") == "atomic":
         flags += "a"
-    lines.append("\t".join(["S", go_package(pkg, "") + "." + name, openapi_name(full), flags]))
+    unions = facts.get("x-kubernetes-unions")
+    lines.append("\t".join([
+        "S", go_package(pkg, "") + "." + name, openapi_name(full), flags, ",".join(facts.get("required", [])),
+        json.dumps(unions, separators=(",", ":")) if unions else ""]).rstrip("\t"))
     for f in proto[full]:
         t, go = resolve(pkg, f["type"])
         inline = f.get("inline") or f["json"] is None
@@ -209,7 +229,8 @@ while at < len(order):
             ("o" if f.get("omitempty") else "") + ("p" if f.get("pointer") else ""),
             "" if go == derived else go, kind,
             note.get("x-kubernetes-patch-strategy", ""), note.get("x-kubernetes-patch-merge-key", ""),
-            json.dumps(note["default"], separators=(",", ":")) if "default" in note else ""]).rstrip("\t"))
+            json.dumps(note["default"], separators=(",", ":")) if "default" in note else "",
+            ",".join(note.get("enum", []))]).rstrip("\t"))
 for (group, version, kind), full in sorted(kinds.items()):
     lines.append("\t".join(["K", group, version, kind, str(index[full])]))
 open(os.path.join(here, "schema.txt"), "w").write("\n".join(lines) + "\n")

@@ -22,6 +22,10 @@ pub struct Struct {
     pub has_type_meta: bool,
     /// Whether server-side apply treats it as one value.
     pub atomic: bool,
+    /// The fields that OpenAPI calls required, in its order.
+    pub required: Vec<&'static str>,
+    /// `x-kubernetes-unions`, if it has them.
+    pub unions: Option<Value>,
     /// The fields as JSON shows them: inlined structs are flattened into their place.
     pub fields: Vec<Field>,
     /// The fields as its protobuf message holds them, by ascending number.
@@ -84,6 +88,8 @@ pub struct Field {
     pub patch_merge_key: &'static str,
     /// The default that OpenAPI declares.
     pub default: Option<Value>,
+    /// The values that OpenAPI lists; empty = any.
+    pub values: Vec<&'static str>,
 }
 
 impl Field {
@@ -204,15 +210,33 @@ impl Schemas {
         self.openapi.get(name).map(|at| &self.structs[*at])
     }
 
-    /// Whether any version of the kind is known at `group`/`version`.
-    pub fn kinds(&self) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> + '_ {
-        self.kinds.keys().copied()
+    /// The kinds that are the struct with this OpenAPI name: group, version and kind.
+    pub fn kinds_of(&self, name: &str) -> Vec<(&'static str, &'static str, &'static str)> {
+        let Some(wanted) = self.openapi.get(name) else { return Vec::new() };
+        let mut found: Vec<_> =
+            self.kinds.iter().filter(|(_, at)| *at == wanted).map(|(kind, _)| *kind).collect();
+        found.sort_unstable();
+        found
     }
 }
 
 /// The struct of a built-in kind.
 pub fn kind(group: &str, version: &str, kind: &str) -> Option<&'static Struct> {
     Schemas::get().kind(group, version, kind)
+}
+
+/// What the data says of a struct, but for its fields.
+struct Head {
+    go_type: &'static str,
+    openapi: &'static str,
+    flags: &'static str,
+    required: Vec<&'static str>,
+    unions: &'static str,
+}
+
+/// The entries of a column with several; an empty column has none.
+fn listed(column: &'static str) -> Vec<&'static str> {
+    if column.is_empty() { Vec::new() } else { column.split(',').collect() }
 }
 
 /// A line of the data, before inlining.
@@ -222,7 +246,7 @@ struct Row {
 }
 
 fn load() -> Schemas {
-    let mut heads: Vec<(&'static str, &'static str, &'static str)> = Vec::new();
+    let mut heads: Vec<Head> = Vec::new();
     let mut rows: Vec<Vec<Row>> = Vec::new();
     let mut kinds = HashMap::new();
     for line in DATA.lines() {
@@ -230,13 +254,14 @@ fn load() -> Schemas {
         let mut next = || columns.next().unwrap_or("");
         match next() {
             "S" => {
-                heads.push((next(), next(), next()));
+                let (go_type, openapi, flags) = (next(), next(), next());
+                heads.push(Head { go_type, openapi, flags, required: listed(next()), unions: next() });
                 rows.push(Vec::new());
             }
             "F" => {
                 let (json, number, wire, ty) = (next(), next(), next(), next());
                 let (flags, go_type, list) = (next(), next(), next());
-                let (patch_strategy, patch_merge_key, default) = (next(), next(), next());
+                let (patch_strategy, patch_merge_key, default, values) = (next(), next(), next(), next());
                 let (ty, _) = parse_type(ty);
                 let field = Field {
                     json,
@@ -259,6 +284,7 @@ fn load() -> Schemas {
                     patch_strategy,
                     patch_merge_key,
                     default: serde_json::from_str(default).ok(),
+                    values: listed(values),
                 };
                 if let Some(last) = rows.last_mut() {
                     last.push(Row { inline: json == "-", field });
@@ -272,8 +298,8 @@ fn load() -> Schemas {
         }
     }
     let mut structs = Vec::with_capacity(heads.len());
-    for (at, (go_type, openapi, flags)) in heads.iter().enumerate() {
-        let has_type_meta = flags.contains('t');
+    for (at, head) in heads.iter().enumerate() {
+        let has_type_meta = head.flags.contains('t');
         let mut fields = Vec::new();
         if has_type_meta {
             fields.push(type_meta("kind"));
@@ -282,13 +308,14 @@ fn load() -> Schemas {
         flatten(at, &[], &rows, &heads, &mut fields);
         let index = fields.iter().enumerate().map(|(at, field)| (field.json, at)).collect();
         let message = places(&fields, 0, &mut (0..fields.len()).collect::<Vec<_>>());
-        let atomic = flags.contains('a');
         let shows_empty_lists = fields.iter().any(Field::shows_empty_list);
         structs.push(Struct {
-            go_type,
-            openapi,
+            go_type: head.go_type,
+            openapi: head.openapi,
             has_type_meta,
-            atomic,
+            atomic: head.flags.contains('a'),
+            required: head.required.clone(),
+            unions: serde_json::from_str(head.unions).ok(),
             fields,
             message,
             shows_empty_lists,
@@ -353,16 +380,11 @@ fn type_meta(json: &'static str) -> Field {
         patch_strategy: "",
         patch_merge_key: "",
         default: None,
+        values: Vec::new(),
     }
 }
 
-fn flatten(
-    at: usize,
-    inlined_in: &[u32],
-    rows: &[Vec<Row>],
-    heads: &[(&'static str, &'static str, &'static str)],
-    out: &mut Vec<Field>,
-) {
+fn flatten(at: usize, inlined_in: &[u32], rows: &[Vec<Row>], heads: &[Head], out: &mut Vec<Field>) {
     for row in &rows[at] {
         let field = &row.field;
         if let (true, Type::Struct(inner)) = (row.inline, &field.ty) {
@@ -386,6 +408,7 @@ fn flatten(
             patch_strategy: field.patch_strategy,
             patch_merge_key: field.patch_merge_key,
             default: field.default.clone(),
+            values: field.values.clone(),
         });
     }
 }
@@ -403,7 +426,7 @@ fn leak_once(name: String) -> &'static str {
     }
 }
 
-fn go_name(ty: &Type, heads: &[(&'static str, &'static str, &'static str)]) -> String {
+fn go_name(ty: &Type, heads: &[Head]) -> String {
     match ty {
         Type::String => "string".into(),
         Type::Int32 => "int32".into(),
@@ -422,7 +445,7 @@ fn go_name(ty: &Type, heads: &[(&'static str, &'static str, &'static str)]) -> S
         Type::List(item) => format!("[]{}", go_name(item, heads)),
         Type::Map(item) => format!("map[string]{}", go_name(item, heads)),
         Type::Struct(at) | Type::StructOrList(at) | Type::StructOrBool(at) | Type::StructOrStrings(at) => {
-            heads[at.0].0.into()
+            heads[at.0].go_type.into()
         }
     }
 }
@@ -502,6 +525,11 @@ mod tests {
         assert_eq!(empty_dir.inlined_in, [2]);
         assert!(empty_dir.pointer);
         assert!(volume.field("-").is_none());
+        // What is only ever inlined has the facts of where it went.
+        let container = Schemas::get().openapi("io.k8s.api.core.v1.EphemeralContainer").unwrap();
+        assert_eq!(container.field("env").unwrap().patch_merge_key, "name");
+        assert_eq!(container.required, ["name"]);
+        assert_eq!(container.field("imagePullPolicy").unwrap().values, ["Always", "IfNotPresent", "Never"]);
     }
 
     #[test]

@@ -88,8 +88,6 @@ pub struct Resource {
     pub versions: Option<Arc<dyn Versions>>,
     /// The type of its objects, when it is built in.
     pub schema: Option<&'static Struct>,
-    /// Changes when the resource is defined anew; 0 for built-in ones.
-    pub stamp: u64,
     /// The definition behind it, when it is a custom resource.
     pub custom: Option<Arc<CustomKind>>,
 }
@@ -305,7 +303,6 @@ impl Resources {
                 conversion,
                 versions,
                 schema,
-                stamp: 0,
                 custom: None,
             }));
         }

@@ -37,8 +37,8 @@ pub mod storage;
 pub use cursor::differences;
 pub use duration::{age, human_duration};
 pub use metadata::{
-    validate_annotations, validate_common_update, validate_generic_object_meta,
-    validate_generic_object_meta_update, validate_labels,
+    validate_annotations, validate_common_update, validate_embedded_object_meta,
+    validate_generic_object_meta, validate_generic_object_meta_update, validate_labels,
 };
 
 use orlop_api::field::ErrorList;

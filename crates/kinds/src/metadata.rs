@@ -60,6 +60,21 @@ pub fn validate_generic_object_meta(obj: &Value, namespaced: bool, rule: NameRul
     validate_generic_meta_by(&obj["metadata"], namespaced, &names, &Path::new("metadata"))
 }
 
+/// What is wrong with the metadata of a resource embedded in another: it need not have a name, and where it lives is its own
+/// business.
+pub fn validate_embedded_object_meta(obj: &Value) -> ErrorList {
+    let mut meta = match &obj["metadata"] {
+        meta @ Value::Object(_) => meta.clone(),
+        _ => return ErrorList::new(),
+    };
+    if meta["name"].text().is_empty() {
+        meta["name"] = "fakename".into();
+    }
+    let namespaced = !meta["namespace"].text().is_empty();
+    let names = |name: &str, prefix| check_name(NameRule::PathSegment, name, prefix);
+    validate_generic_meta_by(&meta, namespaced, &names, &Path::new("metadata"))
+}
+
 /// [`validate_meta_by`] without the rule for finalizers.
 pub(crate) fn validate_generic_meta_by(
     meta: &Value,

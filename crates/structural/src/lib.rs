@@ -21,7 +21,7 @@ pub use apply::object_type;
 pub use defaults::{drop_nulls, fill as fill_defaults};
 pub use jsonpath::{JsonPath, print as print_json_path};
 pub use lists::validate as validate_lists;
-pub use meta::{Malformed, coerce as coerce_metadata, validate_embedded};
+pub use meta::{Malformed, MetaRule, coerce as coerce_metadata, validate_embedded};
 pub use prune::{META_FIELDS, prune};
 pub use rules::Rules;
 pub use schema::{Additional, Checks, ListType, Rule, Schema};

@@ -5,6 +5,7 @@
 
 use orlop_api::decode::{self, DecodeError, FieldValidation};
 use orlop_api::field::{self, ErrorList, FieldError, Path};
+use orlop_api::names;
 use orlop_api::schema::{Schemas, Struct};
 use serde_json::Value;
 
@@ -14,6 +15,9 @@ use crate::schema::Schema;
 fn object_meta() -> Option<&'static Struct> {
     Schemas::get().openapi("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta")
 }
+
+/// What is wrong with the `metadata` of a resource; the fields of errors begin with `metadata`.
+pub type MetaRule = fn(&Value) -> ErrorList;
 
 /// What to do about metadata that is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,13 +38,20 @@ pub fn coerce(
     schema: &Schema,
     malformed: Malformed,
 ) -> Result<Vec<String>, Box<FieldError>> {
+    coerce_at(&Path::root(), object, schema, true, malformed)
+}
+
+/// [`coerce`] for a value at a place of an object; `is_resource` = it is a resource, whatever its schema says.
+pub(crate) fn coerce_at(
+    path: &Path,
+    value: &mut Value,
+    schema: &Schema,
+    is_resource: bool,
+    malformed: Malformed,
+) -> Result<Vec<String>, Box<FieldError>> {
     let mut coercer = Coercer { malformed, place: Place::default(), unknown: Vec::new() };
-    coercer.metadata(object, &Path::root())?;
-    let own = std::mem::take(&mut coercer.unknown);
-    coercer.walk(object, schema, &Path::root(), true)?;
-    let mut unknown = own;
-    unknown.append(&mut coercer.unknown);
-    Ok(unknown)
+    coercer.walk(value, schema, path, is_resource)?;
+    Ok(coercer.unknown)
 }
 
 struct Coercer {
@@ -95,9 +106,9 @@ impl Coercer {
         value: &mut Value,
         schema: &Schema,
         path: &Path,
-        root: bool,
+        is_resource: bool,
     ) -> Result<(), Box<FieldError>> {
-        if schema.embedded && !root && value.is_object() {
+        if is_resource && value.is_object() {
             for key in ["apiVersion", "kind"] {
                 let Some(given) = value.get(key).filter(|given| !given.is_string()) else { continue };
                 if self.malformed == Malformed::Refuse {
@@ -113,9 +124,9 @@ impl Coercer {
         match value {
             Value::Object(map) => {
                 for (key, value) in map.iter_mut() {
-                    let Some(property) = schema.property(key) else { continue };
+                    let Some((property, path)) = below(schema, key, path) else { continue };
                     let length = self.place.key(key);
-                    self.walk(value, property, &path.child(key), false)?;
+                    self.walk(value, property, &path, property.embedded)?;
                     self.place.back(length);
                 }
             }
@@ -123,7 +134,7 @@ impl Coercer {
                 if let Some(schema) = schema.items.as_deref() {
                     for (at, item) in items.iter_mut().enumerate() {
                         let length = self.place.index(at);
-                        self.walk(item, schema, &path.index(at), false)?;
+                        self.walk(item, schema, &path.index(at), schema.embedded)?;
                         self.place.back(length);
                     }
                 }
@@ -131,6 +142,14 @@ impl Coercer {
             _ => {}
         }
         Ok(())
+    }
+}
+
+/// The schema and the path of a field or of an entry.
+fn below<'a>(schema: &'a Schema, key: &str, path: &Path) -> Option<(&'a Schema, Path)> {
+    match schema.properties.get(key) {
+        Some(property) => Some((property, path.child(key))),
+        None => schema.additional_schema().map(|additional| (additional, path.key(key))),
     }
 }
 
@@ -148,15 +167,23 @@ fn without_malformed(given: &Value, ty: &'static Struct) -> Value {
     Value::Object(kept)
 }
 
-/// What is wrong with the resources embedded in an object. `validate_meta` looks at the object that it is given (an
-/// embedded resource); its errors are reported below that one's path.
-pub fn validate_embedded(
-    object: &Value,
+/// What is wrong with the resources embedded in an object.
+pub fn validate_embedded(object: &Value, schema: &Schema, meta_rule: MetaRule) -> ErrorList {
+    let mut errors = ErrorList::new();
+    embedded(&mut errors, object, schema, &Path::root(), false, meta_rule);
+    errors
+}
+
+/// What is wrong with the resources embedded in a value at a place of an object, or with the value itself when it is one.
+pub(crate) fn validate_at(
+    path: &Path,
+    value: &Value,
     schema: &Schema,
-    validate_meta: &dyn Fn(&Value) -> ErrorList,
+    is_resource: bool,
+    meta_rule: MetaRule,
 ) -> ErrorList {
     let mut errors = ErrorList::new();
-    embedded(&mut errors, object, schema, &Path::root(), true, validate_meta);
+    embedded(&mut errors, value, schema, path, is_resource, meta_rule);
     errors
 }
 
@@ -165,36 +192,55 @@ fn embedded(
     value: &Value,
     schema: &Schema,
     path: &Path,
-    root: bool,
-    validate_meta: &dyn Fn(&Value) -> ErrorList,
+    is_resource: bool,
+    meta_rule: MetaRule,
 ) {
-    if schema.embedded && !root && value.is_object() {
-        for key in ["apiVersion", "kind"] {
-            if value.get(key).and_then(Value::as_str).is_none_or(str::is_empty) {
-                errors.push(field::required(&path.child(key), ""));
-            }
-        }
-        for mut error in validate_meta(value) {
-            error.field = format!("{path}.{}", error.field);
-            errors.push(error);
-        }
+    if is_resource && value.is_object() {
+        resource(errors, value, path, meta_rule);
     }
     match value {
         Value::Object(map) => {
             for (key, value) in map {
-                if let Some(property) = schema.property(key) {
-                    embedded(errors, value, property, &path.child(key), false, validate_meta);
+                if let Some((property, path)) = below(schema, key, path) {
+                    embedded(errors, value, property, &path, property.embedded, meta_rule);
                 }
             }
         }
         Value::Array(items) => {
             if let Some(schema) = schema.items.as_deref() {
                 for (at, item) in items.iter().enumerate() {
-                    embedded(errors, item, schema, &path.index(at), false, validate_meta);
+                    embedded(errors, item, schema, &path.index(at), schema.embedded, meta_rule);
                 }
             }
         }
         _ => {}
+    }
+}
+
+/// What is wrong with what every resource has.
+fn resource(errors: &mut ErrorList, value: &Value, path: &Path, meta_rule: MetaRule) {
+    let text = |key: &str| value.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+    match text("apiVersion") {
+        None => errors.push(field::required(&path.child("apiVersion"), "")),
+        Some(version) if version.matches('/').count() > 1 => {
+            let detail = format!("unexpected GroupVersion string: {version}");
+            errors.push(field::invalid(&path.child("apiVersion"), version, detail));
+        }
+        Some(_) => {}
+    }
+    match text("kind") {
+        None => errors.push(field::required(&path.child("kind"), "")),
+        Some(kind) => {
+            let wrong = names::is_dns1035_label(&kind.to_lowercase());
+            if !wrong.is_empty() {
+                let detail = format!("may have mixed case, but should otherwise match: {}", wrong.join(","));
+                errors.push(field::invalid(&path.child("kind"), kind, detail));
+            }
+        }
+    }
+    for mut error in meta_rule(value) {
+        error.field = path.child(&error.field).to_string();
+        errors.push(error);
     }
 }
 
@@ -236,9 +282,30 @@ mod tests {
     }
 
     #[test]
-    fn embedded_resources_have_a_kind() {
-        let found = validate_embedded(&json!({"t": {"a": 1}}), &schema(), &|_| ErrorList::new());
-        let texts: Vec<String> = found.iter().map(ToString::to_string).collect();
-        assert_eq!(texts, ["t.apiVersion: Required value", "t.kind: Required value"]);
+    fn embedded_resources_are_resources() {
+        let check = |object: Value, expected: &[&str]| {
+            let schema = Schema::of(&json!({"type": "object", "properties": {"m": {"type": "object",
+                "additionalProperties": {"type": "object", "x-kubernetes-embedded-resource": true}}}}));
+            let rule: MetaRule = |object| match object["metadata"]["name"].as_str() {
+                Some("bad") => vec![field::invalid(&Path::new("metadata").child("name"), "bad", "no")],
+                _ => ErrorList::new(),
+            };
+            let found = validate_embedded(&object, &schema, rule);
+            let texts: Vec<String> = found.iter().map(ToString::to_string).collect();
+            assert_eq!(texts, expected, "{object}");
+        };
+        check(json!({"m": {"x": {"apiVersion": "apps/v1", "kind": "Deployment"}}}), &[]);
+        check(
+            json!({"m": {"x": {"a": 1, "kind": ""}}}),
+            &["m[x].apiVersion: Required value", "m[x].kind: Required value"],
+        );
+        check(
+            json!({"m": {"x": {"apiVersion": "a/b/c", "kind": "a b", "metadata": {"name": "bad"}}}}),
+            &[
+                "m[x].apiVersion: Invalid value: \"a/b/c\": unexpected GroupVersion string: a/b/c",
+                "m[x].kind: Invalid value: \"a b\": may have mixed case, but should otherwise match: a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')",
+                "m[x].metadata.name: Invalid value: \"bad\": no",
+            ],
+        );
     }
 }

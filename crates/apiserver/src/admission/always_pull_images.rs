@@ -30,11 +30,7 @@ impl Admission for AlwaysPullImages {
     }
 
     fn handles(&self, request: &Request<'_>) -> bool {
-        let resource = request.call.resource;
-        resource.group.is_empty()
-            && resource.plural == "pods"
-            && matches!(request.call.subresource, "" | "ephemeralcontainers")
-            && matches!(request.operation, Operation::Create | Operation::Update)
+        request.writes_containers()
     }
 
     async fn mutate(&self, _registry: &Registry, request: &mut Request<'_>) -> Result<(), ApiError> {

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::fields::Fields as _;
-use super::{Admission, Operation, Request};
+use super::{Admission, Request};
 use crate::outbound::Webhook;
 use crate::registry::Registry;
 
@@ -178,11 +178,7 @@ impl Admission for ImagePolicyWebhook {
     }
 
     fn handles(&self, request: &Request<'_>) -> bool {
-        let resource = request.call.resource;
-        resource.group.is_empty()
-            && resource.plural == "pods"
-            && matches!(request.call.subresource, "" | "ephemeralcontainers")
-            && matches!(request.operation, Operation::Create | Operation::Update)
+        request.writes_containers()
     }
 
     async fn validate(&self, _registry: &Registry, request: &Request<'_>) -> Result<(), ApiError> {

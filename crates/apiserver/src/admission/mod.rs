@@ -186,6 +186,15 @@ impl<'a> Request<'a> {
         resource.group.is_empty() && resource.plural == plural && self.call.subresource.is_empty()
     }
 
+    /// Whether this writes containers of a pod: the pod itself, or those that are put into it while it runs.
+    pub fn writes_containers(&self) -> bool {
+        let resource = self.call.resource;
+        resource.group.is_empty()
+            && resource.plural == "pods"
+            && matches!(self.call.subresource, "" | "ephemeralcontainers")
+            && matches!(self.operation, Operation::Create | Operation::Update)
+    }
+
     /// Whether it is about this resource, without a subresource.
     pub fn is(&self, group: &str, plural: &str) -> bool {
         let resource = self.call.resource;

@@ -409,7 +409,7 @@ async fn register(server: &ApiServer, resource: &Arc<Resource>, cache: &Cache) {
             "groupPriorityMinimum": priority.group, "versionPriority": priority.version,
         })
     };
-    let custom = table.list.iter().filter(|r| r.stamp != 0);
+    let custom = table.list.iter().filter(|r| r.custom.is_some());
     let custom =
         custom.map(|r| (format!("{}.{}", r.version, r.group), spec(&r.group, &r.version, Priority::DEFAULT)));
     let own = server.options.in_process.iter();

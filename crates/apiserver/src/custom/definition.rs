@@ -98,6 +98,8 @@ pub struct Definition {
     pub name: String,
     /// Its uid.
     pub uid: String,
+    /// Counts the changes of its `spec`.
+    pub generation: i64,
     /// API group.
     pub group: String,
     /// Accepted names.
@@ -232,6 +234,7 @@ impl Definition {
         Some(Definition {
             name: entry.name().to_string(),
             uid: object.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or("").to_string(),
+            generation: object.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0),
             group: group.to_string(),
             kind: kind.to_string(),
             list_kind: text(names, "listKind").to_string(),

@@ -296,7 +296,6 @@ impl Follower {
                     conversion: None,
                     versions: None,
                     schema: None,
-                    stamp: entry.revision,
                     custom: Some(kind),
                 })
             })

@@ -6,14 +6,13 @@
 use serde_json::{Map, Value, json};
 
 use super::strategy::CustomKind;
+use crate::http::openapi::{API_VERSION, KIND, LIST_METADATA, Version};
 
 const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
-
-const API_VERSION: &str = "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources";
-const KIND: &str = "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds";
 const METADATA: &str = "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata";
-const LIST_METADATA: &str = "Standard list metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds";
+const EMBEDDED_API_VERSION: &str = "apiVersion defines the versioned schema of this representation of an object. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources";
+const EMBEDDED_KIND: &str = "kind is a string value representing the type of this object. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds";
 
 /// The name of a kind's schema: `com.example.v1.Widget`.
 pub fn name(group: &str, version: &str, kind: &str) -> String {
@@ -22,23 +21,14 @@ pub fn name(group: &str, version: &str, kind: &str) -> String {
     parts.join(".")
 }
 
-/// The schemas of a kind and of its list, by name; `prefix` is what references begin with.
-pub fn schemas(kind: &CustomKind, prefix: &str, v2: bool) -> Vec<(String, Value)> {
+/// The schemas of a kind and of its list, by name.
+pub fn schemas(kind: &CustomKind, version: Version) -> [(String, Value); 2] {
     let definition = &kind.definition;
-    let (group, version) = (&definition.group, &kind.version().name);
-    let mut schema = definition.raw_schema(kind.version());
-    if !schema.is_object() {
-        schema = json!({"type": "object"});
-    }
-    if v2 {
-        reduce(&mut schema);
-    }
-    embedded(&mut schema, prefix, v2);
-    // A schema that preserves everything at the root says nothing about it.
-    as_resource(&mut schema, prefix, v2);
-    let gvk = |kind: &str| json!([{"group": group, "version": version, "kind": kind}]);
+    let (group, served) = (&definition.group, &kind.version().name);
+    let gvk = |kind: &str| json!([{"group": group, "version": served, "kind": kind}]);
+    let mut schema = published(definition.raw_schema(kind.version()), version);
     schema["x-kubernetes-group-version-kind"] = gvk(&definition.kind);
-    let own = name(group, version, &definition.kind);
+    let own = name(group, served, &definition.kind);
     let list = json!({
         "description": format!("{} is a list of {}", definition.list_kind, definition.kind),
         "type": "object",
@@ -48,85 +38,146 @@ pub fn schemas(kind: &CustomKind, prefix: &str, v2: bool) -> Vec<(String, Value)
             "items": {
                 "description": format!("List of {}. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md", definition.plural),
                 "type": "array",
-                "items": reference(prefix, &own),
+                "items": version.reference(&own),
             },
             "kind": {"description": KIND, "type": "string"},
-            "metadata": described(prefix, LIST_META, LIST_METADATA, v2),
+            "metadata": described(version, LIST_META, LIST_METADATA),
         },
         "x-kubernetes-group-version-kind": gvk(&definition.list_kind),
     });
-    vec![(own, schema), (name(group, version, &definition.list_kind), list)]
+    [(own, schema), (name(group, served, &definition.list_kind), list)]
 }
 
-fn reference(prefix: &str, name: &str) -> Value {
-    json!({"$ref": format!("{prefix}{name}")})
+/// What is said of a version's schema.
+fn published(mut schema: Value, version: Version) -> Value {
+    let preserves = flag(&schema, "x-kubernetes-preserve-unknown-fields");
+    if !schema.is_object() || version == Version::V2 && preserves {
+        // Clients would refuse every field but those that are named.
+        return json!({"type": "object"});
+    }
+    unfold(&mut schema, version);
+    embedded(&mut schema, version, true);
+    as_resource(&mut schema, version, API_VERSION, KIND);
+    schema
+}
+
+fn flag(schema: &Value, name: &str) -> bool {
+    schema.get(name) == Some(&Value::Bool(true))
 }
 
 /// A reference with a description of its own.
-fn described(prefix: &str, name: &str, description: &str, v2: bool) -> Value {
-    if v2 {
-        json!({"$ref": format!("{prefix}{name}"), "description": description})
-    } else {
-        json!({"allOf": [reference(prefix, name)], "description": description})
-    }
+fn described(version: Version, name: &str, description: &str) -> Value {
+    let mut beside = Map::new();
+    beside.insert("description".into(), json!(description));
+    version.reference_with(name, beside)
 }
 
-fn as_resource(schema: &mut Value, prefix: &str, v2: bool) {
+fn as_resource(schema: &mut Value, version: Version, api_version: &str, kind: &str) {
     let Some(map) = schema.as_object_mut() else { return };
     let properties = map.entry("properties").or_insert_with(|| Value::Object(Map::new()));
-    properties["apiVersion"] = json!({"description": API_VERSION, "type": "string"});
-    properties["kind"] = json!({"description": KIND, "type": "string"});
-    properties["metadata"] = described(prefix, OBJECT_META, METADATA, v2);
+    properties["apiVersion"] = json!({"description": api_version, "type": "string"});
+    properties["kind"] = json!({"description": kind, "type": "string"});
+    properties["metadata"] = described(version, OBJECT_META, METADATA);
+}
+
+/// The schemas of a schema's values.
+fn children(schema: &mut Value) -> impl Iterator<Item = &mut Value> {
+    let map = schema.as_object_mut().into_iter().flatten();
+    map.flat_map(|(key, value)| {
+        let (many, one) = match key.as_str() {
+            "properties" => (value.as_object_mut(), None),
+            "items" | "additionalProperties" => (None, Some(value)),
+            _ => (None, None),
+        };
+        many.into_iter().flat_map(|map| map.values_mut()).chain(one)
+    })
 }
 
 /// Gives the resources inside of a schema what every resource has.
-fn embedded(schema: &mut Value, prefix: &str, v2: bool) {
-    if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
-        properties.values_mut().for_each(|property| embedded_in(property, prefix, v2));
+fn embedded(schema: &mut Value, version: Version, root: bool) {
+    children(schema).for_each(|child| embedded(child, version, false));
+    let says_nothing = version == Version::V2 && flag(schema, "x-kubernetes-preserve-unknown-fields");
+    if root || says_nothing || !flag(schema, "x-kubernetes-embedded-resource") {
+        return;
     }
-    for field in ["items", "additionalProperties"] {
-        if let Some(inner) = schema.get_mut(field).filter(|inner| inner.is_object()) {
-            embedded_in(inner, prefix, v2);
+    as_resource(schema, version, EMBEDDED_API_VERSION, EMBEDDED_KIND);
+    let Some(map) = schema.as_object_mut() else { return };
+    let required = map.entry("required").or_insert_with(|| json!([]));
+    for name in ["kind", "apiVersion"] {
+        if let Some(list) = required.as_array_mut().filter(|list| !list.iter().any(|known| known == name)) {
+            list.push(json!(name));
         }
     }
 }
 
-fn embedded_in(schema: &mut Value, prefix: &str, v2: bool) {
-    embedded(schema, prefix, v2);
-    if schema.get("x-kubernetes-embedded-resource") == Some(&Value::Bool(true)) {
-        as_resource(schema, prefix, v2);
+fn int_or_string() -> Value {
+    json!([{"type": "integer"}, {"type": "string"}])
+}
+
+/// Says in other words what extensions mean; leaves out what version 2 cannot say.
+fn unfold(schema: &mut Value, version: Version) {
+    if !schema.is_object() {
+        return;
+    }
+    match version {
+        Version::V2 => reduce(schema),
+        Version::V3 => either_type(schema),
+    }
+    children(schema).for_each(|child| unfold(child, version));
+}
+
+/// `x-kubernetes-int-or-string` as `anyOf`, unless it says so itself.
+fn either_type(schema: &mut Value) {
+    let says_so = schema.get("anyOf") == Some(&int_or_string())
+        || schema.pointer("/allOf/0/anyOf") == Some(&int_or_string());
+    let Some(map) = schema.as_object_mut() else { return };
+    if says_so || map.get("x-kubernetes-int-or-string") != Some(&Value::Bool(true)) {
+        return;
+    }
+    if map.get("anyOf").and_then(Value::as_array).is_none_or(Vec::is_empty) {
+        map.insert("anyOf".into(), int_or_string());
+    } else {
+        let all = map.entry("allOf").or_insert_with(|| json!([]));
+        if let Some(all) = all.as_array_mut() {
+            all.insert(0, json!({"anyOf": int_or_string()}));
+        }
     }
 }
 
-/// Leaves out what version 2 cannot say.
 fn reduce(schema: &mut Value) {
-    let flag = |schema: &Value, name: &str| schema.get(name) == Some(&Value::Bool(true));
     let nullable = flag(schema, "nullable");
     let preserves = flag(schema, "x-kubernetes-preserve-unknown-fields");
-    let either = flag(schema, "x-kubernetes-int-or-string");
+    let nullable_fields: Vec<String> = schema
+        .get("properties")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+        .filter(|(_, property)| flag(property, "nullable"))
+        .map(|(name, _)| name.clone())
+        .collect();
+    let nullable_values = schema.get("additionalProperties").is_some_and(|values| flag(values, "nullable"));
     let Some(map) = schema.as_object_mut() else { return };
-    for field in ["allOf", "anyOf", "oneOf", "not", "nullable", "default"] {
+    for field in ["allOf", "anyOf", "oneOf", "not"] {
         map.shift_remove(field);
     }
     if nullable {
-        // Null is no value there, so nothing is said about the type at all.
-        for field in ["type", "items", "properties", "additionalProperties", "enum"] {
-            map.shift_remove(field);
-        }
+        // Null is no value there, so nothing is said about the type.
+        map.shift_remove("type");
+        map.shift_remove("nullable");
     }
-    if preserves {
+    if nullable || preserves {
         map.shift_remove("items");
         map.shift_remove("properties");
     }
-    if either {
+    let ty = map.get("type").and_then(Value::as_str).unwrap_or("");
+    // kubectl understands neither lists of anything nor objects of anything.
+    if ty == "array" && !map.contains_key("items") || ty == "object" && preserves {
         map.shift_remove("type");
     }
-    if let Some(properties) = map.get_mut("properties").and_then(Value::as_object_mut) {
-        properties.values_mut().for_each(reduce);
-    }
-    for field in ["items", "additionalProperties"] {
-        if let Some(inner) = map.get_mut(field).filter(|inner| inner.is_object()) {
-            reduce(inner);
+    if let Some(required) = map.get_mut("required").and_then(Value::as_array_mut) {
+        required.retain(|name| !nullable_values && !nullable_fields.iter().any(|field| name == field));
+        if required.is_empty() {
+            map.shift_remove("required");
         }
     }
 }
@@ -142,20 +193,68 @@ mod tests {
     }
 
     #[test]
-    fn version_two_knows_less() {
-        let mut schema = json!({"type": "object", "properties": {
-            "n": {"type": "string", "nullable": true},
-            "i": {"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]},
-            "p": {"type": "object", "x-kubernetes-preserve-unknown-fields": true, "properties": {"a": {"type": "string"}}},
-            "d": {"type": "integer", "default": 3},
-        }});
-        reduce(&mut schema);
-        assert_eq!(
-            schema,
-            json!({"type": "object", "properties": {
-                "n": {}, "i": {"x-kubernetes-int-or-string": true},
-                "p": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}, "d": {"type": "integer"},
-            }})
+    fn unfolded() {
+        let check = |version: Version, schema: Value, expected: Value| {
+            let mut found = schema.clone();
+            unfold(&mut found, version);
+            assert_eq!(found, expected, "{schema}");
+        };
+        let either = json!({"x-kubernetes-int-or-string": true});
+        check(
+            Version::V3,
+            json!({"items": either, "type": "array", "nullable": true}),
+            json!({"type": "array", "nullable": true,
+                "items": {"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]}}),
         );
+        check(
+            Version::V3,
+            json!({"x-kubernetes-int-or-string": true, "anyOf": [{"minimum": 1}]}),
+            json!({"x-kubernetes-int-or-string": true, "anyOf": [{"minimum": 1}],
+                "allOf": [{"anyOf": [{"type": "integer"}, {"type": "string"}]}]}),
+        );
+        check(
+            Version::V2,
+            json!({"type": "object", "required": ["n", "d"], "properties": {
+                "n": {"type": "string", "nullable": true, "pattern": "a"},
+                "i": {"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]},
+                "p": {"type": "object", "x-kubernetes-preserve-unknown-fields": true,
+                    "properties": {"a": {"type": "string"}}},
+                "l": {"type": "array", "x-kubernetes-preserve-unknown-fields": true, "items": {"type": "object"}},
+                "m": {"type": "object", "required": ["x"],
+                    "additionalProperties": {"type": "string", "nullable": true}},
+                "d": {"type": "integer", "default": 3, "not": {"enum": [4]}},
+            }}),
+            json!({"type": "object", "required": ["d"], "properties": {
+                "n": {"pattern": "a"},
+                "i": {"x-kubernetes-int-or-string": true},
+                "p": {"x-kubernetes-preserve-unknown-fields": true},
+                "l": {"x-kubernetes-preserve-unknown-fields": true},
+                "m": {"type": "object", "additionalProperties": {}},
+                "d": {"type": "integer", "default": 3},
+            }}),
+        );
+    }
+
+    #[test]
+    fn what_is_published() {
+        let keys = |schema: Value, version: Version| -> Vec<String> {
+            let found = published(schema, version);
+            let properties = found.get("properties").and_then(Value::as_object);
+            properties.into_iter().flatten().map(|(name, _)| name.clone()).collect()
+        };
+        let own = ["apiVersion", "kind", "metadata"];
+        let schema = json!({"type": "object"});
+        assert_eq!(keys(schema.clone(), Version::V2), own);
+        assert_eq!(keys(schema, Version::V3), own);
+        let anything = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+        assert_eq!(keys(anything.clone(), Version::V3), own);
+        // Nothing is known of it, so nothing is said that a client could take for all of it.
+        assert_eq!(published(anything, Version::V2), json!({"type": "object"}));
+        assert_eq!(published(Value::Null, Version::V3), json!({"type": "object"}));
+        let template = json!({"type": "object", "properties": {"t": {
+            "type": "object", "x-kubernetes-embedded-resource": true, "required": ["kind"]}}});
+        let found = published(template, Version::V3);
+        assert_eq!(found["properties"]["t"]["required"], json!(["kind", "apiVersion"]));
+        assert_eq!(found["properties"]["t"]["properties"]["kind"]["description"], EMBEDDED_KIND);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, ErrorType, Path};
 use orlop_api::names;
-use orlop_kinds::{NameRule, Strategy};
+use orlop_kinds::Strategy;
 use orlop_structural::{Schema, print_json_path};
 use serde_json::Value;
 
@@ -31,6 +31,12 @@ impl CustomKind {
     /// The version.
     pub fn version(&self) -> &Version {
         &self.definition.versions[self.at]
+    }
+
+    /// What its OpenAPI documents follow from, in short.
+    pub fn identity(&self) -> String {
+        let Definition { uid, generation, plural, kind, list_kind, .. } = self.definition.as_ref();
+        format!("{uid} {generation} {plural} {kind} {list_kind} {}\n", self.version().name)
     }
 
     /// Its schema.
@@ -166,19 +172,7 @@ impl CustomKind {
     }
 
     fn embedded(&self, object: &Value) -> ErrorList {
-        orlop_structural::validate_embedded(object, self.schema(), &|embedded| {
-            // An embedded resource need not have a name, and where it lives is its own business.
-            let mut named = embedded.clone();
-            if !named["metadata"].is_object() {
-                named["metadata"] = serde_json::json!({});
-            }
-            if named["metadata"].get("name").and_then(Value::as_str).is_none_or(str::is_empty) {
-                named["metadata"]["name"] = "fakename".into();
-            }
-            let namespaced =
-                named.pointer("/metadata/namespace").and_then(Value::as_str).is_some_and(|n| !n.is_empty());
-            orlop_kinds::validate_generic_object_meta(&named, namespaced, NameRule::PathSegment)
-        })
+        orlop_structural::validate_embedded(object, self.schema(), orlop_kinds::validate_embedded_object_meta)
     }
 
     fn rules(&self, errors: &mut ErrorList, object: &Value, old: Option<&Value>) {

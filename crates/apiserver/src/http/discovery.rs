@@ -88,8 +88,11 @@ pub fn serve(server: &ApiServer, request: &Request) -> Result<Response, ApiError
     {
         let (bytes, etag) = server.discovery.aggregated(server, parts[0] == "api", format);
         let content_type = match format {
+            Format::Json => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
             Format::Yaml => "application/yaml;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
-            _ => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+            Format::Protobuf => {
+                "application/vnd.kubernetes.protobuf;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+            }
         };
         let asked = request.parts.headers.get(header::IF_NONE_MATCH);
         let mut response = if asked.is_some_and(|value| value.as_bytes() == etag.as_bytes()) {
@@ -148,13 +151,13 @@ pub struct Documents(Mutex<Kept>);
 struct Kept {
     /// Of the table and of what the other servers publish.
     generation: (u64, u64),
-    documents: HashMap<(bool, bool), (Bytes, String)>,
+    documents: HashMap<(bool, &'static str), (Bytes, String)>,
 }
 
 impl Documents {
     /// A document and its hash, from memory unless something has changed.
     fn aggregated(&self, server: &ApiServer, core: bool, format: Format) -> (Bytes, String) {
-        let key = (core, format == Format::Yaml);
+        let key = (core, format.content_type());
         let (table, published) = (server.registry.resources.table(), server.aggregator.published());
         let generation = (table.generation, published.generation);
         {
@@ -205,12 +208,7 @@ fn aggregated_form(headers: &HeaderMap) -> Option<Format> {
         };
         match ["g", "v", "as"].map(|name| parameter(clause, name)).each_ref().map(Option::as_deref) {
             [None, None, None] => return None,
-            // The documents have no message here.
-            [Some("apidiscovery.k8s.io"), Some("v2"), Some("APIGroupDiscoveryList")]
-                if format != Format::Protobuf =>
-            {
-                return Some(format);
-            }
+            [Some("apidiscovery.k8s.io"), Some("v2"), Some("APIGroupDiscoveryList")] => return Some(format),
             _ => {}
         }
     }
@@ -361,7 +359,14 @@ mod tests {
         check(&format!("application/json;{v2}"), Some(Format::Json));
         check(&format!("application/json;{v2};profile=nopeer, application/json"), Some(Format::Json));
         check(&format!("application/yaml;{v2}"), Some(Format::Yaml));
-        check(&format!("application/vnd.kubernetes.protobuf;{v2},application/json;{v2}"), Some(Format::Json));
+        check(
+            &format!("application/vnd.kubernetes.protobuf;{v2},application/json;{v2}"),
+            Some(Format::Protobuf),
+        );
+        check(
+            "application/vnd.kubernetes.protobuf;as=APIGroupDiscoveryList;v=v2;g=apidiscovery.k8s.io",
+            Some(Format::Protobuf),
+        );
         check(&format!("application/json, application/json;{v2}"), None);
         check(&format!("application/json;q=0.5, application/json;{v2}"), Some(Format::Json));
         check(&format!("*/*, application/json;{v2}"), None);

@@ -9,7 +9,6 @@ pub mod gzip;
 pub mod in_memory;
 pub mod negotiate;
 pub mod openapi;
-mod openapi_message;
 pub mod pipeline;
 mod seat;
 pub mod server;

@@ -395,7 +395,7 @@ impl ApiServer {
             return discovery::serve(&self, request);
         }
         if openapi::is_path(path) {
-            return openapi::serve(&self, request);
+            return openapi::serve(self, request).await;
         }
         crate::endpoints::plain(&self, request).await
     }

@@ -7,6 +7,7 @@ use super::object::{self, finalizers, is_deleting, meta, meta_int, set_meta};
 use super::options::DeleteOptions;
 use super::{Call, Registry, now};
 use crate::admission::{Operation, Request};
+use crate::resources::Resource;
 
 /// The finalizer that makes the garbage collector orphan the dependents.
 pub const ORPHAN: &str = "orphan";
@@ -21,10 +22,10 @@ pub enum Deleted {
     Object(Value),
 }
 
-/// Kinds whose deletion answers with the object instead of a `Status`.
-fn returns_object(kind: &str) -> bool {
-    matches!(
-        kind,
+/// Whether deletion answers with the object instead of a `Status`.
+pub(crate) fn returns_object(resource: &Resource) -> bool {
+    let returned = matches!(
+        resource.kind.as_str(),
         "Pod"
             | "Service"
             | "ServiceAccount"
@@ -40,7 +41,8 @@ fn returns_object(kind: &str) -> bool {
             | "ResourceClaimTemplate"
             | "DeviceClass"
             | "ResourceSlice"
-    )
+    );
+    returned && resource.custom.is_none()
 }
 
 enum Step {
@@ -141,7 +143,7 @@ impl Registry {
                 self.allocators.release(&current);
                 set_meta(&mut current, "resourceVersion", Some(json!(gone.to_string())));
             }
-            if returns_object(&resource.kind) {
+            if returns_object(resource) {
                 object::order(&mut current);
                 return Ok(Deleted::Object(current));
             }

@@ -9,6 +9,7 @@ mod crud;
 mod custom;
 mod exact;
 mod list_watch;
+mod openapi;
 mod operations;
 mod outside;
 mod policies;

@@ -206,6 +206,37 @@ async fn watches_send_frames() {
 }
 
 #[tokio::test]
+async fn discovery_comes_as_messages() {
+    let server = server().await;
+    let client = admin(&server);
+    let check = async |path: &str, parameters: &str, kind: &str| {
+        let accept = format!("{PROTOBUF}{parameters}");
+        let response = client.send("GET", path, &[("accept", &accept)], Bytes::new()).await;
+        assert_eq!(response.headers()["content-type"], accept, "{path}");
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        let message = protobuf::decode(&bytes).unwrap();
+        assert_eq!(message["kind"], kind, "{path}");
+        let accept = format!("application/json{parameters}");
+        let mut expected = client.call("GET", path, &[("accept", &accept)], &Value::Null).await.ok();
+        // Messages know neither null nor the absence of a version.
+        expected["apiVersion"] = message["apiVersion"].clone();
+        for item in expected.get_mut("items").and_then(Value::as_array_mut).into_iter().flatten() {
+            item["metadata"].as_object_mut().unwrap().shift_remove("creationTimestamp");
+        }
+        let text = |value: &Value| orlop_structural::sorted(value).to_string();
+        assert_eq!(text(&message), text(&expected), "{path}");
+    };
+    check("/api", "", "APIVersions").await;
+    check("/apis", "", "APIGroupList").await;
+    check("/apis/apps", "", "APIGroup").await;
+    check("/api/v1", "", "APIResourceList").await;
+    check("/apis/batch/v1", "", "APIResourceList").await;
+    let aggregated = ";g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    check("/api", aggregated, "APIGroupDiscoveryList").await;
+    check("/apis", aggregated, "APIGroupDiscoveryList").await;
+}
+
+#[tokio::test]
 async fn openapi_comes_as_a_message() {
     let server = server().await;
     let client = admin(&server);

@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 use crate::cursor::{
     Cursor, bump_generation, child, default_empty_to, default_to, keep_field, set_generation,
 };
-use crate::metadata::{validate_generic_object_meta, validate_generic_object_meta_update};
+use crate::metadata::{
+    validate_embedded_object_meta, validate_generic_object_meta, validate_generic_object_meta_update,
+};
 use crate::{NameRule, Strategy, printer};
 
 /// See the module.
@@ -70,13 +72,13 @@ impl Strategy for CustomResourceDefinition {
             let path = Path::new("metadata").child("name");
             errs.push(field::invalid(&path, name, "must be spec.names.plural+\".\"+spec.group"));
         }
-        errs.extend(definition::validate(obj));
+        errs.extend(definition::validate(obj, validate_embedded_object_meta));
         errs
     }
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errs = validate_generic_object_meta_update(obj, old);
-        errs.extend(definition::validate_update(obj, old));
+        errs.extend(definition::validate_update(obj, old, validate_embedded_object_meta));
         errs
     }
 

@@ -7,7 +7,7 @@ use orlop_cel::Budget;
 use serde_json::{Value, json};
 
 use super::Options;
-use crate::meta::{Malformed, coerce};
+use crate::meta::{Malformed, coerce_at, validate_at};
 use crate::prune::prune_value;
 use crate::rules::Rules;
 use crate::schema::Schema;
@@ -81,10 +81,20 @@ impl Walk<'_> {
                 self.errors.push(field::invalid(at, default.clone(), "must not have unknown fields"));
             }
         }
-        self.check_value(schema, default, at)
+        let mut object = default.clone();
+        if let Err(error) = coerce_at(at, &mut object, schema, schema.embedded, Malformed::Refuse) {
+            self.errors.push(*error);
+            return false;
+        }
+        let wrong = validate_at(at, &object, schema, schema.embedded, self.options.meta_rule);
+        if !wrong.is_empty() {
+            self.errors.extend(wrong);
+            return false;
+        }
+        self.check_value(schema, &object, at)
     }
 
-    /// Metadata with the default in its place must be metadata.
+    /// A resource with the default in its place must be a resource.
     fn check_metadata(
         &mut self,
         schema: &Schema,
@@ -97,8 +107,18 @@ impl Walk<'_> {
         for name in inside.iter().rev() {
             object = json!({ *name: object });
         }
-        if let Err(error) = coerce(&mut object, root, Malformed::Refuse) {
-            let detail = format!("must result in valid metadata: {error}");
+        for (name, own) in [("kind", "Validation"), ("apiVersion", "validation/v1")] {
+            if object.get(name).is_none() {
+                object[name] = json!(own);
+            }
+        }
+        let place = Path::root();
+        let wrong = match coerce_at(&place, &mut object, root, true, Malformed::Refuse) {
+            Err(error) => Some(error.to_string()),
+            Ok(_) => aggregate(&validate_at(&place, &object, root, true, self.options.meta_rule)),
+        };
+        if let Some(wrong) = wrong {
+            let detail = format!("must result in valid metadata: {wrong}");
             self.errors.push(field::invalid(at, default.clone(), detail));
             return false;
         }
@@ -125,5 +145,21 @@ impl Walk<'_> {
             self.budget = staying;
         }
         self.errors.extend(wrong);
+    }
+}
+
+/// Several errors as one text; `None` when there are none.
+fn aggregate(errors: &ErrorList) -> Option<String> {
+    let mut texts: Vec<String> = Vec::new();
+    for error in errors {
+        let text = error.to_string();
+        if !texts.contains(&text) {
+            texts.push(text);
+        }
+    }
+    match texts.as_slice() {
+        [] => None,
+        [one] => Some(one.clone()),
+        many => Some(format!("[{}]", many.join(", "))),
     }
 }

@@ -14,6 +14,8 @@ use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names as rules_of_names;
 use serde_json::Value;
 
+use crate::meta::MetaRule;
+
 pub use names::api_approval;
 
 /// An absent field.
@@ -49,6 +51,8 @@ struct Options<'a> {
     allow_invalid_ca: bool,
     /// The spec before the update.
     old: Option<&'a Value>,
+    /// The rule for metadata within defaults.
+    meta_rule: MetaRule,
 }
 
 /// Whether a condition of a definition is true.
@@ -58,13 +62,14 @@ pub fn is_condition_true(definition: &Value, kind: &str) -> bool {
 }
 
 /// All that is wrong with a new definition but its metadata.
-pub fn validate(definition: &Value) -> ErrorList {
+pub fn validate(definition: &Value, meta_rule: MetaRule) -> ErrorList {
     let options = Options {
         require_schema: true,
         require_pruned_defaults: true,
         require_recognized_review: true,
         allow_invalid_ca: true,
         old: None,
+        meta_rule,
     };
     let spec = definition.get("spec").unwrap_or(&NULL);
     let mut errors = validate_spec(spec, &options);
@@ -76,7 +81,7 @@ pub fn validate(definition: &Value) -> ErrorList {
 }
 
 /// All that is wrong with an update of a definition but its metadata.
-pub fn validate_update(definition: &Value, old: &Value) -> ErrorList {
+pub fn validate_update(definition: &Value, old: &Value, meta_rule: MetaRule) -> ErrorList {
     let spec = definition.get("spec").unwrap_or(&NULL);
     let old_spec = old.get("spec").unwrap_or(&NULL);
     let established = is_condition_true(old, "Established");
@@ -89,6 +94,7 @@ pub fn validate_update(definition: &Value, old: &Value) -> ErrorList {
         require_recognized_review: conversion::recognizes_review(old_spec),
         allow_invalid_ca: !established || conversion::has_invalid_ca(old_spec),
         old: Some(old_spec),
+        meta_rule,
     };
     let mut errors = validate_spec(spec, &options);
     let path = Path::new("spec");

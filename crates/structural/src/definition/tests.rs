@@ -1,7 +1,22 @@
 #![allow(clippy::unwrap_used)]
-use super::*;
+use super::{MetaRule, Value, api_approval, field, unknown_formats};
+use orlop_api::field::{ErrorList, Path};
 use pretty_assertions::assert_eq;
 use serde_json::json;
+
+/// Metadata's rule in these tests: nothing is called `bad`.
+const RULE: MetaRule = |object| match object["metadata"]["name"].as_str() {
+    Some("bad") => vec![field::invalid(&Path::new("metadata").child("name"), "bad", "no")],
+    _ => ErrorList::new(),
+};
+
+fn validate(definition: &Value) -> ErrorList {
+    super::validate(definition, RULE)
+}
+
+fn validate_update(definition: &Value, old: &Value) -> ErrorList {
+    super::validate_update(definition, old, RULE)
+}
 
 fn definition(schema: Value) -> Value {
     json!({
@@ -150,6 +165,64 @@ fn schemas() {
         &[
             "~.properties: Required value: must not be empty if x-kubernetes-embedded-resource is true without x-kubernetes-preserve-unknown-fields",
             r#"~.type: Invalid value: "string": must be object if x-kubernetes-embedded-resource is true"#,
+        ],
+    );
+}
+
+#[test]
+fn defaults_of_embedded_resources() {
+    let template = |default: Value| {
+        json!({"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true,
+            "default": default})
+    };
+    let check = |default: Value, expected: &[&str]| check(template(default), expected);
+    check(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}}), &[]);
+    check(
+        json!({"kind": "Pod", "metadata": {"name": "bad"}}),
+        &["~.default.apiVersion: Required value", r#"~.default.metadata.name: Invalid value: "bad": no"#],
+    );
+    check(
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"labels": {"a": 1}}}),
+        &[
+            r#"~.default.metadata: Invalid value: {"labels":{"a":1}}: json: cannot unmarshal number into Go struct field ObjectMeta.labels of type string"#,
+        ],
+    );
+    check(
+        json!({"apiVersion": 1, "kind": "Pod"}),
+        &["~.default.apiVersion: Invalid value: 1: must be a string"],
+    );
+}
+
+#[test]
+fn defaults_inside_of_embedded_resources() {
+    let inside = |name: &str, property: Value| {
+        json!({"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true,
+            "properties": {name: property}})
+    };
+    check(inside("kind", json!({"type": "string", "default": "Pod"})), &[]);
+    check(
+        inside("kind", json!({"type": "string", "default": "a/b"})),
+        &[
+            r#"~.properties[kind].default: Invalid value: "a/b": must result in valid metadata: kind: Invalid value: "a/b": may have mixed case, but should otherwise match: a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')"#,
+        ],
+    );
+    check(
+        inside("apiVersion", json!({"type": "string", "default": "a/b/c"})),
+        &[
+            r#"~.properties[apiVersion].default: Invalid value: "a/b/c": must result in valid metadata: apiVersion: Invalid value: "a/b/c": unexpected GroupVersion string: a/b/c"#,
+        ],
+    );
+    let metadata = |default: &str| {
+        inside(
+            "metadata",
+            json!({"type": "object", "properties": {"name": {"type": "string", "default": default}}}),
+        )
+    };
+    check(metadata("good"), &[]);
+    check(
+        metadata("bad"),
+        &[
+            r#"~.properties[metadata].properties[name].default: Invalid value: "bad": must result in valid metadata: metadata.name: Invalid value: "bad": no"#,
         ],
     );
 }

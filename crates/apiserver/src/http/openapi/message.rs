@@ -27,8 +27,12 @@ enum Shape {
     Items,
     /// A schema or a bool, in a message.
     Additional,
-    /// A parameter: messages within messages say of which sort it is.
+    /// Parameters: messages within messages say of which sort each is.
     Parameters,
+    /// Parameters by name.
+    SharedParameters,
+    /// Lists of text by name, several times.
+    Security,
     /// Answers by code.
     Responses,
 }
@@ -44,11 +48,27 @@ static DOCUMENT: Form = Form {
         ("swagger", 1, Shape::Text),
         ("info", 2, Shape::Object(&INFO)),
         ("definitions", 9, Shape::Named(&SCHEMA)),
+        ("parameters", 10, Shape::SharedParameters),
+        ("security", 12, Shape::Security),
+        ("securityDefinitions", 13, Shape::Named(&SECURITY)),
     ],
     others: 16,
 };
 
 static INFO: Form = Form { keys: &[("title", 1, Shape::Text), ("version", 2, Shape::Text)], others: 7 };
+
+/// Stands for a scheme within the message that tells the sorts of schemes apart; all are keys in headers.
+static SECURITY: Form = Form { keys: &[("", 2, Shape::Object(&API_KEY))], others: 0 };
+
+static API_KEY: Form = Form {
+    keys: &[
+        ("type", 1, Shape::Text),
+        ("name", 2, Shape::Text),
+        ("in", 3, Shape::Text),
+        ("description", 4, Shape::Text),
+    ],
+    others: 5,
+};
 
 static PATH: Form = Form {
     keys: &[
@@ -242,6 +262,26 @@ fn property(out: &mut Vec<u8>, number: u32, shape: Shape, value: &Value) {
         Shape::Parameters => {
             list(value).for_each(|value| put_message(out, number, |out| parameter(out, value)))
         }
+        Shape::SharedParameters => put_message(out, number, |out| {
+            for (name, value) in value.as_object().into_iter().flatten() {
+                put_message(out, 1, |out| {
+                    put_bytes(out, 1, name.as_bytes());
+                    put_message(out, 2, |out| own_parameter(out, value));
+                });
+            }
+        }),
+        Shape::Security => {
+            for (name, scopes) in list(value).filter_map(Value::as_object).flatten() {
+                put_message(out, number, |out| {
+                    put_message(out, 1, |out| {
+                        put_bytes(out, 1, name.as_bytes());
+                        put_message(out, 2, |out| {
+                            list(scopes).for_each(|scope| put_bytes(out, 1, text(scope)));
+                        });
+                    });
+                });
+            }
+        }
         Shape::Responses => put_message(out, number, |out| {
             for (code, value) in value.as_object().into_iter().flatten() {
                 put_message(out, 1, |out| {
@@ -253,13 +293,20 @@ fn property(out: &mut Vec<u8>, number: u32, shape: Shape, value: &Value) {
     }
 }
 
-/// One of a parameter and a reference to one; these documents have no references there.
+/// One of a parameter and a reference to one.
 fn parameter(out: &mut Vec<u8>, value: &Value) {
-    put_message(out, 1, |out| match value["in"].as_str() {
+    match value.get("$ref") {
+        Some(reference) => put_message(out, 2, |out| put_bytes(out, 1, text(reference))),
+        None => put_message(out, 1, |out| own_parameter(out, value)),
+    }
+}
+
+fn own_parameter(out: &mut Vec<u8>, value: &Value) {
+    match value["in"].as_str() {
         Some("body") => form(out, 1, value, &BODY_PARAMETER),
         Some("path") => put_message(out, 2, |out| form(out, 4, value, &PATH_PARAMETER)),
         _ => put_message(out, 2, |out| form(out, 3, value, &QUERY_PARAMETER)),
-    });
+    }
 }
 
 #[cfg(test)]
@@ -276,6 +323,15 @@ mod tests {
         check(
             json!({"info": {"title": "K"}, "paths": {"/a": {"get": {}}}}),
             b"\x12\x03\n\x01KB\x0a\x12\x08\n\x02/a\x12\x02\x12\0",
+        );
+        check(json!({"security": [{"T": ["s"]}]}), b"b\n\n\x08\n\x01T\x12\x03\n\x01sB\0");
+        check(
+            json!({"securityDefinitions": {"T": {"type": "apiKey", "in": "header"}}}),
+            b"j\x19\n\x17\n\x01T\x12\x12\x12\x10\n\x06apiKey\x1a\x06headerB\0".as_slice(),
+        );
+        check(
+            json!({"paths": {"/a": {"parameters": [{"$ref": "#/p"}]}}}),
+            b"B\x11\x12\x0f\n\x02/a\x12\x09J\x07\x12\x05\n\x03#/p",
         );
         check(
             json!({"definitions": {"A": {"type": "array", "items": {"$ref": "#/b"}, "x-k": [1]}}}),

@@ -1,0 +1,401 @@
+//! OpenAPI documents: definitions of types and the operations on the resources that are served. A document is built when
+//! it is first asked for and kept until what it says changes; the index of version 3 names the documents by their hashes
+//! and builds none of those of custom resources.
+//!
+//! Answers to `kube-openapi`'s `handler`, `handler3` and `builder`, and to `apiextensions`' `controller/openapi`.
+
+mod definitions;
+mod descriptions;
+mod message;
+mod parameters;
+mod paths;
+mod routes;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header;
+use orlop_api::status::ApiError;
+use parking_lot::Mutex;
+use serde_json::{Map, Value, json};
+
+use super::body::{self, Response};
+use super::pipeline::Request;
+use crate::ApiServer;
+use crate::resources::Resource;
+pub use definitions::Version;
+use definitions::{META, Scope, closure};
+pub use descriptions::{API_VERSION, KIND, LIST_METADATA};
+use routes::prefix;
+
+/// The resources that each document of version 3 is about, by its path: `api/v1`, `apis/apps`, `apis/apps/v1`.
+type Sources = BTreeMap<String, Vec<Arc<Resource>>>;
+
+/// The documents made so far.
+#[derive(Default)]
+pub struct Documents {
+    made: Mutex<HashMap<String, Document>>,
+    /// Of one generation of the resource table.
+    sources: Mutex<Option<(u64, Arc<Sources>)>>,
+}
+
+struct Document {
+    stamp: u64,
+    bytes: Bytes,
+    hash: String,
+}
+
+/// Whether this is a path of OpenAPI.
+pub fn is_path(path: &str) -> bool {
+    path == "/openapi/v2" || path == "/openapi/v3" || path.starts_with("/openapi/v3/")
+}
+
+/// Answers it.
+pub async fn serve(server: Arc<ApiServer>, request: &Request) -> Result<Response, ApiError> {
+    let path = request.info.path.trim_end_matches('/');
+    if path == "/openapi/v3" {
+        return Ok(body::json(200, &beside(move || index(&server)).await?));
+    }
+    if path == "/openapi/v2" {
+        let Some((form, content_type)) = negotiate(request, &V2_FORMS) else {
+            return Ok(varying(body::text(406, "")));
+        };
+        let (bytes, hash) = beside(move || v2_document(&server, form)).await?;
+        return Ok(varying(with_etag(request, content_type, bytes, &hash)));
+    }
+    let name = path.strip_prefix(V3).unwrap_or(path).to_string();
+    let Some((bytes, hash)) = beside(move || v3_document_at(&server, &name)).await? else {
+        return Ok(body::text(404, "404 page not found\n"));
+    };
+    let Some((_, content_type)) = negotiate(request, &V3_FORMS) else {
+        return Ok(varying(body::text(406, "")));
+    };
+    let asked = request.query.get("hash").filter(|asked| !asked.is_empty());
+    if asked.is_some_and(|asked| asked != hash) {
+        return Ok(moved(&format!("{path}?hash={hash}")));
+    }
+    let mut response = varying(with_etag(request, content_type, bytes, &hash));
+    if asked.is_some() {
+        // What is behind a hash never changes.
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("public, immutable"));
+        let expires = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(365 * 24);
+        if let Ok(value) = expires.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string().parse() {
+            headers.insert(header::EXPIRES, value);
+        }
+    }
+    Ok(response)
+}
+
+/// Documents may be many megabytes: what makes one holds up nobody else.
+async fn beside<T: Send + 'static>(make: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(make).await.map_err(|error| ApiError::internal(error.to_string()))
+}
+
+/// What clients accept, under which suffix the form is kept, and the content type of the answer. Media types have no `@`,
+/// but clients of old ask with one.
+type Form = (&'static str, &'static str, &'static str);
+
+const PROTOBUF: &str = "#protobuf";
+const V2_MESSAGE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+const V2_FORMS: [Form; 3] = [
+    ("application/json", "", "application/json"),
+    ("application/com.github.proto-openapi.spec.v2@v1.0+protobuf", PROTOBUF, V2_MESSAGE),
+    (V2_MESSAGE, PROTOBUF, V2_MESSAGE),
+];
+
+const V3_FORMS: [Form; 1] = [("application/json", "", "application/json")];
+
+/// The form that the `Accept` header asks for; `None` = none of them is accepted.
+fn negotiate(request: &Request, forms: &[Form]) -> Option<(&'static str, &'static str)> {
+    let header: Vec<&str> =
+        request.parts.headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect();
+    let header = header.join(",");
+    let header = if header.trim().is_empty() { "*/*" } else { &header };
+    header.split(',').find_map(|clause| {
+        let wanted = clause.split(';').next().unwrap_or("").trim();
+        let accepts = |form: &&Form| wanted == form.0 || matches!(wanted, "*/*" | "application/*");
+        forms.iter().find(accepts).map(|(_, suffix, content_type)| (*suffix, *content_type))
+    })
+}
+
+fn varying(mut response: Response) -> Response {
+    response.headers_mut().insert(header::VARY, header::HeaderValue::from_static("Accept"));
+    response
+}
+
+fn moved(url: &str) -> Response {
+    let mut response = varying(body::text(301, ""));
+    if let Ok(value) = url.parse() {
+        response.headers_mut().insert(header::LOCATION, value);
+    }
+    response
+}
+
+fn with_etag(request: &Request, content_type: &'static str, bytes: Bytes, hash: &str) -> Response {
+    let etag = format!("\"{hash}\"");
+    let same =
+        request.parts.headers.get(header::IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == etag.as_bytes());
+    let mut response =
+        if same { body::response(304, content_type, "") } else { body::response(200, content_type, bytes) };
+    if let Ok(value) = etag.parse() {
+        response.headers_mut().insert(header::ETAG, value);
+    }
+    response
+}
+
+/// Paths of the server that are about no resource.
+const PLAIN: [&str; 5] = [".well-known/openid-configuration", "api", "apis", "openid/v1/jwks", "version"];
+
+/// What documents there are now.
+fn sources(server: &ApiServer) -> Arc<Sources> {
+    let table = server.registry.resources.table();
+    let mut kept = server.openapi.sources.lock();
+    if let Some((_, sources)) = kept.as_ref().filter(|(generation, _)| *generation == table.generation) {
+        return sources.clone();
+    }
+    let mut sources: Sources = PLAIN.iter().map(|path| ((*path).to_string(), Vec::new())).collect();
+    for resource in &table.list {
+        if resource.custom.is_none() && !resource.group.is_empty() {
+            sources.entry(format!("apis/{}", resource.group)).or_default();
+        }
+        sources.entry(prefix(resource)).or_default().push(resource.clone());
+    }
+    let sources = Arc::new(sources);
+    server.openapi.made.lock().retain(|path, _| match path.strip_prefix(V3) {
+        Some(path) => sources.contains_key(path),
+        None => true,
+    });
+    *kept = Some((table.generation, sources.clone()));
+    sources
+}
+
+/// What paths of version 3 begin with.
+const V3: &str = "/openapi/v3/";
+
+fn index(server: &ApiServer) -> Value {
+    let mut found: BTreeMap<String, String> = sources(server)
+        .iter()
+        .map(|(path, resources)| (path.clone(), hash_of(server, path, resources)))
+        .collect();
+    for remote in server.aggregator.published().remotes.values() {
+        if let Some((_, hash)) = &remote.openapi.v3 {
+            found.insert(format!("apis/{}/{}", remote.group, remote.version), hash.clone());
+        }
+    }
+    let paths: Map<String, Value> = found
+        .into_iter()
+        .map(|(path, hash)| {
+            let url = format!("{V3}{path}?hash={hash}");
+            (path, json!({ "serverRelativeURL": url }))
+        })
+        .collect();
+    json!({ "paths": paths })
+}
+
+/// The document of another server.
+fn remote(server: &ApiServer, path: &str) -> Option<(Bytes, String)> {
+    let (group, version) = path.strip_prefix("apis/")?.split_once('/')?;
+    let published = server.aggregator.published();
+    let remote = published.remotes.get(&(group.to_string(), version.to_string()))?;
+    remote.openapi.v3.clone()
+}
+
+/// The document of version 3 with this path, whoever it comes from; `None` when there is none.
+fn v3_document_at(server: &ApiServer, path: &str) -> Option<(Bytes, String)> {
+    remote(server, path).or_else(|| {
+        let sources = sources(server);
+        sources.get(path).map(|resources| v3_document(server, path, resources))
+    })
+}
+
+fn all_custom(resources: &[Arc<Resource>]) -> bool {
+    !resources.is_empty() && resources.iter().all(|resource| resource.custom.is_some())
+}
+
+/// The hash of a document of this server. What is said of custom resources follows from their definitions, so that it is
+/// known before it is said; built-in resources are hashed by what is said of them.
+fn hash_of(server: &ApiServer, path: &str, resources: &[Arc<Resource>]) -> String {
+    if !all_custom(resources) {
+        return v3_document(server, path, resources).1;
+    }
+    // The type of definitions stands for what documents of custom resources have from this program.
+    const PROGRAM: &str = "apis/apiextensions.k8s.io/v1";
+    let mut text = env!("CARGO_PKG_VERSION").to_string();
+    if let Some(definitions) = sources(server).get(PROGRAM).filter(|resources| !all_custom(resources)) {
+        text.push_str(&v3_document(server, PROGRAM, definitions).1);
+    }
+    for kind in resources.iter().filter_map(|resource| resource.custom.as_ref()) {
+        text.push_str(&kind.identity());
+    }
+    hex(text.as_bytes())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use sha2::Digest as _;
+    sha2::Sha256::digest(bytes).iter().map(|b| format!("{b:02X}")).collect()
+}
+
+/// What a document is made from, in short: it is made again when this differs.
+fn stamp(resources: &[Arc<Resource>], published: u64) -> u64 {
+    use std::hash::{Hash as _, Hasher as _};
+    let mut hasher = std::hash::DefaultHasher::new();
+    published.hash(&mut hasher);
+    for resource in resources {
+        (&resource.group, &resource.version, &resource.plural).hash(&mut hasher);
+        resource.custom.as_ref().map(|kind| kind.identity()).hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+/// A document from memory, or made now.
+fn kept(
+    server: &ApiServer,
+    path: &str,
+    stamp: u64,
+    make: impl FnOnce() -> (Bytes, String),
+) -> (Bytes, String) {
+    if let Some(found) = server.openapi.made.lock().get(path).filter(|found| found.stamp == stamp) {
+        return (found.bytes.clone(), found.hash.clone());
+    }
+    let (bytes, hash) = make();
+    let document = Document { stamp, bytes: bytes.clone(), hash: hash.clone() };
+    server.openapi.made.lock().insert(path.to_string(), document);
+    (bytes, hash)
+}
+
+/// The document of version 3 with this path.
+fn v3_document(server: &ApiServer, path: &str, resources: &[Arc<Resource>]) -> (Bytes, String) {
+    kept(server, &format!("{V3}{path}"), stamp(resources, 0), || {
+        let bytes = Bytes::from(v3(path, resources).to_string());
+        let hash = if all_custom(resources) { hash_of(server, path, resources) } else { hex(&bytes) };
+        (bytes, hash)
+    })
+}
+
+/// The document of version 2, one for all servers, as text or as a message.
+fn v2_document(server: &ApiServer, form: &str) -> (Bytes, String) {
+    let (table, published) = (server.registry.resources.table(), server.aggregator.published());
+    kept(server, &format!("/openapi/v2{form}"), stamp(&table.list, published.generation), || {
+        let bytes = if form == PROTOBUF {
+            let (json, _) = v2_document(server, "");
+            Bytes::from(message::document(&serde_json::from_slice(&json).unwrap_or_default()))
+        } else {
+            let remotes: Vec<&Value> =
+                published.remotes.values().filter_map(|remote| remote.openapi.v2.as_ref()).collect();
+            Bytes::from(v2(&table.list, &remotes))
+        };
+        let hash = hex(&bytes);
+        (bytes, hash)
+    })
+}
+
+fn security() -> Value {
+    let scheme = json!({
+        "description": "Bearer Token authentication",
+        "in": "header",
+        "name": "authorization",
+        "type": "apiKey",
+    });
+    json!({ "BearerToken": scheme })
+}
+
+/// What a document says besides: which program it describes.
+fn info() -> Value {
+    json!({"title": "Kubernetes", "version": "v1.36.0"})
+}
+
+/// The document of a group and version, of a group, or of a path that is about no resource.
+fn v3(path: &str, resources: &[Arc<Resource>]) -> Value {
+    let custom = all_custom(resources);
+    let mut all: Vec<routes::Route> = routes::plain(path).filter(|_| !custom).into_iter().collect();
+    all.extend(resources.iter().flat_map(|resource| routes::of_resource(resource)));
+    let (items, mut names) = paths::items(&all, Version::V3);
+    names.extend(
+        ["ObjectMeta", "ListMeta"].map(|name| format!("{META}{name}")).into_iter().filter(|_| custom),
+    );
+    let scope = match resources.first() {
+        _ if custom => Scope::Custom,
+        Some(resource) => Scope::GroupVersion(&resource.group, &resource.version),
+        None => Scope::GroupVersion("", "v1"),
+    };
+    let mut schemas = closure(names, Version::V3, scope);
+    for kind in resources.iter().filter_map(|resource| resource.custom.as_ref()) {
+        schemas.extend(crate::custom::openapi::schemas(kind, Version::V3));
+    }
+    let mut components = json!({ "schemas": schemas });
+    if !custom {
+        components["securitySchemes"] = security();
+    }
+    let info = if custom { json!({"title": "Kubernetes CRD Swagger", "version": "v0.1.0"}) } else { info() };
+    json!({"openapi": "3.0.0", "info": info, "paths": items, "components": components})
+}
+
+/// The document of everything. What custom resources say is written as it is made: there may be many of them.
+fn v2(resources: &[Arc<Resource>], remotes: &[&Value]) -> String {
+    let (custom, builtin): (Vec<_>, Vec<_>) =
+        resources.iter().partition(|resource| resource.custom.is_some());
+    let groups: BTreeSet<String> = builtin
+        .iter()
+        .flat_map(|resource| match resource.group.as_str() {
+            "" => vec![prefix(resource)],
+            group => vec![format!("apis/{group}"), prefix(resource)],
+        })
+        .collect();
+    let plain = PLAIN.into_iter().map(String::from).chain(groups);
+    let mut all: Vec<routes::Route> = plain.filter_map(|path| routes::plain(&path)).collect();
+    all.extend(builtin.iter().flat_map(|resource| routes::of_resource(resource)));
+    let (items, names) = paths::items(&all, Version::V2);
+    let mut document = json!({
+        "swagger": "2.0",
+        "info": info(),
+        "paths": items,
+        "definitions": closure(names, Version::V2, Scope::Everything),
+        "parameters": parameters::v2_shared(),
+        "securityDefinitions": security(),
+        "security": [{"BearerToken": []}],
+    });
+    for other in remotes {
+        crate::aggregation::documents::merge_v2(&mut document, other);
+    }
+    let mut paths = inside(document["paths"].take());
+    let mut definitions = inside(document["definitions"].take());
+    for resource in custom {
+        let (items, _) = paths::items(&routes::of_resource(resource), Version::V2);
+        append(&mut paths, items);
+        if let Some(kind) = &resource.custom {
+            append(
+                &mut definitions,
+                crate::custom::openapi::schemas(kind, Version::V2).into_iter().collect(),
+            );
+        }
+    }
+    let mut rest = document;
+    if let Some(map) = rest.as_object_mut() {
+        map.retain(|_, value| !value.is_null());
+    }
+    let rest = inside(rest);
+    format!("{{{rest},\"paths\":{{{paths}}},\"definitions\":{{{definitions}}}}}")
+}
+
+/// An object's text without its braces.
+fn inside(object: Value) -> String {
+    let mut text = object.to_string();
+    text.pop();
+    if !text.is_empty() {
+        text.remove(0);
+    }
+    text
+}
+
+fn append(text: &mut String, more: Map<String, Value>) {
+    if !more.is_empty() {
+        text.push(',');
+        text.push_str(&inside(Value::Object(more)));
+    }
+}
+
+#[cfg(test)]
+mod tests;
