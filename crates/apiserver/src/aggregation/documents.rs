@@ -15,7 +15,7 @@ const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGrou
 pub struct OpenApi {
     /// Version 3, and its hash.
     pub v3: Option<(Bytes, String)>,
-    /// Paths and definitions of version 2.
+    /// Paths, definitions and shared parameters of version 2.
     pub v2: Option<Value>,
 }
 
@@ -109,7 +109,8 @@ pub async fn openapi(backend: &Backend, host: &str, group: &str, version: &str) 
             })
             .map(|(path, item)| (path.clone(), item.clone()))
             .collect();
-        Some(json!({"paths": paths, "definitions": document["definitions"]}))
+        let of = |section: &str| document.get(section).cloned().unwrap_or_else(|| json!({}));
+        Some(json!({"paths": paths, "definitions": of("definitions"), "parameters": of("parameters")}))
     });
     OpenApi { v3: v3(backend, host, group, version).await, v2 }
 }
@@ -128,56 +129,53 @@ async fn v3(backend: &Backend, host: &str, group: &str, version: &str) -> Option
     Some((bytes, hash))
 }
 
-/// Adds another server's version 2 document to this one's. Its definitions keep their names unless this server means
-/// something else by them.
+/// Adds another server's version 2 document to this one's. Its definitions and shared parameters keep their names unless
+/// this server means something else by them.
 pub fn merge_v2(document: &mut Value, other: &Value) {
-    let mut names: Map<String, Value> = Map::new();
-    let mut added: Vec<(String, Value)> = Vec::new();
-    let known = document["definitions"].as_object().cloned().unwrap_or_default();
-    for (name, definition) in other["definitions"].as_object().into_iter().flatten() {
-        match known.get(name) {
-            Some(same) if same == definition => {}
-            Some(_) => {
-                let free = (2..).map(|n| format!("{name}_v{n}")).find(|free| !known.contains_key(free));
-                let Some(free) = free else { continue };
-                names.insert(name.clone(), json!(free));
-                added.push((free, definition.clone()));
+    let mut references: Map<String, Value> = Map::new();
+    let mut added: Vec<(&str, String, Value)> = Vec::new();
+    for section in ["definitions", "parameters"] {
+        let known = &document[section];
+        for (name, own) in other[section].as_object().into_iter().flatten() {
+            match known.get(name) {
+                Some(same) if same == own => {}
+                Some(_) => {
+                    let free = (2..).map(|n| format!("{name}_v{n}")).find(|free| known.get(free).is_none());
+                    let Some(free) = free else { continue };
+                    references.insert(format!("#/{section}/{name}"), json!(format!("#/{section}/{free}")));
+                    added.push((section, free, own.clone()));
+                }
+                None => added.push((section, name.clone(), own.clone())),
             }
-            None => added.push((name.clone(), definition.clone())),
         }
     }
-    let mut paths = other["paths"].clone();
-    rename(&mut paths, &names);
-    for (name, mut definition) in added {
-        rename(&mut definition, &names);
-        document["definitions"][name] = definition;
+    for (section, name, mut own) in added {
+        rename(&mut own, &references);
+        document[section][name] = own;
     }
-    for (path, item) in paths.as_object().into_iter().flatten() {
-        document["paths"][path] = item.clone();
+    for (path, item) in other["paths"].as_object().into_iter().flatten() {
+        let mut item = item.clone();
+        rename(&mut item, &references);
+        document["paths"][path] = item;
     }
 }
 
-/// Lets references follow renamed definitions. Parsed JSON is nested at most 128 deep.
-fn rename(value: &mut Value, names: &Map<String, Value>) {
-    if names.is_empty() {
+/// Lets references follow what was renamed. Parsed JSON is nested at most 128 deep.
+fn rename(value: &mut Value, references: &Map<String, Value>) {
+    if references.is_empty() {
         return;
     }
     match value {
         Value::Object(map) => {
             for (key, value) in map.iter_mut() {
-                let target = value
-                    .as_str()
-                    .filter(|_| key == "$ref")
-                    .and_then(|text| text.strip_prefix("#/definitions/"))
-                    .and_then(|name| names.get(name))
-                    .and_then(Value::as_str);
+                let target = value.as_str().filter(|_| key == "$ref").and_then(|text| references.get(text));
                 match target {
-                    Some(target) => *value = json!(format!("#/definitions/{target}")),
-                    None => rename(value, names),
+                    Some(target) => *value = target.clone(),
+                    None => rename(value, references),
                 }
             }
         }
-        Value::Array(list) => list.iter_mut().for_each(|value| rename(value, names)),
+        Value::Array(list) => list.iter_mut().for_each(|value| rename(value, references)),
         _ => {}
     }
 }
@@ -220,5 +218,21 @@ mod tests {
         assert_eq!(document["definitions"]["Other"], json!({"type": "string"}));
         assert_eq!(document["definitions"]["Other_v2"]["properties"]["x"]["$ref"], "#/definitions/Other_v2");
         assert_eq!(document["definitions"].as_object().map(|d| d.len()), Some(4));
+    }
+
+    #[test]
+    fn shared_parameters_come_along() {
+        let mut document = json!({"paths": {}, "definitions": {}, "parameters": {"a-1": {"name": "a"}, "b-1": {"name": "b"}}});
+        let reference = |name: &str| json!([{"$ref": format!("#/parameters/{name}")}]);
+        let other = json!({
+            "paths": {"/apis/g/v1": {"parameters": reference("b-1")}, "/apis/g/v1/x": {"parameters": reference("c-1")}},
+            "parameters": {"a-1": {"name": "a"}, "b-1": {"name": "else"}, "c-1": {"name": "c"}},
+        });
+        merge_v2(&mut document, &other);
+        assert_eq!(document["paths"]["/apis/g/v1"]["parameters"], reference("b-1_v2"));
+        assert_eq!(document["paths"]["/apis/g/v1/x"]["parameters"], reference("c-1"));
+        let names: Vec<&String> =
+            document["parameters"].as_object().into_iter().flat_map(|all| all.keys()).collect();
+        assert_eq!(names, ["a-1", "b-1", "b-1_v2", "c-1"]);
     }
 }
