@@ -47,13 +47,14 @@ impl Walk<'_> {
         if let Some(default) = &schema.default {
             let at = path.child("default");
             let good = match inside.is_empty() {
-                true => self.check(schema, default, &at),
+                true => self.check(schema, default, &at, is_resource),
                 false => self.check_metadata(schema, default, &at, inside, root),
             };
             if good {
                 self.check_rules(raw, is_resource, default, &at);
             }
         }
+        // Upstream does not look at the defaults of additional properties.
         let below = |field: &str| raw.get(field).unwrap_or(&Value::Null);
         if let Some(items) = schema.items.as_deref() {
             self.schema(items, below("items"), &path.child("items"), false, &[], root);
@@ -67,26 +68,22 @@ impl Walk<'_> {
             let inner = below("properties").get(name).unwrap_or(&Value::Null);
             self.schema(property, inner, &path.child("properties").key(name), false, &way, root);
         }
-        if let Some(additional) = schema.additional_schema() {
-            let at = path.child("additionalProperties");
-            self.schema(additional, below("additionalProperties"), &at, false, &[], root);
-        }
     }
 
     /// Whether the default is a value of its schema.
-    fn check(&mut self, schema: &Schema, default: &Value, at: &Path) -> bool {
+    fn check(&mut self, schema: &Schema, default: &Value, at: &Path, is_resource: bool) -> bool {
         if self.options.require_pruned_defaults {
             let mut pruned = default.clone();
-            if !prune_value(&mut pruned, schema, schema.embedded).is_empty() || pruned != *default {
+            if !prune_value(&mut pruned, schema, is_resource).is_empty() || pruned != *default {
                 self.errors.push(field::invalid(at, default.clone(), "must not have unknown fields"));
             }
         }
         let mut object = default.clone();
-        if let Err(error) = coerce_at(at, &mut object, schema, schema.embedded, Malformed::Refuse) {
+        if let Err(error) = coerce_at(at, &mut object, schema, is_resource, Malformed::Refuse) {
             self.errors.push(*error);
             return false;
         }
-        let wrong = validate_at(at, &object, schema, schema.embedded, self.options.meta_rule);
+        let wrong = validate_at(at, &object, schema, is_resource, self.options.meta_rule);
         if !wrong.is_empty() {
             self.errors.extend(wrong);
             return false;

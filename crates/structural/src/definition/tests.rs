@@ -194,6 +194,16 @@ fn defaults_of_embedded_resources() {
 }
 
 #[test]
+fn defaults_of_additional_properties_are_nobodys_business() {
+    let schema = |default: Value| {
+        json!({"type": "object", "additionalProperties": {"type": "object", "properties": {
+            "a": {"type": "integer", "default": default}}}})
+    };
+    check(schema(json!(1)), &[]);
+    check(schema(json!("x")), &[]);
+}
+
+#[test]
 fn defaults_inside_of_embedded_resources() {
     let inside = |name: &str, property: Value| {
         json!({"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true,

@@ -11,7 +11,7 @@ mod parameters;
 mod paths;
 mod routes;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -23,6 +23,7 @@ use serde_json::{Map, Value, json};
 use super::body::{self, Response};
 use super::pipeline::Request;
 use crate::ApiServer;
+use crate::custom::CustomKind;
 use crate::resources::Resource;
 pub use definitions::Version;
 use definitions::{META, Scope, closure};
@@ -38,6 +39,29 @@ pub struct Documents {
     made: Mutex<HashMap<String, Document>>,
     /// Of one generation of the resource table.
     sources: Mutex<Option<(u64, Arc<Sources>)>>,
+    v2: Mutex<V2>,
+}
+
+/// What version 2 is put together from: so a definition that comes or changes costs no more than itself.
+#[derive(Default)]
+struct V2 {
+    head: Option<(u64, Arc<Head>)>,
+    /// What is said of each version of a definition, by its identity.
+    parts: HashMap<String, Arc<Part>>,
+}
+
+/// What is said of built-in resources and of other servers' resources.
+struct Head {
+    text: Part,
+    /// The document but for paths and definitions.
+    rest: String,
+    hash: String,
+}
+
+/// The insides of `paths` and of `definitions`, as text.
+struct Part {
+    paths: String,
+    definitions: String,
 }
 
 struct Document {
@@ -61,7 +85,14 @@ pub async fn serve(server: Arc<ApiServer>, request: &Request) -> Result<Response
         let Some((form, content_type)) = negotiate(request, &V2_FORMS) else {
             return Ok(varying(body::text(406, "")));
         };
-        let (bytes, hash) = beside(move || v2_document(&server, form)).await?;
+        let known = request.parts.headers.get(header::IF_NONE_MATCH).cloned();
+        let (bytes, hash) = beside(move || {
+            let hash = v2_hash(&server, form);
+            let is_known = known.is_some_and(|known| known.as_bytes() == format!("\"{hash}\"").as_bytes());
+            let bytes = if is_known { Bytes::new() } else { v2_document(&server, form) };
+            (bytes, hash)
+        })
+        .await?;
         return Ok(varying(with_etag(request, content_type, bytes, &hash)));
     }
     let name = path.strip_prefix(V3).unwrap_or(path).to_string();
@@ -168,6 +199,9 @@ fn sources(server: &ApiServer) -> Arc<Sources> {
         Some(path) => sources.contains_key(path),
         None => true,
     });
+    let identities: HashSet<String> =
+        table.list.iter().filter_map(|resource| Some(resource.custom.as_ref()?.identity())).collect();
+    server.openapi.v2.lock().parts.retain(|identity, _| identities.contains(identity));
     *kept = Some((table.generation, sources.clone()));
     sources
 }
@@ -275,21 +309,89 @@ fn v3_document(server: &ApiServer, path: &str, resources: &[Arc<Resource>]) -> (
     })
 }
 
-/// The document of version 2, one for all servers, as text or as a message.
-fn v2_document(server: &ApiServer, form: &str) -> (Bytes, String) {
+/// The hash of the document of version 2, one for all servers, as text or as a message.
+fn v2_hash(server: &ApiServer, form: &str) -> String {
+    let mut text = format!("{}{form}", v2_head(server).hash);
+    let table = server.registry.resources.table();
+    for kind in table.list.iter().filter_map(|resource| resource.custom.as_ref()) {
+        text.push_str(&kind.identity());
+    }
+    hex(text.as_bytes())
+}
+
+/// The document.
+fn v2_document(server: &ApiServer, form: &str) -> Bytes {
+    if form == PROTOBUF {
+        let (table, published) = (server.registry.resources.table(), server.aggregator.published());
+        let stamp = stamp(&table.list, published.generation);
+        return kept(server, &format!("/openapi/v2{form}"), stamp, || {
+            let json = v2_document(server, "");
+            let message = message::document(&serde_json::from_slice(&json).unwrap_or_default());
+            (Bytes::from(message), String::new())
+        })
+        .0;
+    }
+    let head = v2_head(server);
+    let mut parts = Vec::new();
+    for resource in server.registry.resources.table().list.iter() {
+        parts.extend(resource.custom.as_ref().map(|kind| v2_part(server, resource, kind)));
+    }
+    let all = || std::iter::once(&head.text).chain(parts.iter().map(Arc::as_ref));
+    let size: usize = all().map(|part| part.paths.len() + part.definitions.len() + 2).sum();
+    let mut out = String::with_capacity(size + head.rest.len() + 64);
+    out.push('{');
+    out.push_str(&head.rest);
+    for (name, part) in [
+        ("paths", (|part: &Part| part.paths.as_str()) as fn(&Part) -> &str),
+        ("definitions", |part| part.definitions.as_str()),
+    ] {
+        out.push_str(&format!(",\"{name}\":{{"));
+        for (at, text) in all().map(part).filter(|text| !text.is_empty()).enumerate() {
+            if at > 0 {
+                out.push(',');
+            }
+            out.push_str(text);
+        }
+        out.push('}');
+    }
+    out.push('}');
+    Bytes::from(out)
+}
+
+/// What the document says of one version of a definition, from memory or made now.
+fn v2_part(server: &ApiServer, resource: &Resource, kind: &CustomKind) -> Arc<Part> {
+    let identity = kind.identity();
+    if let Some(part) = server.openapi.v2.lock().parts.get(&identity) {
+        return part.clone();
+    }
+    let (items, _) = paths::items(&routes::of_resource(resource), Version::V2);
+    let definitions = crate::custom::openapi::schemas(kind, Version::V2).into_iter().collect();
+    let part = Part { paths: inside(Value::Object(items)), definitions: inside(Value::Object(definitions)) };
+    let part = Arc::new(part);
+    server.openapi.v2.lock().parts.insert(identity, part.clone());
+    part
+}
+
+/// What the document says of everything else.
+fn v2_head(server: &ApiServer) -> Arc<Head> {
     let (table, published) = (server.registry.resources.table(), server.aggregator.published());
-    kept(server, &format!("/openapi/v2{form}"), stamp(&table.list, published.generation), || {
-        let bytes = if form == PROTOBUF {
-            let (json, _) = v2_document(server, "");
-            Bytes::from(message::document(&serde_json::from_slice(&json).unwrap_or_default()))
-        } else {
-            let remotes: Vec<&Value> =
-                published.remotes.values().filter_map(|remote| remote.openapi.v2.as_ref()).collect();
-            Bytes::from(v2(&table.list, &remotes))
-        };
-        let hash = hex(&bytes);
-        (bytes, hash)
-    })
+    let builtin: Vec<Arc<Resource>> = table.list.iter().filter(|r| r.custom.is_none()).cloned().collect();
+    let stamp = stamp(&builtin, published.generation);
+    if let Some((_, head)) = server.openapi.v2.lock().head.as_ref().filter(|(of, _)| *of == stamp) {
+        return head.clone();
+    }
+    let remotes: Vec<&Value> =
+        published.remotes.values().filter_map(|remote| remote.openapi.v2.as_ref()).collect();
+    let mut rest = v2(&builtin, &remotes);
+    let hash = hex(rest.to_string().as_bytes());
+    let mut take = |section: &str| {
+        let value = rest.as_object_mut().and_then(|map| map.shift_remove(section));
+        inside(value.unwrap_or_else(|| json!({})))
+    };
+    let text = Part { paths: take("paths"), definitions: take("definitions") };
+    let head = Arc::new(Head { text, rest: inside(rest), hash });
+    server.openapi.v2.lock().head = Some((stamp, head.clone()));
+    head
 }
 
 fn security() -> Value {
@@ -333,11 +435,9 @@ fn v3(path: &str, resources: &[Arc<Resource>]) -> Value {
     json!({"openapi": "3.0.0", "info": info, "paths": items, "components": components})
 }
 
-/// The document of everything. What custom resources say is written as it is made: there may be many of them.
-fn v2(resources: &[Arc<Resource>], remotes: &[&Value]) -> String {
-    let (custom, builtin): (Vec<_>, Vec<_>) =
-        resources.iter().partition(|resource| resource.custom.is_some());
-    let groups: BTreeSet<String> = builtin
+/// The document of built-in resources and of other servers.
+fn v2(resources: &[Arc<Resource>], remotes: &[&Value]) -> Value {
+    let groups: BTreeSet<String> = resources
         .iter()
         .flat_map(|resource| match resource.group.as_str() {
             "" => vec![prefix(resource)],
@@ -346,7 +446,7 @@ fn v2(resources: &[Arc<Resource>], remotes: &[&Value]) -> String {
         .collect();
     let plain = PLAIN.into_iter().map(String::from).chain(groups);
     let mut all: Vec<routes::Route> = plain.filter_map(|path| routes::plain(&path)).collect();
-    all.extend(builtin.iter().flat_map(|resource| routes::of_resource(resource)));
+    all.extend(resources.iter().flat_map(|resource| routes::of_resource(resource)));
     let (items, names) = paths::items(&all, Version::V2);
     let mut document = json!({
         "swagger": "2.0",
@@ -360,24 +460,7 @@ fn v2(resources: &[Arc<Resource>], remotes: &[&Value]) -> String {
     for other in remotes {
         crate::aggregation::documents::merge_v2(&mut document, other);
     }
-    let mut paths = inside(document["paths"].take());
-    let mut definitions = inside(document["definitions"].take());
-    for resource in custom {
-        let (items, _) = paths::items(&routes::of_resource(resource), Version::V2);
-        append(&mut paths, items);
-        if let Some(kind) = &resource.custom {
-            append(
-                &mut definitions,
-                crate::custom::openapi::schemas(kind, Version::V2).into_iter().collect(),
-            );
-        }
-    }
-    let mut rest = document;
-    if let Some(map) = rest.as_object_mut() {
-        map.retain(|_, value| !value.is_null());
-    }
-    let rest = inside(rest);
-    format!("{{{rest},\"paths\":{{{paths}}},\"definitions\":{{{definitions}}}}}")
+    document
 }
 
 /// An object's text without its braces.
@@ -388,13 +471,6 @@ fn inside(object: Value) -> String {
         text.remove(0);
     }
     text
-}
-
-fn append(text: &mut String, more: Map<String, Value>) {
-    if !more.is_empty() {
-        text.push(',');
-        text.push_str(&inside(Value::Object(more)));
-    }
 }
 
 #[cfg(test)]
