@@ -113,7 +113,7 @@ mod tests {
             let got = text(StreamBody::new(futures::stream::iter(frames))).await;
             assert_eq!(got, expected.map(str::to_owned).map_err(str::to_owned));
         };
-        const CHUNK: [u8; 1 << 16] = [b'#'; 1 << 16];
+        static CHUNK: [u8; 1 << 16] = [b'#'; 1 << 16];
         check(b"a 1\n", 2, Ok("a 1\na 1\n")).await;
         check(b"", 0, Ok("")).await;
         check(&CHUNK, usize::MAX, Err("the answer is longer than 8388608 bytes")).await;
