@@ -310,6 +310,15 @@ pub(super) fn validate_host_users(errs: &mut ErrorList, path: &Path, pod: &Pod) 
             errs.push(field::forbidden(&path.child(key), "when `hostUsers` is false"));
         }
     }
+    if pod.tolerated.shifted_block_devices {
+        return;
+    }
+    // The owner of a device cannot be mapped.
+    visit_containers(pod.spec, path, &mut |container, at| {
+        if !container["volumeDevices"].is_empty() {
+            errs.push(field::forbidden(&at.child("volumeDevices"), "when `hostUsers` is false"));
+        }
+    });
 }
 
 /// `spec.os` and what it rules out.

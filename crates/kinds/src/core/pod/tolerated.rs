@@ -32,6 +32,8 @@ pub(crate) struct Tolerated {
     pub host_sysctls: bool,
     /// Token files outside of their volume.
     pub token_paths: bool,
+    /// Block devices in a user namespace of the pod's own, where they do not work.
+    pub shifted_block_devices: bool,
 }
 
 impl Tolerated {
@@ -64,6 +66,8 @@ impl Tolerated {
                     token.is_set()
                         && fails(|errs, path| local_non_reserved_path(errs, path, token["path"].text()))
                 }),
+            shifted_block_devices: spec["hostUsers"].as_bool() == Some(false)
+                && any_container(spec, |container| !container["volumeDevices"].is_empty()),
         }
     }
 
@@ -88,10 +92,15 @@ fn fails(rule: impl FnOnce(&mut ErrorList, &Path)) -> bool {
 
 fn splits_huge_pages(spec: &Value) -> bool {
     let splits = |amounts: &Value| amounts.entries().any(|(name, amount)| !is_whole_pages(name, amount));
-    let mut found = splits(&spec["overhead"]);
-    visit_containers(spec, &Path::root(), &mut |container, _| {
-        found |= ["limits", "requests"].iter().any(|kind| splits(&container["resources"][*kind]));
-    });
+    splits(&spec["overhead"])
+        || any_container(spec, |container| {
+            ["limits", "requests"].iter().any(|kind| splits(&container["resources"][*kind]))
+        })
+}
+
+fn any_container(spec: &Value, holds: impl Fn(&Value) -> bool) -> bool {
+    let mut found = false;
+    visit_containers(spec, &Path::root(), &mut |container, _| found |= holds(container));
     found
 }
 
@@ -195,6 +204,11 @@ mod tests {
         check(
             json!({"serviceAccountName": "a", "volumes": [{"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "../x"}}]}}]}),
             &["volumes[0].projected.path: Invalid value: \"../x\": must not contain '..'"],
+        );
+        check(
+            json!({"hostUsers": false, "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}],
+                "containers": [{"name": "c", "image": "i", "volumeDevices": [{"name": "v", "devicePath": "/d"}]}]}),
+            &["containers[0].volumeDevices: Forbidden: when `hostUsers` is false"],
         );
     }
 
