@@ -55,6 +55,24 @@ async fn documents_have_addresses_that_change_with_them() {
     check("/openapi/v3/api/v1", &[], 200, "").await;
     check("/openapi/v3/api/v1", &[("accept", "text/plain")], 406, "").await;
     check("/openapi/v3/apis/apps", &[], 200, "").await;
+    let message = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf";
+    for accept in ["application/com.github.proto-openapi.spec.v3@v1.0+protobuf", message] {
+        let response = send(&client, &found, &[("accept", accept)]).await;
+        assert_eq!(
+            (&response.headers()["content-type"], &response.headers()["etag"]),
+            (&message.parse().unwrap(), &etag.parse().unwrap())
+        );
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        let mut reader = orlop_api::protobuf::wire::Reader::new(&bytes);
+        let (mut version, mut numbers) = (String::new(), Vec::new());
+        while let Some((number, value)) = reader.next().unwrap() {
+            numbers.push(number);
+            if number == 1 {
+                version = value.text("openapi").unwrap().to_owned();
+            }
+        }
+        assert_eq!((version.as_str(), numbers.as_slice()), ("3.0.0", &[1, 2, 4, 5][..]));
+    }
     check("/openapi/v3/apis/nowhere/v1", &[], 404, "").await;
     check("/openapi/v2", &[("accept", "text/plain")], 406, "").await;
 }

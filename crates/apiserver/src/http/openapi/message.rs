@@ -1,6 +1,8 @@
-//! The version 2 document as a protobuf message, `openapi.v2.Document` of gnostic: what `kubectl` reads.
+//! Documents as protobuf messages of gnostic: version 2, `openapi.v2.Document`, here, version 3 in `v3`.
 //!
 //! Only what the JSON document has is known here; keys without a place of their own go where `x-` keys go.
+
+mod v3;
 
 use orlop_api::protobuf::wire::{put_bytes, put_double, put_message, put_number};
 use serde_json::{Map, Value};
@@ -35,6 +37,16 @@ enum Shape {
     Security,
     /// Answers by code.
     Responses,
+    /// One of a message of this form and a reference to one.
+    Either(&'static Form),
+    /// Several of those.
+    Eithers(&'static Form),
+    /// One of those, or a bool, in a message.
+    InEither(&'static Form),
+    /// Those by name, at this number of a message.
+    NamedEither(u32, &'static Form),
+    /// A number, a bool or text, in a message; anything else cannot be said.
+    Scalar,
 }
 
 /// A message: its keys, and the number of what else an object may hold (0 = nothing).
@@ -176,7 +188,16 @@ static SCHEMA: Form = Form {
     others: 31,
 };
 
-/// The message of a whole document.
+/// The message of a document of version 3.
+pub fn v3(value: &Value) -> Vec<u8> {
+    let mut out = Vec::new();
+    if let Some(map) = value.as_object() {
+        object(&mut out, map, &v3::DOCUMENT);
+    }
+    out
+}
+
+/// The message of a document of version 2.
 pub fn document(value: &Value) -> Vec<u8> {
     let mut out = Vec::new();
     let Some(map) = value.as_object() else { return out };
@@ -235,6 +256,14 @@ fn named(out: &mut Vec<u8>, number: u32, value: &Value, form: &Form) {
     }
 }
 
+/// One of a message and a reference to one.
+fn either(out: &mut Vec<u8>, number: u32, value: &Value, form: &Form) {
+    put_message(out, number, |out| match value.get("$ref") {
+        Some(reference) => put_message(out, 2, |out| put_bytes(out, 1, text(reference))),
+        None => self::form(out, 1, value, form),
+    });
+}
+
 fn property(out: &mut Vec<u8>, number: u32, shape: Shape, value: &Value) {
     match shape {
         Shape::Text => put_bytes(out, number, text(value)),
@@ -282,6 +311,26 @@ fn property(out: &mut Vec<u8>, number: u32, shape: Shape, value: &Value) {
                 });
             }
         }
+        Shape::Either(inner) => either(out, number, value, inner),
+        Shape::Eithers(inner) => list(value).for_each(|value| either(out, number, value, inner)),
+        Shape::InEither(inner) => put_message(out, number, |out| match value {
+            Value::Bool(allowed) => put_number(out, 2, u64::from(*allowed)),
+            one => either(out, 1, one, inner),
+        }),
+        Shape::NamedEither(at, inner) => put_message(out, number, |out| {
+            for (name, value) in value.as_object().into_iter().flatten() {
+                put_message(out, at, |out| {
+                    put_bytes(out, 1, name.as_bytes());
+                    either(out, 2, value, inner);
+                });
+            }
+        }),
+        Shape::Scalar => put_message(out, number, |out| match value {
+            Value::Number(number) => put_double(out, 1, number.as_f64().unwrap_or(0.0)),
+            Value::Bool(value) => put_number(out, 2, u64::from(*value)),
+            Value::String(text) => put_bytes(out, 3, text.as_bytes()),
+            _ => {}
+        }),
         Shape::Responses => put_message(out, number, |out| {
             for (code, value) in value.as_object().into_iter().flatten() {
                 put_message(out, 1, |out| {
@@ -336,6 +385,18 @@ mod tests {
         check(
             json!({"definitions": {"A": {"type": "array", "items": {"$ref": "#/b"}, "x-k": [1]}}}),
             b"J+\n)\n\x01A\x12$\xb2\x01\x07\n\x05array\xba\x01\x07\n\x05\n\x03#/b\xfa\x01\r\n\x03x-k\x12\x06\x12\x04[1]\nB\0",
+        );
+    }
+
+    #[test]
+    fn documents_of_version_three_are_messages() {
+        let check = |value: Value, expected: &[u8]| {
+            assert_eq!(v3(&value), expected, "{value}\n{}", v3(&value).escape_ascii());
+        };
+        check(json!({"openapi": "3.0.0", "info": {"version": "v1"}}), b"\n\x053.0.0\x12\x042\x02v1");
+        check(
+            json!({"components": {"schemas": {"A": {"items": {"$ref": "#/b"}, "default": "x"}, "B": {"additionalProperties": true}}}}),
+            b"\x2a\x2b\x0a\x29\x0a\x19\x0a\x01\x41\x12\x14\x0a\x12\xf2\x01\x09\x0a\x07\x12\x05\x0a\x03\x23\x2f\x62\x8a\x02\x03\x1a\x01\x78\x0a\x0c\x0a\x01\x42\x12\x07\x0a\x05\x82\x02\x02\x10\x01",
         );
     }
 }

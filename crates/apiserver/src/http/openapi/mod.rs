@@ -96,10 +96,12 @@ pub async fn serve(server: Arc<ApiServer>, request: &Request) -> Result<Response
         return Ok(varying(with_etag(request, content_type, bytes, &hash)));
     }
     let name = path.strip_prefix(V3).unwrap_or(path).to_string();
-    let Some((bytes, hash)) = beside(move || v3_document_at(&server, &name)).await? else {
+    let form = negotiate(request, &V3_FORMS);
+    let as_message = form.is_some_and(|(suffix, _)| suffix == PROTOBUF);
+    let Some((bytes, hash)) = beside(move || v3_document_at(&server, &name, as_message)).await? else {
         return Ok(body::text(404, "404 page not found\n"));
     };
-    let Some((_, content_type)) = negotiate(request, &V3_FORMS) else {
+    let Some((_, content_type)) = form else {
         return Ok(varying(body::text(406, "")));
     };
     let asked = request.query.get("hash").filter(|asked| !asked.is_empty());
@@ -137,7 +139,13 @@ const V2_FORMS: [Form; 3] = [
     (V2_MESSAGE, PROTOBUF, V2_MESSAGE),
 ];
 
-const V3_FORMS: [Form; 1] = [("application/json", "", "application/json")];
+const V3_MESSAGE: &str = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf";
+
+const V3_FORMS: [Form; 3] = [
+    ("application/json", "", "application/json"),
+    ("application/com.github.proto-openapi.spec.v3@v1.0+protobuf", PROTOBUF, V3_MESSAGE),
+    (V3_MESSAGE, PROTOBUF, V3_MESSAGE),
+];
 
 /// The form that the `Accept` header asks for; `None` = none of them is accepted.
 fn negotiate(request: &Request, forms: &[Form]) -> Option<(&'static str, &'static str)> {
@@ -237,12 +245,18 @@ fn remote(server: &ApiServer, path: &str) -> Option<(Bytes, String)> {
     remote.openapi.v3.clone()
 }
 
-/// The document of version 3 with this path, whoever it comes from; `None` when there is none.
-fn v3_document_at(server: &ApiServer, path: &str) -> Option<(Bytes, String)> {
-    remote(server, path).or_else(|| {
+/// The document of version 3 with this path, whoever it comes from; `None` when there is none. Messages are not kept: who
+/// asks for one keeps it by its hash, which is that of the text.
+fn v3_document_at(server: &ApiServer, path: &str, as_message: bool) -> Option<(Bytes, String)> {
+    let (bytes, hash) = remote(server, path).or_else(|| {
         let sources = sources(server);
         sources.get(path).map(|resources| v3_document(server, path, resources))
-    })
+    })?;
+    let bytes = match as_message {
+        true => Bytes::from(message::v3(&serde_json::from_slice(&bytes).ok()?)),
+        false => bytes,
+    };
+    Some((bytes, hash))
 }
 
 fn all_custom(resources: &[Arc<Resource>]) -> bool {
