@@ -40,6 +40,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
+use futures::future::BoxFuture;
 use orlop_store::Store;
 use tokio_util::sync::CancellationToken;
 
@@ -136,7 +137,11 @@ pub struct ApiServer {
 
 impl ApiServer {
     /// Loads the state from `store`, creates what a fresh cluster must have, and begins to follow the store.
-    pub async fn new(options: Options, store: Arc<dyn Store>) -> Result<Arc<ApiServer>, Error> {
+    pub fn new(options: Options, store: Arc<dyn Store>) -> BoxFuture<'static, Result<Arc<ApiServer>, Error>> {
+        Box::pin(Self::open(options, store))
+    }
+
+    async fn open(options: Options, store: Arc<dyn Store>) -> Result<Arc<ApiServer>, Error> {
         let encryption = options
             .encryption_provider_config
             .as_ref()
@@ -433,9 +438,9 @@ impl ApiServer {
     }
 
     /// Publishes the `kubernetes` Service's endpoints for this server, listening on `port`.
-    pub async fn publish(&self, port: u16) -> Result<(), Error> {
+    pub fn publish(&self, port: u16) -> BoxFuture<'_, Result<(), Error>> {
         let port = self.options.advertise_port.unwrap_or(port);
-        Ok(bootstrap::publish(self, self.advertise_address(), port).await?)
+        Box::pin(async move { Ok(bootstrap::publish(self, self.advertise_address(), port).await?) })
     }
 }
 

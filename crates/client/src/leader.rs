@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
@@ -89,7 +90,11 @@ impl LeaderElection {
 
     /// Waits until this process leads. `None` when `shutdown` came first. On shutdown the lease is released for the
     /// next one.
-    pub async fn lead(mut self, shutdown: CancellationToken) -> Option<Leadership> {
+    pub fn lead(self, shutdown: CancellationToken) -> BoxFuture<'static, Option<Leadership>> {
+        Box::pin(self.acquire(shutdown))
+    }
+
+    async fn acquire(mut self, shutdown: CancellationToken) -> Option<Leadership> {
         loop {
             match self.try_acquire().await {
                 Ok(true) => break,

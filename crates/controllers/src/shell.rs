@@ -137,7 +137,8 @@ macro_rules! controllers {
     ($($name:literal, $account:literal, $component:literal, $run:path;)*) => {
         /// The names of all controllers, as upstream's `--controllers` flag knows them.
         pub const CONTROLLERS: &[&str] = &[$($name),*];
-        pub(crate) const TABLE: &[Controller] = &[$(Controller {
+        // A static, so that its functions are compiled here and not in every crate that runs them.
+        pub(crate) static TABLE: &[Controller] = &[$(Controller {
             name: $name, account: $account, component: $component, run: |shell| $run(shell).boxed(),
         }),*];
     };
@@ -191,7 +192,11 @@ controllers! {
 
 /// Runs all controllers until `context.shutdown`. Only one process of a cluster may do so at a time: callers with
 /// several hold the lease `kube-controller-manager` first.
-pub async fn run(context: Context) {
+pub fn run(context: Context) -> BoxFuture<'static, ()> {
+    run_all(context).boxed()
+}
+
+async fn run_all(context: Context) {
     let reader = (context.client_for)("system:kube-controller-manager");
     let informers = SharedInformerFactory::new(reader, context.shutdown.clone());
     let options = Arc::new(context.options.clone());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use orlop_client::{EventRecorder, Informer, InformerEvent, SharedInformerFactory};
 use orlop_cri::{ContainerEvent, CriError, PodSandboxFilter, Runtime};
@@ -74,7 +75,11 @@ impl Kubelet {
     ///
     /// # Errors
     /// [`KubeletError`] when it cannot begin. Later errors are logged and retried.
-    pub async fn run(self, shutdown: CancellationToken) -> Result<(), KubeletError> {
+    pub fn run(self, shutdown: CancellationToken) -> BoxFuture<'static, Result<(), KubeletError>> {
+        Box::pin(self.work_until(shutdown))
+    }
+
+    async fn work_until(self, shutdown: CancellationToken) -> Result<(), KubeletError> {
         let version = self.runtime.version().await.map_err(KubeletError::Runtime)?;
         // Known before the first pod is looked at, so that none is told of a network that is ready all along.
         let network = self.runtime.status().await.map_err(KubeletError::Runtime)?.network_ready;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use orlop_client::SharedInformerFactory;
@@ -23,11 +24,21 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 impl MetricsServer {
     /// Asks the kubelets until `shutdown`. `informers` gives the nodes and the client that knows the pods; `tls` is what
     /// kubelets are shown and asked for; as long as `wanted` says no, nobody is asked.
-    pub async fn run(
+    pub fn run(
         self,
         informers: &SharedInformerFactory,
         tls: rustls::ClientConfig,
-        wanted: impl Fn() -> bool + Send,
+        wanted: impl Fn() -> bool + Send + Sync + 'static,
+        shutdown: CancellationToken,
+    ) -> BoxFuture<'static, ()> {
+        Box::pin(self.ask(informers.clone(), tls, Box::new(wanted), shutdown))
+    }
+
+    async fn ask(
+        self,
+        informers: SharedInformerFactory,
+        tls: rustls::ClientConfig,
+        wanted: Box<dyn Fn() -> bool + Send + Sync>,
         shutdown: CancellationToken,
     ) {
         let (nodes, kubelets) = (informers.informer::<Node>(), Kubelets::new(tls));

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -289,14 +290,22 @@ fn value<'a>(query: &'a [(String, String)], name: &str) -> &'a str {
 
 impl MetricsServer {
     /// Answers a request for a path of the group, of its discovery or of its OpenAPI documents.
-    pub async fn answer(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Response<Bytes> {
-        match self.serve(method, uri, headers).await {
-            Ok(value) => response(StatusCode::OK, &value),
-            Err(error) => {
-                let code = StatusCode::from_u16(error.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-                response(code, &json!(error.status()))
+    pub fn answer<'a>(
+        &'a self,
+        method: &'a Method,
+        uri: &'a Uri,
+        headers: &'a HeaderMap,
+    ) -> BoxFuture<'a, Response<Bytes>> {
+        Box::pin(async move {
+            match self.serve(method, uri, headers).await {
+                Ok(value) => response(StatusCode::OK, &value),
+                Err(error) => {
+                    let code =
+                        StatusCode::from_u16(error.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                    response(code, &json!(error.status()))
+                }
             }
-        }
+        })
     }
 
     async fn serve(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Value, ApiError> {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::ErrorKind;
 
+use futures::future::BoxFuture;
 use ipnet::Ipv4Net;
 
 use crate::error::{NetworkError, Result};
@@ -11,10 +12,12 @@ use crate::{NetworkOptions, netlink, table};
 /// Removes the instance's network from the current network namespace: the nftables table, the pods' interfaces, the
 /// bridge, our routes, the cluster DNS address and the address reservations. What is already gone is fine. It goes on
 /// after a failure and returns the first one. `net.ipv4.ip_forward` stays on: others may have come to need it.
-pub async fn cleanup(options: &NetworkOptions) -> Result<()> {
-    options.validate()?;
-    let results = [table::remove(options).await, links(options).await, reservations(options)];
-    results.into_iter().collect()
+pub fn cleanup(options: &NetworkOptions) -> BoxFuture<'_, Result<()>> {
+    Box::pin(async move {
+        options.validate()?;
+        let results = [table::remove(options).await, links(options).await, reservations(options)];
+        results.into_iter().collect()
+    })
 }
 
 async fn links(options: &NetworkOptions) -> Result<()> {

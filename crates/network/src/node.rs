@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use ipnet::{IpNet, Ipv4Net};
 use k8s_openapi::api::core::v1::Node;
 use orlop_client::{Informer, ObjectKey};
@@ -56,7 +57,11 @@ impl NodeRoutes {
     }
 
     /// Runs until `shutdown`; the routes stay. Failures are logged and retried.
-    pub async fn run(self, shutdown: CancellationToken) {
+    pub fn run(self, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
+        Box::pin(self.follow_until(shutdown))
+    }
+
+    async fn follow_until(self, shutdown: CancellationToken) {
         let follow = async {
             self.nodes.synced().await;
             let wake = Arc::new(Notify::new());

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -72,7 +73,11 @@ impl Provisioner {
     }
 
     /// Provisions, grows and deletes until `shutdown`.
-    pub async fn run(self, shutdown: CancellationToken) {
+    pub fn run(self, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
+        Box::pin(self.work_until(shutdown))
+    }
+
+    async fn work_until(self, shutdown: CancellationToken) {
         let synced = async {
             self.classes.synced().await;
             self.volumes.synced().await;

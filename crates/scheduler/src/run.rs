@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
 use orlop_client::{EventType, ObjectKey, SharedInformerFactory};
 use tokio::sync::mpsc;
@@ -42,7 +43,15 @@ pub struct Options {
 type Message = Box<dyn FnOnce(&mut Scheduler) + Send>;
 
 /// Schedules pods until `shutdown`. Fails when the configuration cannot be used.
-pub async fn run(
+pub fn run(
+    factory: SharedInformerFactory,
+    options: Options,
+    shutdown: CancellationToken,
+) -> BoxFuture<'static, Result<(), ConfigError>> {
+    Box::pin(start(factory, options, shutdown))
+}
+
+async fn start(
     factory: SharedInformerFactory,
     options: Options,
     shutdown: CancellationToken,

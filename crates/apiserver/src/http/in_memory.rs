@@ -1,11 +1,10 @@
 //! The API for clients in this process: a tower service that runs the same pipeline without sockets and TLS.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http_body_util::BodyExt as _;
 use hyper_util::rt::TokioIo;
 
@@ -35,21 +34,29 @@ where
 {
     type Response = Response;
     type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Response, BoxError>> + Send>>;
+    type Future = BoxFuture<'static, Result<Response, BoxError>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let (server, identity) = (self.server.clone(), Identity::InProcess(self.user.clone()));
-        let (parts, body) = request.into_parts();
-        let body = body.map_err(Into::into).boxed_unsync();
-        if parts.headers.contains_key(http::header::UPGRADE) {
-            return Box::pin(upgrade(server, identity, http::Request::from_parts(parts, body)));
-        }
-        Box::pin(async move { Ok(server.handle(parts, body, identity).await) })
+        let identity = Identity::InProcess(self.user.clone());
+        answer(self.server.clone(), identity, request.map(|body| body.map_err(Into::into).boxed_unsync()))
     }
+}
+
+/// Runs the pipeline. No generics here: the pipeline is compiled in this crate, not by each caller.
+fn answer(
+    server: Arc<ApiServer>,
+    identity: Identity,
+    request: http::Request<RequestBody>,
+) -> BoxFuture<'static, Result<Response, BoxError>> {
+    if request.headers().contains_key(http::header::UPGRADE) {
+        return Box::pin(upgrade(server, identity, request));
+    }
+    let (parts, body) = request.into_parts();
+    Box::pin(async move { Ok(server.handle(parts, body, identity).await) })
 }
 
 /// A request that takes the connection over needs one: a pipe in memory that speaks HTTP/1.1.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use http_body_util::BodyExt as _;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
@@ -27,7 +28,16 @@ const MAX_HEADER: usize = 256 * 1024;
 impl ApiServer {
     /// Serves a listener over TLS until `shutdown`, then goes in order: `/readyz` fails; after the shutdown delay no
     /// connection and no request is taken any more, watches end, and requests under way are finished.
-    pub async fn serve(
+    pub fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        tls: Arc<rustls::ServerConfig>,
+        shutdown: CancellationToken,
+    ) -> BoxFuture<'static, ()> {
+        Box::pin(self.accept(listener, tls, shutdown))
+    }
+
+    async fn accept(
         self: Arc<Self>,
         listener: TcpListener,
         tls: Arc<rustls::ServerConfig>,

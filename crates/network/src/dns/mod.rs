@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use hickory_server::Server;
 use hickory_server::net::runtime::Time;
 use hickory_server::net::xfer::Protocol;
@@ -87,7 +88,11 @@ impl ClusterDns {
 
     /// Answers until `shutdown`; the address stays on `lo`. It begins when the caches are filled: before that,
     /// silence, which clients retry, is better than a wrong "no such name". Failures are logged and retried.
-    pub async fn run(self, shutdown: CancellationToken) {
+    pub fn run(self, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
+        Box::pin(self.answer_until(shutdown))
+    }
+
+    async fn answer_until(self, shutdown: CancellationToken) {
         let serve = async {
             tokio::join!(self.services.synced(), self.slices.synced());
             let mut pause = Duration::from_millis(200);

@@ -14,6 +14,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use ipnet::{IpNet, Ipv4Net};
 use orlop_cri::{CriError, PodNetwork, PodNetworkAttachment, PodNetworkRequest};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth};
@@ -90,7 +91,11 @@ impl BridgeNetwork {
 
     /// Makes the bridge as soon as the pod CIDR is known, so that the first pod need not wait for it, and follows the
     /// CIDR until `shutdown`. Failures are logged; [`attach`](PodNetwork::attach) tries again.
-    pub async fn run(self, shutdown: CancellationToken) {
+    pub fn run(self, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
+        Box::pin(self.follow_until(shutdown))
+    }
+
+    async fn follow_until(self, shutdown: CancellationToken) {
         let mut pod_cidr = self.shared.pod_cidr.clone();
         let follow = async {
             loop {

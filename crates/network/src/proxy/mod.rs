@@ -16,6 +16,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use orlop_client::{Informer, ObjectKey};
@@ -87,8 +88,10 @@ impl ServiceProxy {
 
     /// Runs until `shutdown`. The table stays when it ends: connections go on while no proxy runs, and the next one
     /// takes the table over in one transaction. Failures are logged and retried.
-    pub async fn run(self, shutdown: CancellationToken) {
-        shutdown.run_until_cancelled(self.serve()).await;
+    pub fn run(self, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            shutdown.run_until_cancelled(self.serve()).await;
+        })
     }
 
     async fn serve(&self) {

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use futures::future::BoxFuture;
 use orlop_cri::{ContainerEvent, ContainerEventKind, ContainerState, PodNetwork};
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
@@ -120,7 +121,11 @@ impl Life {
 impl EmbeddedRuntime {
     /// Opens the runtime and adopts everything that an earlier process left, running or not. Leftovers of a crash
     /// (half-made sandboxes, mounts of removed containers) are cleared.
-    pub async fn open(options: Options) -> Result<EmbeddedRuntime> {
+    pub fn open(options: Options) -> BoxFuture<'static, Result<EmbeddedRuntime>> {
+        Box::pin(Self::adopted(options))
+    }
+
+    async fn adopted(options: Options) -> Result<EmbeddedRuntime> {
         let socket_dir = options.run_dir.join("s");
         for directory in ["sandboxes", "containers"] {
             files::make_dir(&options.root.join(directory))?;
@@ -157,7 +162,11 @@ impl EmbeddedRuntime {
 
     /// Stops and removes every sandbox and container and takes mounts and cgroups away. Images stay; they are plain
     /// files below the root directory, which may then be deleted.
-    pub async fn uninstall(&self) -> Result<()> {
+    pub fn uninstall(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.remove_everything())
+    }
+
+    async fn remove_everything(&self) -> Result<()> {
         let ids: Vec<String> = self.inner.sandboxes.lock().keys().cloned().collect();
         for id in ids {
             self.inner.remove_sandbox(&id).await?;

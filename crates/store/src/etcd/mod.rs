@@ -17,6 +17,7 @@ use etcd_client::{
     Certificate, Client, CompactionOptions, Compare, CompareOp, ConnectOptions, GetOptions, Identity,
     KvClient, TlsOptions, Txn as EtcdTxn, TxnOp, TxnOpResponse, WatchClient,
 };
+use futures::future::BoxFuture;
 use tokio::sync::watch as signal;
 use tokio_util::sync::CancellationToken;
 
@@ -133,7 +134,11 @@ impl EtcdStore {
     ///
     /// # Errors
     /// `InvalidArgument` for an endpoint or certificate that cannot be used, `Remote` when etcd does not answer.
-    pub async fn connect(options: Options) -> Result<EtcdStore, StoreError> {
+    pub fn connect(options: Options) -> BoxFuture<'static, Result<EtcdStore, StoreError>> {
+        Box::pin(Self::connected(options))
+    }
+
+    async fn connected(options: Options) -> Result<EtcdStore, StoreError> {
         if options.endpoints.is_empty() {
             return Err(StoreError::InvalidArgument("no etcd server is named".into()));
         }
