@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Resource;
 use kube::api::{Api, Patch, PatchParams, PostParams};
+use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
@@ -189,10 +190,13 @@ impl Writer {
         }
         let event = self.compose(record);
         let namespace = event.metadata.namespace.clone().unwrap_or_default();
-        let events: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
-        let created = events.create(&PostParams::default(), &event).await?;
+        let name = event.metadata.name.clone().unwrap_or_default();
+        let events = kube::core::Request::new(Event::url_path(&(), Some(&namespace)));
+        let body = serde_json::to_vec(&event).map_err(kube::Error::SerdeError)?;
+        let request = events.create(&PostParams::default(), body).map_err(kube::Error::BuildRequest)?;
+        // The answer is the event again; nobody needs it decoded.
+        let _: IgnoredAny = self.client.request(request).await?;
         forget_oldest(&mut self.series, |series| series.last);
-        let name = created.metadata.name.unwrap_or_default();
         self.series.insert(key, Series { name, namespace, count: 1, last: Instant::now() });
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! What the controllers of pods have in common: which of their objects a changed pod concerns.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
@@ -9,7 +10,7 @@ use orlop_client::{Informer, InformerEvent, ObjectKey, WorkQueue};
 
 use crate::claim::Namespaced;
 use crate::expectations::Expectations;
-use crate::objects::{Meta, selects};
+use crate::objects::{Meta, is_active, selects};
 
 /// An object that makes pods and finds them again by a selector.
 pub(crate) trait Workload: Namespaced {
@@ -35,15 +36,21 @@ impl Workload for ReplicationController {
     }
 }
 
+/// How long a change waits that only shows in a status: what changes together is then written once. (Upstream's Job
+/// controller waits a second for its pods.)
+pub(crate) const STATUS_BATCH: Duration = Duration::from_millis(20);
+
 /// Queues the owner of every pod that changes, and whoever could adopt a pod without an owner. Takes note of what
-/// `expectations` wait for.
+/// `expectations` wait for. A change of a pod that comes and goes not waits for `batch`.
 pub(crate) fn queue_for_pods<O: Workload>(
     pods: &Informer<Pod>,
     owners: &Informer<O>,
     expectations: &Expectations,
     queue: &WorkQueue<ObjectKey>,
+    batch: Duration,
 ) {
-    let watch = PodWatch { owners: owners.clone(), expectations: expectations.clone(), queue: queue.clone() };
+    let (owners, expectations, queue) = (owners.clone(), expectations.clone(), queue.clone());
+    let watch = PodWatch { owners, expectations, queue, batch };
     pods.subscribe(move |event| watch.pod(event));
 }
 
@@ -51,6 +58,7 @@ struct PodWatch<O> {
     owners: Informer<O>,
     expectations: Expectations,
     queue: WorkQueue<ObjectKey>,
+    batch: Duration,
 }
 
 impl<O: Workload> PodWatch<O> {
@@ -78,7 +86,12 @@ impl<O: Workload> PodWatch<O> {
         if pod.deleting() || matches!(event, InformerEvent::Deleted(_)) {
             self.expectations.deletion_observed(&key, pod.uid());
         }
-        self.queue.add(key);
+        match event {
+            InformerEvent::Updated { old, new } if is_active(old) && is_active(new) => {
+                self.queue.add_after(key, self.batch);
+            }
+            _ => self.queue.add(key),
+        }
     }
 
     fn orphan(&self, event: &InformerEvent<Pod>) {

@@ -25,6 +25,7 @@ mod resources;
 mod run;
 mod schedule;
 mod selector;
+mod shared;
 mod shell;
 #[cfg(test)]
 mod simulation;

@@ -44,6 +44,11 @@ impl Nominator {
         self.node_of.get(key).map(String::as_str)
     }
 
+    /// Whether no pod is nominated.
+    pub fn is_empty(&self) -> bool {
+        self.by_node.is_empty()
+    }
+
     /// The pods nominated to a node.
     pub fn on(&self, node: &str) -> &[Arc<PodInfo>] {
         if self.by_node.is_empty() {

@@ -355,6 +355,7 @@ mod tests {
     fn cycles() {
         for workload in WORKLOADS {
             let mut simulation = Simulation::new();
+            simulation.checked = false;
             (0..workload.nodes).for_each(|number| simulation.node(parse(node(number, workload.zones))));
             let label = BTreeMap::from([(NAMESPACE_LABEL.0.to_owned(), NAMESPACE_LABEL.1.to_owned())]);
             for pods in workload.before.iter().chain([&workload.measured]).filter(|pods| pods.spread > 0) {
@@ -384,6 +385,7 @@ mod tests {
     #[ignore = "a measurement, to be run in release"]
     fn preemption() {
         let mut simulation = Simulation::new();
+        simulation.checked = false;
         (0..5000).for_each(|number| simulation.node(parse(node(number, 3))));
         let low = Pods::of(20_000, low_priority);
         for number in 0..low.count {

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodAffinityTerm, PodSpec, TopologySpreadConstraint};
+use k8s_openapi::api::core::v1::{
+    NodeAffinity, Pod, PodAffinityTerm, PodSpec, Toleration, TopologySpreadConstraint,
+};
 use orlop_client::ObjectKey;
 
 use crate::resources::{NonZero, Resources, pod_non_zero_requests, pod_requests};
@@ -262,6 +264,22 @@ impl PodInfo {
     /// The spec; the API server lets no pod without one pass.
     pub fn spec(&self) -> Option<&PodSpec> {
         self.pod.spec.as_ref()
+    }
+
+    /// Whether both pods want the same of a node, whatever else runs in the cluster: resources, host ports, node
+    /// selection and preferences, tolerations.
+    pub fn asks_the_same_of_a_node(&self, other: &Self) -> bool {
+        fn terms(pod: &PodInfo) -> (Option<&NodeAffinity>, &[Toleration], Option<&str>) {
+            let spec = pod.spec();
+            let affinity = spec.and_then(|spec| spec.affinity.as_ref()?.node_affinity.as_ref());
+            let tolerations = spec.and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
+            (affinity, tolerations, pod.node_name())
+        }
+        self.requests == other.requests
+            && self.non_zero_requests == other.non_zero_requests
+            && self.host_ports == other.host_ports
+            && self.node_matcher == other.node_matcher
+            && terms(self) == terms(other)
     }
 
     /// `spec.schedulerName`.

@@ -28,6 +28,7 @@ use crate::pod_info::PodInfo;
 use crate::preemption::{Preemption, select_candidate};
 use crate::queue::{Policy, SchedulingQueue};
 use crate::schedule::{Cursor, Cycle, Feasible, select_host};
+use crate::shared::Shared;
 use crate::shell::{Caches, Nomination, Refusal, Shell};
 
 /// What a scheduler is told at its start.
@@ -88,6 +89,7 @@ async fn start(
         ),
         nominator: Nominator::default(),
         cursor: Cursor::default(),
+        shared: Shared::default(),
         percentage: configuration.percentage_of_nodes_to_score.unwrap_or(0),
         expiry: options.assumed_pod_expiry,
         shell,
@@ -105,6 +107,7 @@ struct Scheduler {
     queue: SchedulingQueue,
     nominator: Nominator,
     cursor: Cursor,
+    shared: Shared,
     percentage: i32,
     expiry: Option<Duration>,
     shell: Arc<Shell>,
@@ -289,7 +292,8 @@ impl Scheduler {
             percentage: self.percentage,
             extenders: extended,
         };
-        let found = cycle.find_feasible(&pod, &mut self.cursor);
+        self.shared.begin(&framework, &pod);
+        let found = cycle.find_feasible(&pod, &mut self.cursor, &mut self.shared);
         let mut feasible = match found {
             Ok(feasible) => feasible,
             Err(status) => return self.errored(&pod, &status.message()),
@@ -309,7 +313,7 @@ impl Scheduler {
                     percentage: self.percentage,
                     extenders: extended,
                 };
-                let mut scores = cycle.prioritize(&pod, &nodes);
+                let mut scores = cycle.prioritize(&pod, &nodes, &mut self.shared);
                 self.ask_extenders_to_prioritize(&pod, &nodes, &mut scores).await;
                 if let Some(node) = select_host(&nodes, &scores, &mut rand::rng()) {
                     self.place(&framework, &pod, node);

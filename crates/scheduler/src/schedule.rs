@@ -8,6 +8,7 @@ use crate::framework::status::{Code, Diagnosis, Status};
 use crate::framework::{ExtensionPoint, Framework};
 use crate::nominator::Nominator;
 use crate::pod_info::PodInfo;
+use crate::shared::Shared;
 
 /// So many feasible nodes are looked for at least.
 const MIN_FEASIBLE_NODES: usize = 100;
@@ -23,7 +24,7 @@ pub struct Feasible {
 }
 
 /// Where the search for feasible nodes goes on; each pod begins where the one before it ended.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cursor(usize);
 
 /// How many feasible nodes are enough. `percentage` 0 adapts to the number of nodes.
@@ -51,7 +52,12 @@ pub struct Cycle<'a> {
 
 impl Cycle<'_> {
     /// The nodes that pass all filters; enough of them, not all. Fails when a plugin does.
-    pub fn find_feasible(&self, pod: &PodInfo, cursor: &mut Cursor) -> Result<Feasible, Status> {
+    pub fn find_feasible(
+        &self,
+        pod: &PodInfo,
+        cursor: &mut Cursor,
+        shared: &mut Shared,
+    ) -> Result<Feasible, Status> {
         let order = self.cache.order();
         let mut feasible = Feasible { diagnosis: Diagnosis::new(order.len()), ..Feasible::default() };
         if order.is_empty() {
@@ -89,19 +95,29 @@ impl Cycle<'_> {
         let percentage = self.framework.percentage_of_nodes_to_score.unwrap_or(self.percentage);
         let scoring = !self.framework.at(ExtensionPoint::Score).is_empty() || self.extenders;
         let enough = if scoring { num_feasible_nodes_to_find(percentage, candidates.len()) } else { 1 };
+        let share = self.nominator.is_empty() && filters.are_local();
         let mut looked_at = 0;
         for offset in 0..candidates.len() {
             let index = candidates[(cursor.0 + offset) % candidates.len()];
             looked_at += 1;
-            match filters.run_with_nominated(pod, self.cache.node(index), self.nominator) {
+            let node = self.cache.node(index);
+            let judged;
+            let verdict = match share {
+                true => shared.verdict(node, || filters.run(node)),
+                false => {
+                    judged = filters.run_with_nominated(pod, node, self.nominator);
+                    &judged
+                }
+            };
+            match verdict {
                 Ok(()) => {
                     feasible.nodes.push(index);
                     if feasible.nodes.len() == enough {
                         break;
                     }
                 }
-                Err(status) if status.code == Code::Error => return Err(status),
-                Err(status) => feasible.diagnosis.refuse(index, &status),
+                Err(status) if status.code == Code::Error => return Err(status.clone()),
+                Err(status) => feasible.diagnosis.refuse(index, status),
             }
         }
         cursor.0 = (cursor.0 + looked_at) % order.len();
@@ -109,9 +125,9 @@ impl Cycle<'_> {
     }
 
     /// Weighted scores of nodes, in their order.
-    pub fn prioritize(&self, pod: &PodInfo, nodes: &[NodeIndex]) -> Vec<i64> {
+    pub fn prioritize(&self, pod: &PodInfo, nodes: &[NodeIndex], shared: &mut Shared) -> Vec<i64> {
         let nodes: Vec<_> = nodes.iter().map(|index| self.cache.node(*index)).collect();
-        self.framework.run_score(pod, self.cache, &nodes)
+        self.framework.run_score(pod, self.cache, &nodes, shared)
     }
 }
 

@@ -15,13 +15,17 @@ use crate::nominator::Nominator;
 use crate::pod_info::PodInfo;
 use crate::preemption::{Candidate, select_candidate};
 use crate::schedule::{Cursor, Cycle, select_host};
+use crate::shared::Shared;
 use crate::testing::parse;
 
 /// A cluster with one profile.
 pub struct Simulation {
     pub cache: Cache,
-    pub framework: Framework,
+    pub framework: Arc<Framework>,
     pub nominator: Nominator,
+    /// Whether what alike pods share is checked against what each finds on its own; off where time is measured.
+    pub checked: bool,
+    shared: Shared,
     cursor: Cursor,
     random: StdRng,
 }
@@ -37,7 +41,9 @@ impl Simulation {
         let framework = Framework::new(&configuration.profiles[0], &crate::plugins::registry());
         Self {
             cache: Cache::default(),
-            framework: framework.expect("a valid profile"),
+            framework: Arc::new(framework.expect("a valid profile")),
+            checked: true,
+            shared: Shared::default(),
             nominator: Nominator::default(),
             cursor: Cursor::default(),
             random: StdRng::seed_from_u64(7),
@@ -59,12 +65,24 @@ impl Simulation {
             percentage: 0,
             extenders: false,
         };
-        let feasible = cycle.find_feasible(&pod, &mut self.cursor).expect("no plugin fails");
+        let (mut own, mut cursor) = (Shared::default(), self.cursor.clone());
+        self.shared.begin(&self.framework, &pod);
+        let feasible =
+            cycle.find_feasible(&pod, &mut self.cursor, &mut self.shared).expect("no plugin fails");
+        if self.checked {
+            own.begin(&self.framework, &pod);
+            let alone = cycle.find_feasible(&pod, &mut cursor, &mut own).expect("no plugin fails");
+            assert_eq!((&feasible.nodes, &self.cursor), (&alone.nodes, &cursor));
+            assert_eq!(feasible.diagnosis.to_string(), alone.diagnosis.to_string());
+        }
         let node = match feasible.nodes.as_slice() {
             [] => return Err(Box::new(feasible.diagnosis)),
             [only] => *only,
             nodes => {
-                let scores = cycle.prioritize(&pod, nodes);
+                let scores = cycle.prioritize(&pod, nodes, &mut self.shared);
+                if self.checked {
+                    assert_eq!(scores, cycle.prioritize(&pod, nodes, &mut own));
+                }
                 select_host(nodes, &scores, &mut self.random).expect("one of them")
             }
         };

@@ -10,7 +10,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use async_trait::async_trait;
 use orlop_api::decode::Gvk;
 use orlop_api::status::ApiError;
-use orlop_kinds::quota::{self, Change as QuotaChange, Evaluator, Limited, Refusal, ResourceList};
+use orlop_kinds::quota::{self, Change, Evaluator, Limited, Refusal, ResourceList};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
@@ -18,7 +18,7 @@ use super::fields::Fields as _;
 use super::{Admission, Operation, Request};
 use crate::authn::UserInfo;
 use crate::managed;
-use crate::registry::update::{Change, MODIFIED};
+use crate::registry::update::{Edit, MODIFIED};
 use crate::registry::{Call, CallOptions, Registry, object};
 
 /// How often a request is checked again when a quota was written by somebody else.
@@ -94,17 +94,16 @@ struct SetUsed {
     used: ResourceList,
 }
 
-impl Change for SetUsed {
-    fn make(&self, current: &Value) -> Result<Value, ApiError> {
-        let name = object::meta(current, "name");
-        if object::meta(current, "resourceVersion") != self.version {
-            return Err(ApiError::conflict("", "resourcequotas", name, MODIFIED));
+impl Edit for SetUsed {
+    fn edit(&self, quota: &mut Value) -> Result<(), ApiError> {
+        if object::meta(quota, "resourceVersion") != self.version {
+            return Err(ApiError::conflict("", "resourcequotas", object::meta(quota, "name"), MODIFIED));
         }
-        let mut quota = current.clone();
+        let old = quota.clone();
         quota["status"]["used"] = quota::to_value(&self.used);
         let gvk = Gvk { group: "", version: "v1", kind: "ResourceQuota" };
-        managed::update_as(&gvk, "status", "kube-apiserver", Some(current), &mut quota);
-        Ok(quota)
+        managed::update_as(&gvk, "status", "kube-apiserver", Some(&old), quota);
+        Ok(())
     }
 
     fn attempts(&self) -> usize {
@@ -162,8 +161,7 @@ impl Admission for ResourceQuota {
             return Ok(());
         }
         let Some(evaluator) = Evaluator::of(&resource.group, &resource.plural) else { return Ok(()) };
-        let change =
-            if request.operation == Operation::Create { QuotaChange::Create } else { QuotaChange::Update };
+        let change = if request.operation == Operation::Create { Change::Create } else { Change::Update };
         if !evaluator.handles(change, call.subresource, request.object, request.old) {
             return Ok(());
         }

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use super::UserInfo;
 use crate::ApiServer;
 use crate::managed;
-use crate::registry::update::Change;
+use crate::registry::update::Edit;
 use crate::registry::{Call, CallOptions, Warnings};
 
 /// The ConfigMap in `kube-system` that says since when use is noted.
@@ -61,13 +61,13 @@ impl Used {
 
 struct Label(String);
 
-impl Change for Label {
-    fn make(&self, current: &Value) -> Result<Value, ApiError> {
-        let mut secret = current.clone();
+impl Edit for Label {
+    fn edit(&self, secret: &mut Value) -> Result<(), ApiError> {
+        let old = secret.clone();
         secret["metadata"]["labels"][LAST_USED] = Value::String(self.0.clone());
         let gvk = Gvk { group: "", version: "v1", kind: "Secret" };
-        managed::update_as(&gvk, "", "kube-apiserver", Some(current), &mut secret);
-        Ok(secret)
+        managed::update_as(&gvk, "", "kube-apiserver", Some(&old), secret);
+        Ok(())
     }
 }
 

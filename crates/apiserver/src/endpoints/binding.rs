@@ -10,7 +10,7 @@ use super::Endpoint;
 use crate::admission::ObjectKind;
 use crate::http::body::Response;
 use crate::registry::options::WriteOptions;
-use crate::registry::update::Change;
+use crate::registry::update::Edit;
 use crate::registry::{Call, CallOptions};
 
 struct Bind {
@@ -20,8 +20,9 @@ struct Bind {
     labels: Value,
 }
 
-impl Change for Bind {
-    fn make(&self, current: &Value) -> Result<Value, ApiError> {
+impl Edit for Bind {
+    fn edit(&self, pod: &mut Value) -> Result<(), ApiError> {
+        let current = &*pod;
         let name = current["metadata"]["name"].as_str().unwrap_or("");
         let conflict = |message: String| ApiError::conflict("", "pods/binding", name, message);
         let uid = current["metadata"]["uid"].as_str().unwrap_or("");
@@ -50,7 +51,6 @@ impl Change for Bind {
         if current["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
             return Err(conflict(format!("pod {name} has non-empty .spec.schedulingGates")));
         }
-        let mut pod = current.clone();
         pod["spec"]["nodeName"] = json!(self.node);
         for (field, added) in [("annotations", &self.annotations), ("labels", &self.labels)] {
             for (key, value) in added.as_object().into_iter().flatten() {
@@ -60,22 +60,21 @@ impl Change for Bind {
                 pod["metadata"][field][key] = value.clone();
             }
         }
-        set_condition(&mut pod);
+        set_condition(pod);
         // The pod's version is not the binder's: a status written meanwhile does not spoil the binding.
         if let Some(metadata) = pod["metadata"].as_object_mut() {
             metadata.shift_remove("resourceVersion");
         }
-        Ok(pod)
-    }
-
-    fn owns_managed_fields(&self) -> bool {
-        true
+        Ok(())
     }
 }
 
 /// `PodScheduled=True`.
 fn set_condition(pod: &mut Value) {
-    let mut conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let mut conditions = match pod["status"]["conditions"].take() {
+        Value::Array(conditions) => conditions,
+        _ => Vec::new(),
+    };
     let now = crate::registry::now();
     let scheduled = conditions.iter_mut().find(|c| c["type"] == "PodScheduled");
     match scheduled {

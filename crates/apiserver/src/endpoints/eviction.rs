@@ -12,7 +12,7 @@ use crate::http::body::Response;
 use crate::managed;
 use crate::registry::delete::Origin;
 use crate::registry::options::{DeleteOptions, WriteOptions};
-use crate::registry::update::Change;
+use crate::registry::update::Edit;
 use crate::registry::{Call, Registry, now, object};
 
 const EVICTION: ObjectKind<'static> = ObjectKind::new("policy", "v1", "Eviction");
@@ -212,8 +212,10 @@ struct TakeDisruption {
     pod: String,
 }
 
-impl Change for TakeDisruption {
-    fn make(&self, current: &Value) -> Result<Value, ApiError> {
+impl Edit for TakeDisruption {
+    fn edit(&self, budget: &mut Value) -> Result<(), ApiError> {
+        let old = budget.clone();
+        let current = &old;
         let name = object::meta(current, "name");
         let number = |field: &str| current["status"].get(field).and_then(Value::as_i64).unwrap_or(0);
         let generation = object::meta_int(current, "generation").unwrap_or(0);
@@ -250,7 +252,6 @@ impl Change for TakeDisruption {
             };
             return Err(refuse(0, message));
         }
-        let mut budget = current.clone();
         budget["status"]["disruptionsAllowed"] = json!(allowed - 1);
         budget["status"]["disruptedPods"][&self.pod] = json!(now());
         if allowed == 1 {
@@ -258,12 +259,12 @@ impl Change for TakeDisruption {
                 "type": "DisruptionAllowed", "status": "False", "observedGeneration": number("observedGeneration"),
                 "lastTransitionTime": now(), "reason": "InsufficientPods", "message": "",
             });
-            set_condition(&mut budget, condition);
+            set_condition(budget, condition);
         }
         // The budget's status is written by the server's own client.
         let gvk = Gvk { group: "policy", version: "v1", kind: "PodDisruptionBudget" };
-        managed::update_as(&gvk, "status", "kube-apiserver", Some(current), &mut budget);
-        Ok(budget)
+        managed::update_as(&gvk, "status", "kube-apiserver", Some(current), budget);
+        Ok(())
     }
 }
 
@@ -275,8 +276,9 @@ struct DisruptionTarget {
     version: Option<String>,
 }
 
-impl Change for DisruptionTarget {
-    fn make(&self, current: &Value) -> Result<Value, ApiError> {
+impl Edit for DisruptionTarget {
+    fn edit(&self, pod: &mut Value) -> Result<(), ApiError> {
+        let current = &*pod;
         let conflict =
             |message: String| Err(ApiError::conflict("", "Pod", object::meta(current, "name"), message));
         let (uid, version) = (object::meta(current, "uid"), object::meta(current, "resourceVersion"));
@@ -290,15 +292,14 @@ impl Change for DisruptionTarget {
                 "the ResourceVersion in the precondition ({asked}) does not match the ResourceVersion in record ({version}). The object might have been modified"
             ));
         }
-        let mut pod = current.clone();
         set_condition(
-            &mut pod,
+            pod,
             json!({
                 "type": "DisruptionTarget", "status": "True", "lastProbeTime": null, "lastTransitionTime": now(),
                 "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting",
             }),
         );
-        Ok(pod)
+        Ok(())
     }
 }
 
@@ -330,11 +331,12 @@ mod tests {
                 "status": {"observedGeneration": observed, "disruptionsAllowed": allowed, "desiredHealthy": 2, "currentHealthy": 2}})
         };
         let take = TakeDisruption { pod: "p".into() };
-        let taken = take.make(&budget(1, 1)).unwrap();
+        let mut taken = budget(1, 1);
+        take.edit(&mut taken).unwrap();
         assert_eq!(taken["status"]["disruptionsAllowed"], 0);
         assert!(taken["status"]["disruptedPods"]["p"].is_string());
-        let check = |budget: Value, expected: &str| {
-            let error = take.make(&budget).unwrap_err();
+        let check = |mut budget: Value, expected: &str| {
+            let error = take.edit(&mut budget).unwrap_err();
             assert_eq!(error.code(), 429);
             assert_eq!(error.status().details.as_ref().unwrap().causes[0].message, expected);
         };

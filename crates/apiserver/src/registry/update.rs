@@ -42,6 +42,17 @@ pub trait Change: Send + Sync {
     }
 }
 
+/// A change of a stored object in place, by a subresource with rules of its own.
+pub trait Edit: Send + Sync {
+    /// Changes the object, which has its resource version.
+    fn edit(&self, object: &mut Value) -> Result<(), ApiError>;
+
+    /// How often a lost race is tried again.
+    fn attempts(&self) -> usize {
+        32
+    }
+}
+
 /// A subresource that shows an object as another kind (`Scale`).
 pub trait View: Send + Sync {
     /// The kind.
@@ -77,13 +88,14 @@ pub fn check_name(object: &Value, asked: &str) -> Result<(), ApiError> {
 }
 
 impl Registry {
-    /// Writes what `change` makes without asking the strategy: for subresources that have rules of their own.
-    pub async fn update_raw(&self, call: &Call<'_>, change: &dyn Change) -> Result<Written, ApiError> {
+    /// Edits the object of a call without asking the strategy.
+    pub async fn update_raw(&self, call: &Call<'_>, change: &dyn Edit) -> Result<Written, ApiError> {
         let resource = call.resource;
         let key = resource.key(call.namespace, call.name);
         for _ in 0..change.attempts() {
             let entry = self.get(call)?;
-            let mut new = change.make(&entry.value())?;
+            let mut new = entry.value();
+            change.edit(&mut new)?;
             resource.as_stored(&mut new);
             if call.dry_run {
                 return Ok(Written::Unstored(new));

@@ -59,7 +59,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
     let queue = WorkQueue::new();
     let own = queue.clone();
     controller.sets.subscribe(move |event| own.add(ObjectKey::of(&event.object().metadata)));
-    queue_for_pods(&controller.pods, &controller.sets, &controller.expectations, &queue);
+    queue_for_pods(&controller.pods, &controller.sets, &controller.expectations, &queue, Duration::ZERO);
     queue_for_nodes(&controller.nodes, &controller.sets, &queue);
     run_workers("daemonset-controller", queue, 2, shell.shutdown, |key| controller.sync(key)).await;
     Ok(())

@@ -24,6 +24,7 @@ use crate::claim::claim_all;
 use crate::error::{Error, is_already_exists, is_namespace_terminating, message, unless_gone};
 use crate::objects::{BY_CONTROLLER, Meta, claimable, index_by_controller, is_finished, selects};
 use crate::shell::Shell;
+use crate::workload::STATUS_BATCH;
 
 struct Controller {
     deployments: Informer<Deployment>,
@@ -84,7 +85,13 @@ impl Watch {
             self.queue.add(ObjectKey::of(&former.metadata));
         }
         if let Some(owner) = self.owner(set) {
-            self.queue.add(ObjectKey::of(&owner.metadata));
+            let key = ObjectKey::of(&owner.metadata);
+            match event {
+                InformerEvent::Updated { old, .. } if old.generation() == set.generation() => {
+                    self.queue.add_after(key, STATUS_BATCH);
+                }
+                _ => self.queue.add(key),
+            }
         } else if set.controller().is_none() && !matches!(event, InformerEvent::Deleted(_)) {
             for deployment in self.deployments.list_namespace(set.namespace()) {
                 if deployment.spec.as_ref().is_some_and(|spec| selects(&spec.selector, &set.metadata)) {

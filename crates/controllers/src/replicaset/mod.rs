@@ -22,7 +22,7 @@ use crate::objects::{
 };
 use crate::pod_control::{PodControl, pod_from_template, slow_start};
 use crate::shell::Shell;
-use crate::workload::queue_for_pods;
+use crate::workload::{STATUS_BATCH, queue_for_pods};
 use decide::Action;
 use replicated::Replicated;
 
@@ -57,7 +57,7 @@ async fn run_for<O: Replicated>(name: &'static str, shell: Shell) -> Result<(), 
     controller.pods.synced().await;
     let own = queue.clone();
     controller.owners.subscribe(move |event| own.add(ObjectKey::of(Meta::meta(&**event.object()))));
-    queue_for_pods(&controller.pods, &controller.owners, &controller.expectations, &queue);
+    queue_for_pods(&controller.pods, &controller.owners, &controller.expectations, &queue, STATUS_BATCH);
     run_workers(name, queue, 5, shell.shutdown, |key| controller.sync(key)).await;
     Ok(())
 }

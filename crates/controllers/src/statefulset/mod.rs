@@ -58,7 +58,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
     let own = queue.clone();
     controller.sets.subscribe(move |event| own.add(ObjectKey::of(&event.object().metadata)));
     // Its pods have names, so a stale cache cannot make a double: there is nothing to expect.
-    queue_for_pods(&controller.pods, &controller.sets, &Expectations::default(), &queue);
+    queue_for_pods(&controller.pods, &controller.sets, &Expectations::default(), &queue, Duration::ZERO);
     queue_for_lost_claims(&controller.claims, &controller.sets, &queue);
     run_workers("statefulset-controller", queue, 5, shell.shutdown, |key| controller.sync(key)).await;
     Ok(())

@@ -63,6 +63,8 @@ pub struct Cache {
     order_is_old: bool,
     /// Grows with every change of a node object.
     generation: u64,
+    /// Grows with every change of a node or of the pods on one.
+    touches: u64,
 
     placed: HashMap<ObjectKey, PodState>,
     assumed: HashSet<ObjectKey>,
@@ -203,6 +205,8 @@ impl Cache {
         self.order_is_old |= zone_changed;
         self.images.set_node(index, info.node.as_deref(), Some(&node));
         info.set_node(node, self.generation, taints);
+        self.touches += 1;
+        info.touched = self.touches;
         for change in self.topology.set_node(index, Some(info.labels())) {
             self.pods.follow(&change);
         }
@@ -222,6 +226,11 @@ impl Cache {
             self.pods.follow(&change);
         }
         self.release(index);
+    }
+
+    fn touch(&mut self, index: NodeIndex) {
+        self.touches += 1;
+        self.nodes[index.place()].touched = self.touches;
     }
 
     fn release(&mut self, index: NodeIndex) {
@@ -280,6 +289,7 @@ impl Cache {
             *self.claim_uses.entry(format!("{}/{}", pod.key.namespace, claim.name)).or_default() += 1;
         }
         self.nodes[node.place()].add_pod(pod.clone());
+        self.touch(node);
         self.placed.insert(pod.key.clone(), PodState { info: pod, node, assumed, deadline: None });
     }
 
@@ -298,6 +308,7 @@ impl Cache {
             }
         }
         self.nodes[state.node.place()].remove_pod(&state.info);
+        self.touch(state.node);
         self.release(state.node);
         Some(state.info)
     }

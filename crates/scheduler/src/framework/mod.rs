@@ -78,6 +78,12 @@ pub enum PreFilter<'a> {
 pub trait Filter {
     fn filter(&self, node: &NodeInfo) -> Result<(), Status>;
 
+    /// Whether the verdict follows from the node and what [`PodInfo::asks_the_same_of_a_node`] compares: pods that are
+    /// alike share it until the node changes.
+    fn is_local(&self) -> bool {
+        false
+    }
+
     /// As if a pod were placed on a node besides those that are: for nominated pods, and for victims that are spared.
     fn add_pod(&mut self, _pod: &PodInfo, _node: &NodeInfo) {}
 
@@ -89,6 +95,11 @@ pub trait Filter {
 pub trait Scorer {
     /// Higher is better. Between 0 and [`MAX_NODE_SCORE`] after [`normalize`](Self::normalize).
     fn score(&self, node: &NodeInfo) -> i64;
+
+    /// As [`Filter::is_local`].
+    fn is_local(&self) -> bool {
+        false
+    }
 
     /// Brings raw scores into range. `nodes` and `scores` have the same order.
     fn normalize(&self, _nodes: &[&NodeInfo], _scores: &mut [i64]) {}

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use super::registry::Registry;
 use super::status::{Code, Status};
 use super::{
-    ClusterEvent, ExtensionPoint, Filter, Plugin, PreFilter, QueueingHint, Registration, Reservation, Scorer,
+    ClusterEvent, ExtensionPoint, Filter, Plugin, PreFilter, QueueingHint, Registration, Reservation,
 };
 use crate::cache::{Cache, NodeInfo};
 use crate::config::{ConfigError, KubeSchedulerProfile, PluginRef};
 use crate::nominator::Nominator;
 use crate::pod_info::PodInfo;
+use crate::shared::Shared;
 
 type Plugins = Vec<Arc<dyn Plugin>>;
 
@@ -194,12 +195,22 @@ impl Framework {
     }
 
     /// The weighted scores of nodes that can take the pod.
-    pub fn run_score<'a>(&'a self, pod: &'a PodInfo, cache: &'a Cache, nodes: &[&'a NodeInfo]) -> Vec<i64> {
+    pub fn run_score<'a>(
+        &'a self,
+        pod: &'a PodInfo,
+        cache: &'a Cache,
+        nodes: &[&'a NodeInfo],
+        shared: &mut Shared,
+    ) -> Vec<i64> {
         let mut totals = vec![0_i64; nodes.len()];
         let mut scores = vec![0_i64; nodes.len()];
-        for (plugin, weight) in &self.scores {
+        for (place, (plugin, weight)) in self.scores.iter().enumerate() {
             let Some(scorer) = plugin.pre_score(pod, cache, nodes) else { continue };
-            score_all(scorer.as_ref(), nodes, &mut scores);
+            for (score, node) in scores.iter_mut().zip(nodes) {
+                let work_out = || scorer.score(node);
+                *score = if scorer.is_local() { shared.score(place, node, work_out) } else { work_out() };
+            }
+            scorer.normalize(nodes, &mut scores);
             totals.iter_mut().zip(&scores).for_each(|(total, score)| *total += score * weight);
         }
         totals
@@ -224,11 +235,6 @@ impl Framework {
         }
         Ok(held)
     }
-}
-
-fn score_all(scorer: &dyn Scorer, nodes: &[&NodeInfo], scores: &mut [i64]) {
-    scores.iter_mut().zip(nodes).for_each(|(score, node)| *score = scorer.score(node));
-    scorer.normalize(nodes, scores);
 }
 
 /// What is enabled at an extension point: plugins named there that are multi-point too, then the other multi-point
@@ -290,6 +296,11 @@ impl Filters<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether every plugin that has something to say looks at one node at a time.
+    pub fn are_local(&self) -> bool {
+        self.filters.iter().all(|(_, filter)| filter.is_local())
     }
 
     pub fn add_pod(&mut self, pod: &PodInfo, node: &NodeInfo) {

@@ -64,6 +64,10 @@ impl Filter for Required<'_> {
         }
         Ok(())
     }
+
+    fn is_local(&self) -> bool {
+        true
+    }
 }
 
 struct Preferred<'a>(Vec<(i64, &'a [bool])>);
@@ -72,6 +76,10 @@ impl Scorer for Preferred<'_> {
     fn score(&self, node: &NodeInfo) -> i64 {
         let matching = self.0.iter().filter(|(_, nodes)| nodes[node.index.place()]);
         matching.map(|(weight, _)| weight).sum()
+    }
+
+    fn is_local(&self) -> bool {
+        true
     }
 
     fn normalize(&self, _: &[&NodeInfo], scores: &mut [i64]) {

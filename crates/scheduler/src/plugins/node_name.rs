@@ -17,6 +17,10 @@ impl Filter for Named<'_> {
         }
         Err(Status::unresolvable("node(s) didn't match the requested node name"))
     }
+
+    fn is_local(&self) -> bool {
+        true
+    }
 }
 
 impl Plugin for NodeName {

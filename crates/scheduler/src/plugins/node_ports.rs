@@ -18,6 +18,10 @@ impl Filter for Wanted<'_> {
         }
         Ok(())
     }
+
+    fn is_local(&self) -> bool {
+        true
+    }
 }
 
 fn conflict(wanted: &[HostPort], used: &[HostPort]) -> bool {

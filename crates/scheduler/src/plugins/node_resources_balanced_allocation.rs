@@ -35,6 +35,10 @@ impl Scorer for Balance {
         // Between 0 and 100, so the cast cuts off nothing but the fraction.
         ((1.0 - deviation) * MAX_NODE_SCORE as f64) as i64
     }
+
+    fn is_local(&self) -> bool {
+        true
+    }
 }
 
 impl Plugin for NodeResourcesBalancedAllocation {

@@ -114,6 +114,10 @@ impl Filter for Fit<'_> {
         }
         Err(Status::with_reasons(code, reasons))
     }
+
+    fn is_local(&self) -> bool {
+        true
+    }
 }
 
 /// One resource of a score: how much the pod wants of it, and what nodes have and have given away.
@@ -191,6 +195,10 @@ impl Scorer for Allocation<'_> {
             (_, Strategy::RequestedToCapacityRatio(_)) => (2 * sum + weights) / (2 * weights),
             _ => sum / weights,
         }
+    }
+
+    fn is_local(&self) -> bool {
+        true
     }
 }
 

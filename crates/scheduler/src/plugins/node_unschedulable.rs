@@ -18,6 +18,10 @@ impl Filter for Schedulable {
     fn filter(&self, node: &NodeInfo) -> Result<(), Status> {
         if node.unschedulable { Err(Status::unresolvable("node(s) were unschedulable")) } else { Ok(()) }
     }
+
+    fn is_local(&self) -> bool {
+        true
+    }
 }
 
 fn tolerates_unschedulable(pod: &PodInfo) -> bool {

@@ -34,6 +34,10 @@ impl Filter for Untolerated {
         }
         Ok(())
     }
+
+    fn is_local(&self) -> bool {
+        true
+    }
 }
 
 /// How many `PreferNoSchedule` taints are not tolerated, by taint set.
@@ -42,6 +46,10 @@ struct Intolerable(Vec<i64>);
 impl Scorer for Intolerable {
     fn score(&self, node: &NodeInfo) -> i64 {
         self.0[node.taints.0 as usize]
+    }
+
+    fn is_local(&self) -> bool {
+        true
     }
 
     fn normalize(&self, _: &[&NodeInfo], scores: &mut [i64]) {
