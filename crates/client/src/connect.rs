@@ -7,6 +7,8 @@ use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tower::{Service, ServiceExt};
 
+use crate::trim::Trimmed;
+
 /// Why no client could be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -108,7 +110,8 @@ pub async fn from_kubeconfig(path: &Path, user_agent: &'static str) -> Result<ku
     Connection::open(Some(path), None, user_agent).await?.client()
 }
 
-/// A client whose requests go straight into an API server of the same process. `service` is that server's request
+/// A client whose requests go straight into an API server of the same process. What it watches comes without
+/// `metadata.managedFields`. `service` is that server's request
 /// pipeline under one identity; `user_agent` names the component.
 pub fn in_memory<S, B>(service: S, user_agent: &'static str) -> kube::Client
 where
@@ -122,5 +125,5 @@ where
         request.headers_mut().entry(USER_AGENT).or_insert(HeaderValue::from_static(user_agent));
         request
     });
-    kube::Client::new(named, "default")
+    kube::Client::new(Trimmed(named), "default")
 }

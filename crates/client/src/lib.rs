@@ -11,6 +11,7 @@ mod factory;
 mod informer;
 mod leader;
 mod queue;
+mod trim;
 
 pub use connect::{ConnectError, Connection, from_kubeconfig, in_memory};
 pub use controller::run_workers;

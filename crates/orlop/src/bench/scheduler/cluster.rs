@@ -187,24 +187,29 @@ impl Cluster {
         self.watch("/api/v1/pods?fieldSelector=status.phase%3DRunning", "ADDED", prefix).await
     }
 
-    /// Begins to count renewals of Leases.
-    pub async fn watch_leases(&self) -> anyhow::Result<Bound> {
-        self.watch("/apis/coordination.k8s.io/v1/leases?allowWatchBookmarks=false", "MODIFIED", "").await
+    /// Begins to count the writes of Leases after a revision.
+    pub async fn watch_leases(&self, since: u64) -> anyhow::Result<Bound> {
+        let path = format!("/apis/coordination.k8s.io/v1/leases?watch=true&resourceVersion={since}");
+        self.follow(&path, "", "").await
     }
 
     /// Counts events of one type about objects whose name begins with `prefix`. They are looked through as text: the
     /// counting shall not be a part of what is measured.
     async fn watch(&self, collection: &str, event: &str, prefix: &str) -> anyhow::Result<Bound> {
-        let path = format!("{collection}&watch=true&resourceVersion=0");
+        self.follow(&format!("{collection}&watch=true&resourceVersion=0"), event, prefix).await
+    }
+
+    async fn follow(&self, path: &str, event: &str, prefix: &str) -> anyhow::Result<Bound> {
         let request = http::Request::get(path).body(Full::new(Bytes::new()))?;
         let service = self.server.in_memory(Self::administrator().authenticated());
         let response = service.oneshot(request).await.map_err(|error| anyhow::anyhow!("watch: {error}"))?;
         if !response.status().is_success() {
-            bail!("watch {collection}: {}", response.status());
+            bail!("{path}: {}", response.status());
         }
         let body = response.into_body().into_data_stream().map_err(std::io::Error::other);
         let mut lines = tokio_util::io::StreamReader::new(body);
-        let kind = format!("{{\"type\":\"{event}\"");
+        // An empty one counts all.
+        let kind = format!("{{\"type\":\"{event}");
         let name = memchr::memmem::Finder::new(&format!("\"name\":\"{prefix}")).into_owned();
         let count = Arc::new(AtomicUsize::new(0));
         let (sender, changed) = watch::channel(Ok(0));

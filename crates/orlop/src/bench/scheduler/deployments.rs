@@ -72,7 +72,8 @@ async fn rest(cluster: &Cluster) -> anyhow::Result<()> {
     let mut before = cluster.revision().await?;
     loop {
         tokio::time::sleep(AFTERMATH).await;
-        let (leases, since) = (cluster.watch_leases().await?, cluster.revision().await?);
+        let since = cluster.revision().await?;
+        let leases = cluster.watch_leases(since).await?;
         // Events are written one after the other, and may take longer than all else.
         if since - before > 1000 {
             before = since;
@@ -81,7 +82,7 @@ async fn rest(cluster: &Cluster) -> anyhow::Result<()> {
         tokio::time::sleep(REST).await;
         let (writes, renewals) = (cluster.revision().await? - since, leases.seen());
         println!(
-            "at rest for {REST:?}: {renewals} renewals of leases, {} other writes",
+            "at rest for {REST:?}: {renewals} writes of leases, {} others",
             writes.saturating_sub(renewals as u64)
         );
         return Ok(());
@@ -97,7 +98,8 @@ async fn restart(cluster: &Cluster, pods: usize) -> anyhow::Result<()> {
         cluster.delete(&format!("/api/v1/namespaces/default/pods/{name}?gracePeriodSeconds=0")).await?;
     }
     let seen = cluster.watch_running("web-").await?;
-    let (leases, since, begun) = (cluster.watch_leases().await?, cluster.revision().await?, Instant::now());
+    let since = cluster.revision().await?;
+    let (leases, begun) = (cluster.watch_leases(since).await?, Instant::now());
     let _controllers = cluster.start_controllers();
     match tokio::time::timeout(LIMIT, seen.reached(pods)).await {
         Ok(reached) => reached.context("running again")?,
