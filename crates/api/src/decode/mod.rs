@@ -245,7 +245,8 @@ pub fn normalise(
     ty: &'static Struct,
     validation: FieldValidation,
 ) -> Result<Decoded, DecodeError> {
-    decode_as(value.to_string().as_bytes(), ty, validation)
+    // Encoding a JSON value into memory cannot fail.
+    decode_as(&serde_json::to_vec(value).unwrap_or_default(), ty, validation)
 }
 
 /// JSON as a type that the caller knows; `kind` and `apiVersion` are not looked at.
