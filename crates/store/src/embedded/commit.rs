@@ -20,7 +20,7 @@ const BATCH_TXNS: usize = 1024;
 const BATCH_BYTES: usize = 4 << 20;
 /// After a batch of so many, the next one waits a moment for its writers: they come again, and an fsync costs more CPU
 /// than a commit.
-const CROWD: usize = 4;
+const CROWD: usize = 8;
 const LINGER: Duration = Duration::from_micros(100);
 /// Free bytes below which a failed commit is put down to a full disk.
 const FULL: u64 = 4 << 20;
