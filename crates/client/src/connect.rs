@@ -110,9 +110,9 @@ pub async fn from_kubeconfig(path: &Path, user_agent: &'static str) -> Result<ku
     Connection::open(Some(path), None, user_agent).await?.client()
 }
 
-/// A client whose requests go straight into an API server of the same process. What it watches comes without
-/// `metadata.managedFields`. `service` is that server's request
-/// pipeline under one identity; `user_agent` names the component.
+/// A client whose requests go straight into an API server of the same process. `service` is that server's request
+/// pipeline under one identity; `user_agent` names the component. What is watched comes without
+/// `metadata.managedFields`.
 pub fn in_memory<S, B>(service: S, user_agent: &'static str) -> kube::Client
 where
     S: Service<http::Request<Body>, Response = http::Response<B>> + Send + 'static,

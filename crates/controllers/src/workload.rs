@@ -41,7 +41,7 @@ impl Workload for ReplicationController {
 pub(crate) const STATUS_BATCH: Duration = Duration::from_millis(20);
 
 /// Queues the owner of every pod that changes, and whoever could adopt a pod without an owner. Takes note of what
-/// `expectations` wait for. A change of a pod that comes and goes not waits for `batch`.
+/// `expectations` wait for. What changes about a pod that stays waits for `batch`; a pod that comes or goes does not.
 pub(crate) fn queue_for_pods<O: Workload>(
     pods: &Informer<Pod>,
     owners: &Informer<O>,
