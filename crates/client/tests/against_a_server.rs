@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Node};
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
 use orlop_apiserver::pki::{self, Subject};
 use orlop_apiserver::{ApiServer, Options, UserInfo};
 use orlop_client::{
@@ -222,4 +223,18 @@ async fn informers_that_begin_amid_changes_miss_nothing() {
 /// More of them can be asked for when a race is hunted.
 fn rounds() -> usize {
     std::env::var("ORLOP_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(10)
+}
+
+#[tokio::test]
+async fn what_is_watched_in_memory_has_no_managed_fields() {
+    let server = server().await;
+    let maps: Api<ConfigMap> = Api::namespaced(admin(&server), "default");
+    maps.create(&PostParams::default(), &config_map("a")).await.unwrap();
+    let stored = maps.get("a").await.unwrap();
+    assert!(stored.metadata.managed_fields.is_some_and(|all| !all.is_empty()), "reads have them");
+    let mut events = std::pin::pin!(maps.watch(&WatchParams::default(), "0").await.unwrap());
+    let event = tokio::time::timeout(PATIENCE, events.next()).await.unwrap().unwrap().unwrap();
+    let WatchEvent::Added(seen) = event else { panic!("{event:?}") };
+    assert_eq!((seen.metadata.name.as_deref(), &seen.metadata.managed_fields), (Some("a"), &None));
+    assert_eq!(seen.data, stored.data);
 }

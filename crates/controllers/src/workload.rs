@@ -108,3 +108,45 @@ impl<O: Workload> PodWatch<O> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::objects::testing::object;
+    use serde_json::json;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_changes_together_is_looked_at_once() {
+        let pod = |number: u32, version: u32, phase: &str| -> Pod {
+            object(
+                json!({"metadata": {"namespace": "n", "name": format!("p-{number}"), "uid": number.to_string(),
+                "resourceVersion": version.to_string(), "ownerReferences": [{"apiVersion": "apps/v1",
+                    "kind": "ReplicaSet", "name": "s", "uid": "s", "controller": true}]}, "status": {"phase": phase}}),
+            )
+        };
+        let set: ReplicaSet = object(json!({"metadata": {"namespace": "n", "name": "s", "uid": "s"}}));
+        let (pods, sets) = (Informer::fixed([]), Informer::fixed([set]));
+        let queue = WorkQueue::new();
+        queue_for_pods(&pods, &sets, &Expectations::default(), &queue, STATUS_BATCH);
+        let taken = async || {
+            let key = queue.get().await.unwrap();
+            queue.done(&key);
+            assert_eq!((key.name.as_str(), queue.is_empty()), ("s", true));
+        };
+        (0..3).for_each(|number| pods.insert(pod(number, 1, "Pending")));
+        // New pods are seen at once, and all of them together.
+        assert_eq!(queue.len(), 1);
+        taken().await;
+        let since = tokio::time::Instant::now();
+        (0..3).for_each(|number| pods.insert(pod(number, 2, "Running")));
+        assert!(queue.is_empty());
+        taken().await;
+        assert!(since.elapsed() >= STATUS_BATCH && since.elapsed() < 2 * STATUS_BATCH);
+        // One that ends, or goes, changes how many there are.
+        pods.insert(pod(0, 3, "Failed"));
+        assert_eq!(queue.len(), 1);
+        taken().await;
+        pods.remove(&ObjectKey::new("n", "p-1"));
+        assert_eq!(queue.len(), 1);
+    }
+}
