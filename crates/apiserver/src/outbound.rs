@@ -152,7 +152,7 @@ impl HttpClient {
                 .client
                 .request(request)
                 .await
-                .map_err(|error| OutboundError::Connection(chain(&error)))?;
+                .map_err(|error| OutboundError::Connection(format!("{:#}", anyhow::Error::new(error))))?;
             let (parts, body) = answer.into_parts();
             let bytes = Limited::new(body, MAX_ANSWER)
                 .collect()
@@ -175,17 +175,6 @@ impl HttpClient {
             .map_err(|error| OutboundError::Connection(format!("{url}: {error}")))?;
         Ok((headers, value))
     }
-}
-
-/// An error with its causes.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 fn roots(

@@ -47,8 +47,11 @@ impl Kubelets {
         let uri =
             Uri::builder().scheme("https").authority(authority(node)?).path_and_query("/metrics/resource");
         let uri = uri.build().map_err(|error| error.to_string())?;
-        let response =
-            self.0.get(uri.clone()).await.map_err(|error| format!("GET {uri}: {}", chain(&error)))?;
+        let response = self
+            .0
+            .get(uri.clone())
+            .await
+            .map_err(|error| format!("GET {uri}: {:#}", anyhow::Error::new(error)))?;
         let (parts, body) = response.into_parts();
         if !parts.status.is_success() {
             return Err(format!("GET {uri}: status {}", parts.status));
@@ -66,21 +69,10 @@ where
     let whole = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| {
         match error.downcast::<LengthLimitError>() {
             Ok(_) => format!("the answer is longer than {MAX_ANSWER} bytes"),
-            Err(error) => chain(&*error),
+            Err(error) => format!("{:#}", anyhow::Error::from_boxed(error)),
         }
     })?;
     String::from_utf8(whole.to_bytes().into()).map_err(|error| error.utf8_error().to_string())
-}
-
-/// An error with its causes.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// Where the kubelet of a node listens, as the node says.

@@ -98,17 +98,6 @@ fn shown(mut text: String) -> String {
     text
 }
 
-/// An error with what caused it.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
 /// Field names in lower case. Maps by node name keep their keys: node names are in lower case already.
 fn lower_case(value: Value) -> Value {
     match value {
@@ -207,14 +196,15 @@ impl Extender {
 
     /// The body of a good answer.
     async fn exchange(&self, request: http::Request<Body>, most: usize) -> Result<Bytes, String> {
-        let answer = self.client.send(request).await.map_err(|error| chain(&error))?;
+        let answer =
+            self.client.send(request).await.map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
         if answer.status() != http::StatusCode::OK {
             return Err(format!("code {}", answer.status().as_u16()));
         }
         let body = Limited::new(answer.into_body(), most).collect().await;
         body.map(Collected::to_bytes).map_err(|error| match error.downcast::<LengthLimitError>() {
             Ok(_) => format!("the answer is longer than {most} bytes"),
-            Err(error) => chain(&*error),
+            Err(error) => format!("{:#}", anyhow::Error::from_boxed(error)),
         })
     }
 

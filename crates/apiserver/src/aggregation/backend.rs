@@ -176,17 +176,6 @@ impl tower::Service<http::Uri> for Dial {
     }
 }
 
-/// An error with its causes.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
 impl Backend {
     /// With this trust; the error is the text for whoever asks.
     pub fn new(trust: &Trust, leaf: Option<&Leaf>) -> Result<Backend, String> {
@@ -221,7 +210,8 @@ impl Backend {
             Backend::Elsewhere(pool) => pool,
             Backend::InProcess(answer) => return Ok(answer(request).await),
         };
-        let response = pool.client.request(request).await.map_err(|error| chain(&error))?;
+        let response =
+            pool.client.request(request).await.map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
         Ok(response.map(|body| body.map_err(BoxError::from).boxed_unsync()))
     }
 
@@ -239,12 +229,12 @@ impl Backend {
         let stream = pool.dial.connect(&pool.dial.alone).await.map_err(|error| error.to_string())?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(|error| chain(&error))?;
+            .map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
         tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "connection to an aggregated API server ended");
             }
         });
-        sender.send_request(request).await.map_err(|error| chain(&error))
+        sender.send_request(request).await.map_err(|error| format!("{:#}", anyhow::Error::new(error)))
     }
 }
