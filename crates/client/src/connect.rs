@@ -1,11 +1,16 @@
 //! Ways to a `kube::Client`. Callers cannot tell afterwards which one was taken.
 
 use std::path::Path;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use http::header::{HeaderValue, USER_AGENT};
-use kube::client::Body;
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use tower::{Service, ServiceExt};
+use kube::client::{Body, ClientBuilder};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
+use tower::layer::layer_fn;
+use tower::{BoxError, Service, ServiceExt};
 
 use crate::trim::Trimmed;
 
@@ -82,17 +87,15 @@ impl Connection {
     /// A client with the credentials found.
     pub fn client(&self) -> Result<kube::Client, ConnectError> {
         let refused = |source| ConnectError::Client { path: self.shown.clone(), source: Box::new(source) };
-        kube::Client::try_from(self.config.clone()).map_err(refused)
+        let builder = ClientBuilder::try_from(self.config.clone()).map_err(refused)?;
+        Ok(builder.with_layer(&layer_fn(Patient)).build())
     }
 
-    /// A client that shows the token in a file instead, read again when it changes.
-    pub fn with_token_file(&self, path: &Path) -> Result<kube::Client, ConnectError> {
-        let mut config = self.config.clone();
-        config.auth_info = kube::config::AuthInfo {
-            token_file: Some(path.display().to_string()),
-            ..kube::config::AuthInfo::default()
-        };
-        Connection { config, shown: path.display().to_string() }.client()
+    /// A client that shows no credentials.
+    pub fn anonymous(&self) -> Result<kube::Client, ConnectError> {
+        let mut bare = self.clone();
+        bare.config.auth_info = AuthInfo::default();
+        bare.client()
     }
 
     /// The authorities that the server's certificate is checked with, as PEM.
@@ -101,6 +104,33 @@ impl Connection {
         let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
         let text = |der: &Vec<u8>| pem::encode_config(&pem::Pem::new("CERTIFICATE", der.clone()), config);
         Some(certificates.iter().map(text).collect())
+    }
+}
+
+/// How long a server may take until it begins to answer. It gives itself 60 s; who takes longer is gone without a word,
+/// and whoever waits for it would wait for ever.
+const ANSWER: Duration = Duration::from_secs(90);
+
+/// A transport that gives a server [`ANSWER`] to begin its answer.
+struct Patient<S>(S);
+
+impl<S, R> Service<R> for Patient<S>
+where
+    S: Service<R, Error = BoxError>,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<S::Response, BoxError>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: R) -> Self::Future {
+        let answer = tokio::time::timeout(ANSWER, self.0.call(request));
+        async move { answer.await.unwrap_or_else(|_| Err(format!("no answer within {ANSWER:?}").into())) }
+            .boxed()
     }
 }
 

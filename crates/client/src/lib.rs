@@ -4,6 +4,7 @@
 //! The crate knows no kind in particular and takes no decision; it must never know whether the API server is in the
 //! same process. It answers to client-go's `tools/cache`, `util/workqueue`, `tools/record` and `tools/leaderelection`.
 
+mod account;
 mod connect;
 mod controller;
 mod events;
@@ -13,6 +14,7 @@ mod leader;
 mod queue;
 mod trim;
 
+pub use account::ServiceAccounts;
 pub use connect::{ConnectError, Connection, from_kubeconfig, in_memory};
 pub use controller::run_workers;
 pub use events::{EventRecorder, EventType, object_reference};

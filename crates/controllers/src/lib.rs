@@ -49,5 +49,5 @@ mod workload;
 
 pub use certificates::Signing;
 pub use error::Error;
-pub use names::{UnknownController, accounts, check_names};
+pub use names::{UnknownController, check_names};
 pub use shell::{CONTROLLERS, ClientFor, Context, Options, SecretToken, TokenSigner, run};

@@ -1,7 +1,5 @@
 //! The names by which controllers are chosen: those of `--controllers`, and the shorter ones of earlier releases.
 
-use std::collections::BTreeSet;
-
 use crate::shell::TABLE;
 
 /// Controllers that `*` does not mean: upstream runs them only when they are named.
@@ -90,11 +88,6 @@ pub(crate) fn is_enabled(name: &str, list: &[String]) -> bool {
         }
     }
     list.iter().any(|entry| entry == "*") && !OFF_BY_DEFAULT.contains(&name)
-}
-
-/// The service accounts in `kube-system` that controllers act as.
-pub fn accounts() -> BTreeSet<&'static str> {
-    TABLE.iter().map(|controller| controller.account).filter(|name| !name.starts_with("system:")).collect()
 }
 
 #[cfg(test)]

@@ -127,8 +127,25 @@ pub async fn run(
         let lost = leadership.as_ref().map_or(&stop, |leadership| &leadership.lost).clone();
         let guard = leading.begin();
         let mut parts = work(&component, lost)?;
-        while let Some(ended) = parts.join_next().await {
-            ended??;
+        let ended = async {
+            while let Some(ended) = parts.join_next().await {
+                ended??;
+            }
+            anyhow::Ok(())
+        };
+        // Whoever has lost the lease ends at once, whatever its parts still wait for: another one works now.
+        let replaced = async {
+            match &leadership {
+                Some(leadership) => leadership.lost.cancelled().await,
+                None => std::future::pending().await,
+            }
+            if stop.is_cancelled() {
+                std::future::pending().await
+            }
+        };
+        tokio::select! {
+            ended = ended => ended?,
+            () = replaced => {}
         }
         drop(guard);
         if let Some(leadership) = leadership {

@@ -1,16 +1,15 @@
 //! `orlop controller-manager`: the controllers alone, against any API server, under kube-controller-manager's flag names.
 
-mod credentials;
 mod table;
 
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use orlop_apiserver::authn::SecretTokens;
+use orlop_client::ServiceAccounts;
 use orlop_controllers::{Context, Options, Signing, TokenSigner};
 use serde_json::json;
 
-use self::credentials::ServiceAccounts;
 use crate::component::{self, Component};
 use crate::control_plane::Tasks;
 use crate::flags::Flags as AnyFlags;
@@ -36,11 +35,12 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
             let client_for: orlop_controllers::ClientFor = match own_accounts {
                 false => Arc::new(move |_| client.clone()),
                 true => {
-                    let opening = ServiceAccounts::open(&connection, client);
-                    let Some(accounts) = working.run_until_cancelled(opening).await.transpose()? else {
-                        return Ok(());
-                    };
-                    Arc::new(move |name| accounts.client(name))
+                    let accounts =
+                        ServiceAccounts::new(connection.anonymous()?, client.clone(), "kube-system");
+                    Arc::new(move |name| match name.starts_with("system:") {
+                        true => client.clone(),
+                        false => accounts.client(name),
+                    })
                 }
             };
             orlop_controllers::run(Context { client_for, options, shutdown: working.clone() }).await;

@@ -2,40 +2,56 @@
 //! whose they are.
 
 use std::fs::File;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use serde_json::json;
 
 use crate::support::{Server, eventually, free_port, run, text, tool};
 
+/// How long a lease holds here, and how long its holder tries to renew it.
+pub const LEASE_DURATION: Duration = Duration::from_secs(3);
+pub const RENEW_DEADLINE: Duration = Duration::from_secs(2);
+
 /// One process; it dies with this value.
-struct Component {
-    child: Child,
+pub struct Component {
+    pub child: Child,
     port: u16,
-    log: std::path::PathBuf,
+    log: PathBuf,
+    /// Where it may leave temporary files.
+    temporary: PathBuf,
 }
 
 impl Component {
-    fn start(server: &Server, name: &str, arguments: &[&str]) -> Component {
+    pub fn start(server: &Server, name: &str, arguments: &[&str]) -> Component {
         let port = free_port();
         let log = server.directory.path().join(format!("{name}-{port}.log"));
         let output = File::create(&log).unwrap();
+        let temporary = server.directory.path().join(format!("{name}-{port}-tmp"));
+        std::fs::create_dir(&temporary).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_orlop"))
             .arg(name)
             .arg(format!("--kubeconfig={}", server.kubeconfig().display()))
             .args(["--bind-address=127.0.0.1", &format!("--secure-port={port}")])
-            .args(["--leader-elect-lease-duration=3s", "--leader-elect-renew-deadline=2s"])
+            .arg(format!("--leader-elect-lease-duration={LEASE_DURATION:?}"))
+            .arg(format!("--leader-elect-renew-deadline={RENEW_DEADLINE:?}"))
             .arg("--leader-elect-retry-period=200ms")
             .args(arguments)
+            .env("TMPDIR", &temporary)
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())
             .stderr(output)
             .spawn()
             .unwrap();
-        Component { child, port, log }
+        Component { child, port, log, temporary }
     }
 
-    fn get(&self, path: &str, more: &[&str]) -> String {
+    pub fn log_text(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    pub fn get(&self, path: &str, more: &[&str]) -> String {
         let mut curl = Command::new(tool("curl"));
         curl.args(["--silent", "--insecure"])
             .args(more)
@@ -46,7 +62,7 @@ impl Component {
     /// As an operator does it: what is done comes to its end, and the lease is given back.
     fn terminate(&mut self) {
         run(Command::new("kill").arg(self.child.id().to_string()));
-        assert!(self.child.wait().unwrap().success(), "{}", std::fs::read_to_string(&self.log).unwrap());
+        assert!(self.child.wait().unwrap().success(), "{}", self.log_text());
     }
 }
 
@@ -60,7 +76,7 @@ impl Drop for Component {
     }
 }
 
-fn holder(server: &Server, lease: &str) -> String {
+pub fn holder(server: &Server, lease: &str) -> String {
     let output = server.kubectl(&[
         "-n",
         "kube-system",
@@ -74,7 +90,7 @@ fn holder(server: &Server, lease: &str) -> String {
 }
 
 /// Nodes without kubelets: ready, and large.
-fn add_node(server: &Server) {
+pub fn add_node(server: &Server) {
     let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}}).to_string();
     server.ok_stdin(&["create", "-f", "-"], &node);
     let size = json!({"cpu": "8", "memory": "16Gi", "pods": "110"});
@@ -83,7 +99,7 @@ fn add_node(server: &Server) {
     server.ok(&["patch", "node", "n1", "--subresource=status", "--type=merge", "-p", &status.to_string()]);
 }
 
-fn bound(server: &Server, app: &str) -> usize {
+pub fn bound(server: &Server, app: &str) -> usize {
     let pods = server.json(&["pods", "-l", &format!("app={app}")]);
     let pods = pods["items"].as_array().unwrap();
     pods.iter().filter(|pod| pod["spec"]["nodeName"].is_string()).count()
@@ -92,7 +108,7 @@ fn bound(server: &Server, app: &str) -> usize {
 #[test]
 fn a_control_plane_of_three_processes() {
     let server = Server::start();
-    let _controllers = Component::start(
+    let mut controllers = Component::start(
         &server,
         "controller-manager",
         &["--use-service-account-credentials", "--controllers=*,-cronjob", "--concurrent_deployment_syncs=9"],
@@ -140,6 +156,19 @@ fn a_control_plane_of_three_processes() {
     // Who is asked to stop gives the lease back.
     second.terminate();
     assert_eq!(holder(&server, "kube-scheduler"), "");
+
+    // A controller whose account goes gets another one, and a token of it.
+    server.ok(&["-n", "kube-system", "delete", "serviceaccount", "replicaset-controller"]);
+    server.ok(&["scale", "deployment", "web", "--replicas=5"]);
+    eventually("two more pods", || {
+        let pods = server.json(&["pods", "-l", "app=web"]);
+        (pods["items"].as_array().unwrap().len() == 5).then_some(())
+    });
+    // No token touches the disk, so that none is left however the process ends.
+    assert_eq!(std::fs::read_dir(&controllers.temporary).unwrap().count(), 0);
+    controllers.child.kill().unwrap();
+    controllers.child.wait().unwrap();
+    assert_eq!(std::fs::read_dir(&controllers.temporary).unwrap().count(), 0);
 }
 
 #[test]

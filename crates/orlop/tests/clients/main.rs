@@ -9,5 +9,6 @@ mod flags;
 mod helm;
 mod kube_rs;
 mod kubectl;
+mod leadership;
 mod python;
 mod support;
