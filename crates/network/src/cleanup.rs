@@ -32,12 +32,14 @@ async fn links(options: &NetworkOptions) -> Result<()> {
         }
         netlink::delete_link(&handle, &options.bridge).await?;
     }
+    let lo = netlink::link_index(&handle, "lo").await?;
     for (destination, route) in netlink::own_routes(&handle).await? {
-        if destination == options.service_cidr || options.cluster_cidr.contains(&destination) {
+        let services = lo.is_some_and(|lo| netlink::leads_to(&route, lo));
+        if services || options.cluster_cidr.contains(&destination) {
             netlink::delete_route(&handle, destination, route).await?;
         }
     }
-    if let (Some(dns), Some(lo)) = (options.cluster_dns, netlink::link_index(&handle, "lo").await?) {
+    if let (Some(dns), Some(lo)) = (options.cluster_dns, lo) {
         netlink::delete_address(&handle, lo, Ipv4Net::from(dns)).await?;
     }
     Ok(())

@@ -171,8 +171,12 @@ pub(crate) async fn replace_route(handle: &Handle, destination: Ipv4Net, next_ho
 
 /// Our routes in the main table, by destination.
 pub(crate) async fn own_routes(handle: &Handle) -> Result<Vec<(Ipv4Net, RouteMessage)>> {
-    let routes = ipv4_routes(handle).await?;
-    Ok(routes.into_iter().filter(|(_, route)| route.header.protocol == ROUTE_PROTOCOL).collect())
+    Ok(ipv4_routes(handle).await?.into_iter().filter(|(_, route)| is_own(route)).collect())
+}
+
+/// Whether a route is one of ours.
+pub(crate) fn is_own(route: &RouteMessage) -> bool {
+    route.header.protocol == ROUTE_PROTOCOL
 }
 
 /// Removes a route that [`own_routes`] gave; one that is already gone is fine.
@@ -200,6 +204,11 @@ pub(crate) async fn default_interface(handle: &Handle) -> Result<Option<u32>> {
     }))
 }
 
+/// Whether a route leads straight onto the interface with this index.
+pub(crate) fn leads_to(route: &RouteMessage, index: u32) -> bool {
+    gateway_of(route).is_none() && route.attributes.contains(&RouteAttribute::Oif(index))
+}
+
 /// The gateway of a route.
 pub(crate) fn gateway_of(route: &RouteMessage) -> Option<Ipv4Addr> {
     route.attributes.iter().find_map(|attribute| match attribute {
@@ -208,7 +217,8 @@ pub(crate) fn gateway_of(route: &RouteMessage) -> Option<Ipv4Addr> {
     })
 }
 
-async fn ipv4_routes(handle: &Handle) -> Result<Vec<(Ipv4Net, RouteMessage)>> {
+/// The routes in the main table, by destination.
+pub(crate) async fn ipv4_routes(handle: &Handle) -> Result<Vec<(Ipv4Net, RouteMessage)>> {
     let request = handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build());
     let routes: Vec<_> =
         request.execute().try_collect().await.map_err(NetworkError::netlink("list routes"))?;

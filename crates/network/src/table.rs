@@ -21,6 +21,7 @@ pub(crate) fn proxy_sets() -> Vec<(String, String)> {
             "allowed-sources".into(),
             "set { type ipv4_addr . inet_proto . inet_service . ipv4_addr ; flags interval ; }".into(),
         ),
+        ("service-ranges".into(), "set { type ipv4_addr ; flags interval ; }".into()),
     ];
     for (word, types) in
         [("address", "ipv4_addr . inet_proto . inet_service"), ("node-port", "inet_proto . inet_service")]
@@ -40,15 +41,17 @@ pub(crate) fn proxy_sets() -> Vec<(String, String)> {
     sets
 }
 
-const CHAINS: [(&str, &str); 15] = [
+const CHAINS: [(&str, &str); 17] = [
     ("raw-prerouting", "{ type filter hook prerouting priority raw ; policy accept ; }"),
     ("firewall-prerouting", "{ type filter hook prerouting priority -110 ; policy accept ; }"),
+    ("firewall-output", "{ type filter hook output priority -110 ; policy accept ; }"),
     ("nat-prerouting", "{ type nat hook prerouting priority dstnat ; policy accept ; }"),
     ("nat-output", "{ type nat hook output priority -100 ; policy accept ; }"),
     ("nat-postrouting", "{ type nat hook postrouting priority srcnat ; policy accept ; }"),
     ("filter-input", "{ type filter hook input priority filter ; policy accept ; }"),
     ("filter-forward", "{ type filter hook forward priority filter ; policy accept ; }"),
     ("filter-output", "{ type filter hook output priority filter ; policy accept ; }"),
+    ("firewall", ""),
     ("services", ""),
     ("refused", ""),
     ("cluster-ips-check", ""),
@@ -102,10 +105,11 @@ fn rules(options: &NetworkOptions) -> Vec<(&'static str, String)> {
     let node_port = Family::NodePort.key();
     // Host ports answer on 127.0.0.1 too, for which the bridge may route such addresses; pods may not send to them.
     rule("raw-prerouting", format!("iifname \"{bridge}\" ip daddr 127.0.0.0/8 drop"));
-    rule(
-        "firewall-prerouting",
-        format!("{address} @firewalled {address} . ip saddr != @allowed-sources drop"),
-    );
+    // The node itself is a client like any other: it must be among the sources.
+    for chain in ["firewall-prerouting", "firewall-output"] {
+        rule(chain, "ct state new jump firewall".into());
+    }
+    rule("firewall", format!("{address} @firewalled {address} . ip saddr != @allowed-sources drop"));
     rule("nat-prerouting", "jump destinations".into());
     rule("nat-output", "jump destinations".into());
     rule("destinations", "meta l4proto != { tcp, udp, sctp } return".into());
@@ -155,7 +159,7 @@ fn rules(options: &NetworkOptions) -> Vec<(&'static str, String)> {
     );
     rule("cluster-ips-check", "ip daddr @cluster-ips meta l4proto tcp reject with tcp reset".into());
     rule("cluster-ips-check", "ip daddr @cluster-ips reject".into());
-    rule("cluster-ips-check", format!("ip daddr {} drop", options.service_cidr));
+    rule("cluster-ips-check", "ip daddr @service-ranges drop".into());
     rules
 }
 

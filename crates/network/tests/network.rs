@@ -352,6 +352,90 @@ fn affinity_and_local_traffic() {
 }
 
 #[test]
+fn sources_of_a_load_balancer() {
+    on_a_node(|| async {
+        let cluster = Cluster::start().await;
+        let ((_a, a_ip), (pod, _)) = (cluster.pod("a").await, cluster.pod("pod").await);
+        let balanced = |ranges: &[&str]| {
+            let mut service = cluster.balanced("10.96.0.12", "192.0.2.1");
+            service.spec.as_mut().unwrap().load_balancer_source_ranges =
+                Some(ranges.iter().map(|range| (*range).to_owned()).collect());
+            cluster.services.insert(service);
+        };
+        balanced(&["192.0.2.2/32"]);
+        cluster.endpoints("balanced", &[&a_ip]);
+        let (stop, _) = cluster.proxy();
+        let at = "192.0.2.1:80";
+        eventually("a source", async || cluster.outside.ask_name(at).await == "a").await;
+        assert_eq!(cluster.host.ask(at).await, "TimedOut", "the node itself is none");
+        assert_eq!(pod.ask(at).await, "TimedOut", "nor is a pod");
+        assert_eq!(cluster.host.ask_name("10.96.0.12:80").await, "a", "the cluster IP is for all");
+
+        balanced(&["192.0.2.1/32"]);
+        eventually("the node is one", async || cluster.host.ask_name(at).await == "a").await;
+        assert_eq!(cluster.outside.ask(at).await, "TimedOut");
+        balanced(&["192.0.2.0/24", "10.244.0.0/16"]);
+        eventually("all are", async || pod.ask_name(at).await == "a").await;
+        assert_eq!(cluster.host.ask_name(at).await, "a");
+        assert_eq!(cluster.outside.ask_name(at).await, "a");
+        stop.cancel();
+    });
+}
+
+#[test]
+fn ranges_that_are_added() {
+    on_a_node(|| async {
+        let cluster = Cluster::start().await;
+        let ((_a, a_ip), (pod, _)) = (cluster.pod("a").await, cluster.pod("pod").await);
+        let cidr = |name: &str, ranges: &[&str]| {
+            let object = json!({"metadata": {"name": name}, "spec": {"cidrs": ranges}});
+            cluster.cidrs.insert(serde_json::from_value(object).unwrap());
+        };
+        cidr("kubernetes", &["10.96.0.0/16"]);
+        cluster.service("far", "172.30.5.5", json!({}));
+        cluster.endpoints("far", &[&a_ip]);
+        let (stop, running) = cluster.proxy();
+        let vip = "172.30.5.5:80";
+        eventually("a pod has a route anyway", async || pod.ask_name(vip).await == "a").await;
+        assert_eq!(
+            cluster.host.ask(vip).await,
+            "NetworkUnreachable",
+            "the node has none without a default route"
+        );
+
+        // One within another, and one of the other family.
+        cidr("more", &["172.30.0.0/20", "fd00:30::/64"]);
+        cidr("within", &["172.30.5.0/24"]);
+        eventually("the node has one", async || cluster.host.ask_name(vip).await == "a").await;
+        assert_eq!(cluster.host.ask("172.30.5.6:80").await, "TimedOut", "an address that no Service has");
+        assert_eq!(pod.ask("172.30.5.6:80").await, "TimedOut");
+        assert_eq!(cluster.host.ask("172.30.5.5:81").await, "ConnectionRefused");
+        cluster.service("near", "10.96.0.13", json!({}));
+        cluster.endpoints("near", &[&a_ip]);
+        eventually("changes go on", async || cluster.host.ask_name("10.96.0.13:80").await == "a").await;
+
+        // What is left of a range, and what went while no proxy ran.
+        cluster.cidrs.remove(&ObjectKey::new("", "more"));
+        eventually("less", async || sh("ip route").contains("172.30.5.0/24")).await;
+        assert!(!sh("ip route").contains("172.30.0.0/20"));
+        stop.cancel();
+        running.await.unwrap();
+        cluster.cidrs.remove(&ObjectKey::new("", "within"));
+        let (stop, running) = cluster.proxy();
+        eventually("none", async || !sh("ip route").contains("172.30.")).await;
+        stop.cancel();
+        running.await.unwrap();
+        cidr("more", &["172.30.0.0/20"]);
+        let (stop, running) = cluster.proxy();
+        eventually("again", async || cluster.host.ask_name(vip).await == "a").await;
+        stop.cancel();
+        running.await.unwrap();
+        cleanup(&cluster.options).await.unwrap();
+        assert!(!sh("ip route").contains("proto 111"));
+    });
+}
+
+#[test]
 fn a_restart_interrupts_nothing() {
     on_a_node(|| async {
         let cluster = Cluster::start().await;

@@ -111,7 +111,7 @@ pub async fn start(
     );
     let options = network_options(layout, arguments, &node.name)?;
     let network = BridgeNetwork::open(options.clone(), orlop_network::pod_cidr(&nodes, &node.name)).await?;
-    let proxy = ServiceProxy::new(options.clone(), services.clone(), slices.clone())?;
+    let proxy = ServiceProxy::new(options.clone(), services.clone(), slices.clone(), informers.informer())?;
     let dns = ClusterDns::new(options.clone(), DnsOptions::default(), services, slices)?;
     let routes = NodeRoutes::new(options, nodes);
     let runtime = EmbeddedRuntime::open(runtime_options(layout, network.clone())?).await?;

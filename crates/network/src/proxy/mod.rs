@@ -17,8 +17,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
+use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use orlop_client::{Informer, ObjectKey};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -67,11 +69,23 @@ impl Dirty {
     }
 }
 
+/// The IPv4 ranges that Services get their addresses from: the cluster's first one, and those that ServiceCIDRs add,
+/// without those within others.
+pub(crate) fn service_ranges(first: Ipv4Net, added: &Informer<ServiceCIDR>) -> Vec<Ipv4Net> {
+    let mut ranges = vec![first.trunc()];
+    for object in added.list() {
+        let texts = object.spec.as_ref().and_then(|spec| spec.cidrs.as_ref()).into_iter().flatten();
+        ranges.extend(texts.filter_map(|text| Some(text.parse::<Ipv4Net>().ok()?.trunc())));
+    }
+    Ipv4Net::aggregate(&ranges)
+}
+
 /// The proxy of one node. Works in the network namespace of the process.
 pub struct ServiceProxy {
     options: NetworkOptions,
     services: Informer<Service>,
     slices: Informer<EndpointSlice>,
+    cidrs: Informer<ServiceCIDR>,
 }
 
 impl ServiceProxy {
@@ -80,10 +94,11 @@ impl ServiceProxy {
         options: NetworkOptions,
         services: Informer<Service>,
         slices: Informer<EndpointSlice>,
+        cidrs: Informer<ServiceCIDR>,
     ) -> Result<Self> {
         options.validate()?;
         index_slices(&slices);
-        Ok(Self { options, services, slices })
+        Ok(Self { options, services, slices, cidrs })
     }
 
     /// Runs until `shutdown`. The table stays when it ends: connections go on while no proxy runs, and the next one
@@ -95,7 +110,7 @@ impl ServiceProxy {
     }
 
     async fn serve(&self) {
-        tokio::join!(self.services.synced(), self.slices.synced());
+        tokio::join!(self.services.synced(), self.slices.synced(), self.cidrs.synced());
         let dirty = Arc::new(Dirty::default());
         let mark = dirty.clone();
         self.services.subscribe(move |event| mark.add(ObjectKey::of(&event.object().metadata)));
@@ -111,7 +126,11 @@ impl ServiceProxy {
             }
         });
 
+        let again = dirty.clone();
+        self.cidrs.subscribe(move |_| again.wake.notify_one());
+
         let mut claims = Claims::default();
+        let mut ranges = Vec::new();
         let mut loaded = false;
         let mut retry = FIRST_RETRY;
         loop {
@@ -121,7 +140,12 @@ impl ServiceProxy {
             for key in &keys {
                 claims.update(key, self.rows(key), &mut changes);
             }
-            let result = if loaded { self.apply(&changes).await } else { self.load(&claims).await };
+            let now = service_ranges(self.options.service_cidr, &self.cidrs);
+            if ranges != now {
+                ranges = now;
+                loaded = false;
+            }
+            let result = if loaded { self.apply(&changes).await } else { self.load(&claims, &ranges).await };
             match result {
                 Ok(()) => {
                     if !loaded {
@@ -135,7 +159,7 @@ impl ServiceProxy {
                     if loaded {
                         self.forget(&claims, &changes).await;
                     } else {
-                        self.forget_unknown(&claims).await;
+                        self.forget_unknown(&claims, &ranges).await;
                     }
                     loaded = true;
                     retry = FIRST_RETRY;
@@ -161,12 +185,13 @@ impl ServiceProxy {
     }
 
     /// Makes the table hold exactly what is claimed, in one transaction, whatever it held before.
-    async fn load(&self, claims: &Claims) -> Result<()> {
+    async fn load(&self, claims: &Claims, ranges: &[Ipv4Net]) -> Result<()> {
         let options = &self.options;
         let table = &options.instance;
         table::ensure(options).await?;
-        self.host_route().await?;
-        let wanted = claims.ruleset();
+        self.host_routes(ranges).await?;
+        let mut wanted = claims.ruleset();
+        wanted.extend(ranges.iter().map(|range| (Row::ServiceRange(*range), Value::Present)));
         let names: BTreeSet<String> =
             wanted.keys().filter(|row| matches!(row, Row::Chain(_))).map(|row| row.key()).collect();
         let stale = table::service_chains(options).await?;
@@ -198,13 +223,27 @@ impl ServiceProxy {
     }
 
     /// A host without a default route would find cluster IPs unreachable before nftables sees the packet.
-    async fn host_route(&self) -> Result<()> {
+    async fn host_routes(&self, ranges: &[Ipv4Net]) -> Result<()> {
         let handle = netlink::connect()?;
         let Some(index) = netlink::link_index(&handle, "lo").await? else {
             return Err(NetworkError::Other("this network namespace has no loopback interface lo".into()));
         };
         netlink::set_up(&handle, index, "lo").await?;
-        netlink::replace_route(&handle, self.options.service_cidr, netlink::NextHop::Device(index)).await
+        let present = netlink::ipv4_routes(&handle).await?;
+        for range in ranges {
+            // Whatever leads there by somebody else's will does as well, and may be the node's own link.
+            let foreign = |(to, route): &(Ipv4Net, _)| to == range && !netlink::is_own(route);
+            if !present.iter().any(foreign) {
+                netlink::replace_route(&handle, *range, netlink::NextHop::Device(index)).await?;
+            }
+        }
+        for (destination, route) in present {
+            let own = netlink::is_own(&route) && netlink::leads_to(&route, index);
+            if own && !ranges.contains(&destination) {
+                netlink::delete_route(&handle, destination, route).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Clears what the kernel remembers of endpoints that are gone: UDP flows, which never end by themselves, and
@@ -232,12 +271,12 @@ impl ServiceProxy {
     }
 
     /// The same after a full load, when nobody can say what changed: everything that leads to what is no backend.
-    async fn forget_unknown(&self, claims: &Claims) {
+    async fn forget_unknown(&self, claims: &Claims, ranges: &[Ipv4Net]) {
         let backends = backends(&claims.ruleset());
         let unknown = |frontend: Frontend, endpoint: SocketAddrV4| match (backends.get(&frontend), frontend) {
             (Some(backends), _) => !backends.contains(&endpoint),
             // The Service is gone; other addresses and ports are none of ours.
-            (None, Frontend::Address(ip, ..)) => self.options.service_cidr.contains(&ip),
+            (None, Frontend::Address(ip, ..)) => ranges.iter().any(|range| range.contains(&ip)),
             (None, Frontend::NodePort(..)) => false,
         };
         self.forget_affinity(claims, unknown).await;

@@ -323,6 +323,8 @@ pub enum Row {
     Refused(Frontend),
     /// `hairpin`: a pod of this node that may meet itself through a Service.
     Hairpin(Ipv4Addr),
+    /// `service-ranges`: addresses that no Service has are dropped.
+    ServiceRange(Ipv4Net),
     /// `firewalled`: a load balancer frontend that only some clients may use.
     Firewalled(Frontend),
     /// `allowed-sources`: such a client range.
@@ -356,6 +358,7 @@ impl Row {
             }
             Self::Refused(frontend) => format!("{}-refused", frontend.family().word()),
             Self::Hairpin(_) => "hairpin".to_owned(),
+            Self::ServiceRange(_) => "service-ranges".to_owned(),
             Self::Firewalled(_) => "firewalled".to_owned(),
             Self::AllowedSource(..) => "allowed-sources".to_owned(),
         })
@@ -371,6 +374,7 @@ impl Row {
             }
             Self::Backend(_, _, frontend, index) => format!("{frontend} . {index}"),
             Self::Hairpin(ip) => format!("{ip} . {ip}"),
+            Self::ServiceRange(range) => range.to_string(),
             Self::AllowedSource(frontend, range) => format!("{frontend} . {range}"),
         }
     }

@@ -3,6 +3,7 @@
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use orlop_client::Informer;
 use orlop_cri::{PodNetwork, PodNetworkRequest, PortMapping};
 use orlop_network::{BridgeNetwork, NetworkOptions, ServiceProxy};
@@ -34,6 +35,7 @@ pub struct Cluster {
     pub network: BridgeNetwork,
     pub services: Informer<Service>,
     pub slices: Informer<EndpointSlice>,
+    pub cidrs: Informer<ServiceCIDR>,
     pub outside: Inside,
     pub host: Inside,
     _state: tempfile::TempDir,
@@ -52,6 +54,7 @@ impl Cluster {
             network,
             services: Informer::fixed([]),
             slices: Informer::fixed([]),
+            cidrs: Informer::fixed([]),
             outside,
             host: Inside::here(),
             _state: state,
@@ -70,8 +73,8 @@ impl Cluster {
 
     pub fn proxy(&self) -> (CancellationToken, tokio::task::JoinHandle<()>) {
         let stop = CancellationToken::new();
-        let proxy =
-            ServiceProxy::new(self.options.clone(), self.services.clone(), self.slices.clone()).unwrap();
+        let (options, cidrs) = (self.options.clone(), self.cidrs.clone());
+        let proxy = ServiceProxy::new(options, self.services.clone(), self.slices.clone(), cidrs).unwrap();
         (stop.clone(), tokio::spawn(proxy.run(stop)))
     }
 
@@ -83,6 +86,17 @@ impl Cluster {
         }
         let metadata = json!({"name": name, "namespace": "default"});
         self.services.insert(serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap());
+    }
+
+    /// A load balancer's Service at an address of its own.
+    pub fn balanced(&self, cluster_ip: &str, address: &str) -> Service {
+        serde_json::from_value(json!({
+            "metadata": {"name": "balanced", "namespace": "default"},
+            "spec": {"clusterIP": cluster_ip, "clusterIPs": [cluster_ip], "type": "LoadBalancer",
+                "ports": [{"name": "tcp", "port": 80, "protocol": "TCP"}]},
+            "status": {"loadBalancer": {"ingress": [{"ip": address}]}},
+        }))
+        .unwrap()
     }
 
     /// Endpoints by address; an address with `@` is on another node.

@@ -34,7 +34,8 @@ pub enum BenchCommand {
     /// API server, store (on disk, durable) and scheduler run in this process, as upstream's benchmark runs them; no
     /// cluster is needed and none is touched.
     Scheduler(SchedulerArguments),
-    /// Time from the creation of many Deployments until all of their pods are bound, and until they run, on hollow nodes.
+    /// Time from the creation of many Deployments until all of their pods are bound, and until they run, on hollow nodes;
+    /// what is written at rest; and what controllers write that start again on all of it.
     Deployments(DeploymentsArguments),
 }
 
@@ -103,15 +104,21 @@ pub struct SchedulerArguments {
 /// `orlop bench deployments`.
 #[derive(Debug, Args)]
 pub struct DeploymentsArguments {
-    /// Hollow nodes.
-    #[arg(long, default_value_t = 100)]
-    pub nodes: usize,
+    /// Hollow nodes; at least 100, and one for 30 pods, when not given.
+    #[arg(long)]
+    pub nodes: Option<usize>,
     /// Deployments.
     #[arg(long, default_value_t = 100)]
     pub deployments: usize,
     /// Pods of each.
     #[arg(long, default_value_t = 10)]
     pub replicas: usize,
+    /// Give each a Service, so that endpoints follow the pods.
+    #[arg(long)]
+    pub services: bool,
+    /// Pods that go while the controllers are away.
+    #[arg(long, default_value_t = 10)]
+    pub lost: usize,
 }
 
 /// Runs one benchmark.

@@ -86,6 +86,14 @@ impl Cluster {
         revision.parse().with_context(|| format!("resourceVersion {revision:?}"))
     }
 
+    /// How many objects a collection has.
+    pub async fn count(&self, collection: &str) -> anyhow::Result<u64> {
+        let body = self.fetch(Method::GET, &format!("{collection}?limit=1"), Bytes::new()).await?;
+        let list: Value = serde_json::from_slice(&body)?;
+        let first = list["items"].as_array().map_or(0, Vec::len) as u64;
+        Ok(first + list["metadata"]["remainingItemCount"].as_u64().unwrap_or(0))
+    }
+
     /// The names in a collection.
     pub async fn names(&self, collection: &str) -> anyhow::Result<Vec<String>> {
         let list: Value = serde_json::from_slice(&self.fetch(Method::GET, collection, Bytes::new()).await?)?;
@@ -187,10 +195,9 @@ impl Cluster {
         self.watch("/api/v1/pods?fieldSelector=status.phase%3DRunning", "ADDED", prefix).await
     }
 
-    /// Begins to count the writes of Leases after a revision.
-    pub async fn watch_leases(&self, since: u64) -> anyhow::Result<Bound> {
-        let path = format!("/apis/coordination.k8s.io/v1/leases?watch=true&resourceVersion={since}");
-        self.follow(&path, "", "").await
+    /// Begins to count the writes to a collection after a revision.
+    pub async fn watch_writes(&self, collection: &str, since: u64) -> anyhow::Result<Bound> {
+        self.follow(&format!("{collection}?watch=true&resourceVersion={since}"), "", "").await
     }
 
     /// Counts events of one type about objects whose name begins with `prefix`. They are looked through as text: the

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use serde_json::json;
 
 use super::LIMIT;
-use super::cluster::Cluster;
+use super::cluster::{Bound, Cluster};
 use crate::bench::DeploymentsArguments;
 use crate::bench::process::Processes;
 use crate::simulate::hollow::HollowNodes;
@@ -22,11 +22,20 @@ pub async fn run(arguments: DeploymentsArguments) -> anyhow::Result<()> {
 async fn measure(arguments: &DeploymentsArguments, directory: &std::path::Path) -> anyhow::Result<()> {
     let cluster = Cluster::start_whole(directory).await?;
     let controllers = cluster.start_controllers();
-    let nodes = HollowNodes::register(cluster.client("hollow-kubelet"), arguments.nodes).await?;
-    cluster.run_beside(|shutdown, tasks| nodes.run(shutdown, tasks));
-    cluster.wait_for_account("default").await?;
     let pods = arguments.deployments * arguments.replicas;
+    let nodes = arguments.nodes.unwrap_or_else(|| pods.div_ceil(PODS_PER_NODE).max(FEWEST_NODES));
+    let hollow = HollowNodes::register(cluster.client("hollow-kubelet"), nodes).await?;
+    cluster.run_beside(|shutdown, tasks| hollow.run(shutdown, tasks));
+    cluster.wait_for_account("default").await?;
     let (bound, running) = (cluster.watch_bound("web-").await?, cluster.watch_running("web-").await?);
+    if arguments.services {
+        let service = |number: usize| {
+            let name = format!("web-{number}");
+            let object = json!({"metadata": {"name": name}, "spec": {"selector": {"app": name}, "ports": [{"port": 80}]}});
+            Ok(("/api/v1/namespaces/default/services".to_owned(), object))
+        };
+        cluster.create_all(arguments.deployments, service).await?;
+    }
     let processes = Processes::new(Vec::new())?;
     let before = processes.read()?.client;
     let begun = Instant::now();
@@ -51,29 +60,31 @@ async fn measure(arguments: &DeploymentsArguments, directory: &std::path::Path) 
     let cpu = processes.read()?.client.saturating_sub(before).as_secs_f64();
     println!(
         "{} Deployments x {} replicas at {} nodes: all bound after {:.3} s, running after {:.3} s, CPU {cpu:.2} s",
-        arguments.deployments, arguments.replicas, arguments.nodes, times[0], times[1]
+        arguments.deployments, arguments.replicas, nodes, times[0], times[1]
     );
     rest(&cluster).await?;
     drop(controllers);
-    restart(&cluster, pods).await?;
+    restart(&cluster, pods, arguments.lost).await?;
     cluster.stop().await;
     Ok(())
 }
+
+const PODS_PER_NODE: usize = 30;
+const FEWEST_NODES: usize = 100;
 
 /// How long the cluster is watched at rest.
 const REST: Duration = Duration::from_secs(10);
 /// Events of what has just happened may still be on their way.
 const AFTERMATH: Duration = Duration::from_secs(5);
-/// Pods that go while no controller runs.
-const LOST: usize = 10;
-
+/// How often it is looked whether something was written.
+const LOOK: Duration = Duration::from_millis(100);
 /// What a cluster writes that has nothing to do.
 async fn rest(cluster: &Cluster) -> anyhow::Result<()> {
     let mut before = cluster.revision().await?;
     loop {
         tokio::time::sleep(AFTERMATH).await;
         let since = cluster.revision().await?;
-        let leases = cluster.watch_leases(since).await?;
+        let leases = cluster.watch_writes(LEASES, since).await?;
         // Events are written one after the other, and may take longer than all else.
         if since - before > 1000 {
             before = since;
@@ -89,27 +100,63 @@ async fn rest(cluster: &Cluster) -> anyhow::Result<()> {
     }
 }
 
+const LEASES: &str = "/apis/coordination.k8s.io/v1/leases";
+const EVENTS: &str = "/api/v1/events";
+/// What else there is.
+const OBJECTS: [&str; 10] = [
+    "/api/v1/namespaces",
+    "/api/v1/nodes",
+    "/api/v1/pods",
+    "/api/v1/services",
+    "/api/v1/endpoints",
+    "/api/v1/serviceaccounts",
+    "/api/v1/configmaps",
+    "/apis/apps/v1/deployments",
+    "/apis/apps/v1/replicasets",
+    "/apis/discovery.k8s.io/v1/endpointslices",
+];
+
 /// What controllers do that find everything as they left it, but for a few pods.
-async fn restart(cluster: &Cluster, pods: usize) -> anyhow::Result<()> {
+async fn restart(cluster: &Cluster, pods: usize, lost: usize) -> anyhow::Result<()> {
     // One of each of the first Deployments; the rest of their names is the controllers' choice.
     let mut running = cluster.names("/api/v1/namespaces/default/pods").await?;
-    running.truncate(LOST);
+    running.truncate(lost);
     for name in &running {
         cluster.delete(&format!("/api/v1/namespaces/default/pods/{name}?gracePeriodSeconds=0")).await?;
     }
+    let mut objects = cluster.count(LEASES).await?;
+    for collection in OBJECTS {
+        objects += cluster.count(collection).await?;
+    }
     let seen = cluster.watch_running("web-").await?;
     let since = cluster.revision().await?;
-    let (leases, begun) = (cluster.watch_leases(since).await?, Instant::now());
+    let leases = cluster.watch_writes(LEASES, since).await?;
+    let mut others = Vec::new();
+    for collection in OBJECTS.into_iter().chain([EVENTS]) {
+        others.push(cluster.watch_writes(collection, since).await?);
+    }
+    let begun = Instant::now();
     let _controllers = cluster.start_controllers();
     match tokio::time::timeout(LIMIT, seen.reached(pods)).await {
         Ok(reached) => reached.context("running again")?,
         Err(_) => bail!("{} of {pods} pods run after {LIMIT:?}", seen.seen()),
     }
     let took = begun.elapsed().as_secs_f64();
-    tokio::time::sleep(AFTERMATH).await;
-    let writes = (cluster.revision().await? - since).saturating_sub(leases.seen() as u64);
+    let (mut written, mut last) = (0, Instant::now());
+    while last.elapsed() < AFTERMATH {
+        let now = others.iter().map(Bound::seen).sum();
+        if written != now {
+            (written, last) = (now, Instant::now());
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    let settled = last.duration_since(begun).as_secs_f64();
+    let writes = cluster.revision().await? - since;
     println!(
-        "controllers again, {LOST} pods gone: all running after {took:.3} s, {writes} writes beside leases"
+        "controllers again at {objects} objects, {} pods gone: all running after {took:.3} s, settled after {settled:.3} s, \
+         {writes} writes, {} beside leases",
+        running.len(),
+        writes.saturating_sub(leases.seen() as u64),
     );
     Ok(())
 }
