@@ -16,13 +16,30 @@ use orlop_controllers::TokenSigner;
 use orlop_store::memory::MemoryStore;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// A running cluster; it ends when this is dropped.
 pub struct Cluster {
     pub admin: Client,
     pub stop: CancellationToken,
+    server: Arc<ApiServer>,
+    options: orlop_controllers::Options,
     _guard: DropGuard,
+}
+
+/// Controllers that run; they end when this is dropped.
+pub struct Controllers {
+    stop: DropGuard,
+    ended: JoinHandle<()>,
+}
+
+impl Controllers {
+    /// Ends them, and waits until nothing of them is left.
+    pub async fn end(self) {
+        drop(self.stop);
+        self.ended.await.unwrap();
+    }
 }
 
 fn client(server: &Arc<ApiServer>, user: UserInfo) -> Client {
@@ -31,6 +48,14 @@ fn client(server: &Arc<ApiServer>, user: UserInfo) -> Client {
 
 /// Starts everything but the fake node.
 pub async fn start(options: orlop_controllers::Options) -> Cluster {
+    let cluster = start_server(options).await;
+    // They end with the cluster.
+    drop(cluster.start_controllers().stop.disarm());
+    cluster
+}
+
+/// Starts the API server alone.
+pub async fn start_server(options: orlop_controllers::Options) -> Cluster {
     let _ = tracing_subscriber::fmt()
         .with_test_writer()
         .with_env_filter("orlop_controllers=debug,warn")
@@ -44,23 +69,28 @@ pub async fn start(options: orlop_controllers::Options) -> Cluster {
         tokens.secret_token(token.namespace, account, token.secret).map_err(|error| error.to_string())
     });
     let options = orlop_controllers::Options { token_signer: Some(signer), ..options };
-    let context = orlop_controllers::Context {
-        client_for: Arc::new(move |name: &str| {
-            let user = if name.starts_with("system:") {
-                UserInfo::new(name, &[])
-            } else {
-                UserInfo::service_account("kube-system", name)
-            };
-            client(&server, user)
-        }),
-        options,
-        shutdown: stop.clone(),
-    };
-    tokio::spawn(orlop_controllers::run(context));
-    Cluster { admin, _guard: stop.clone().drop_guard(), stop }
+    Cluster { admin, server, options, _guard: stop.clone().drop_guard(), stop }
 }
 
 impl Cluster {
+    pub fn start_controllers(&self) -> Controllers {
+        let (server, stop) = (self.server.clone(), self.stop.child_token());
+        let context = orlop_controllers::Context {
+            client_for: Arc::new(move |name: &str| {
+                let user = if name.starts_with("system:") {
+                    UserInfo::new(name, &[])
+                } else {
+                    UserInfo::service_account("kube-system", name)
+                };
+                client(&server, user)
+            }),
+            options: self.options.clone(),
+            shutdown: stop.clone(),
+        };
+        let ended = tokio::spawn(orlop_controllers::run(context));
+        Controllers { stop: stop.drop_guard(), ended }
+    }
+
     pub fn api<K>(&self, namespace: &str) -> Api<K>
     where
         K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
@@ -97,7 +127,7 @@ impl Cluster {
         api.patch_status(name, &PatchParams::default(), &Patch::Strategic(body)).await.unwrap();
     }
 
-    /// Binds pods to `node` and acts as its kubelet.
+    /// Binds pods to `node`, those of a DaemonSet to their own, and acts as the kubelet.
     pub fn run_pods(&self, node: &'static str) {
         let factory = SharedInformerFactory::new(self.admin.clone(), self.stop.clone());
         let pods = factory.informer::<Pod>();
@@ -107,7 +137,7 @@ impl Cluster {
         let (admin, stop) = (self.admin.clone(), self.stop.clone());
         tokio::spawn(async move {
             let (admin, pods) = (&admin, &pods);
-            run_workers("fake kubelet", queue, 1, stop, |key: ObjectKey| async move {
+            run_workers("fake kubelet", queue, 8, stop, |key: ObjectKey| async move {
                 let Some(pod) = pods.get_key(&key) else { return Ok(None) };
                 let api = Api::<Pod>::namespaced(admin.clone(), &key.namespace);
                 let spec = pod.spec.clone().unwrap_or_default();
@@ -115,6 +145,10 @@ impl Cluster {
                     let at_once = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
                     api.delete(&key.name, &at_once).await?;
                 } else if spec.node_name.is_none() {
+                    let spec = serde_json::to_value(&spec).unwrap();
+                    let terms = "/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms/0";
+                    let own = spec.pointer(&format!("{terms}/matchFields/0/values/0")).and_then(Value::as_str);
+                    let node = own.unwrap_or(node);
                     let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": key.name},
                         "target": {"apiVersion": "v1", "kind": "Node", "name": node}});
                     let request = http::Request::post(format!("/api/v1/namespaces/{}/pods/{}/binding", key.namespace, key.name))
