@@ -317,6 +317,8 @@ pub struct Options {
     pub components: Vec<(String, Arc<dyn Component>)>,
     /// API servers of this process that answer for groups of their own.
     pub in_process: Vec<InProcess>,
+    /// What `/metrics` shows of other components in this process.
+    pub more_metrics: Option<fn(&mut crate::metrics::Exposition)>,
     /// The command line as it was understood, for `/configz` and `/flagz`: flag name and value.
     pub flags: Vec<(String, String)>,
 }
@@ -398,6 +400,7 @@ impl Default for Options {
             kubelet_timeout: Duration::from_secs(5),
             components: components::at_their_ports(),
             in_process: Vec::new(),
+            more_metrics: None,
             flags: Vec::new(),
         }
     }

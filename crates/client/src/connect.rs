@@ -1,17 +1,20 @@
 //! Ways to a `kube::Client`. Callers cannot tell afterwards which one was taken.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::header::{HeaderValue, USER_AGENT};
+use http::{Request, Response};
 use kube::client::{Body, ClientBuilder};
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use tower::layer::layer_fn;
 use tower::{BoxError, Service, ServiceExt};
 
+use crate::metrics;
 use crate::trim::Trimmed;
 
 /// Why no client could be made.
@@ -88,7 +91,8 @@ impl Connection {
     pub fn client(&self) -> Result<kube::Client, ConnectError> {
         let refused = |source| ConnectError::Client { path: self.shown.clone(), source: Box::new(source) };
         let builder = ClientBuilder::try_from(self.config.clone()).map_err(refused)?;
-        Ok(builder.with_layer(&layer_fn(Patient)).build())
+        let host: Arc<str> = self.config.cluster_url.authority().map_or("", |host| host.as_str()).into();
+        Ok(builder.with_layer(&layer_fn(|inner| Counted { inner, host: host.clone() })).build())
     }
 
     /// A client that shows no credentials.
@@ -111,26 +115,35 @@ impl Connection {
 /// and whoever waits for it would wait for ever.
 const ANSWER: Duration = Duration::from_secs(90);
 
-/// A transport that gives a server [`ANSWER`] to begin its answer.
-struct Patient<S>(S);
+/// A transport that gives a server [`ANSWER`] to begin its answer, and counts what it sends.
+struct Counted<S> {
+    inner: S,
+    host: Arc<str>,
+}
 
-impl<S, R> Service<R> for Patient<S>
+impl<S, B> Service<Request<Body>> for Counted<S>
 where
-    S: Service<R, Error = BoxError>,
+    S: Service<Request<Body>, Response = Response<B>, Error = BoxError>,
     S::Future: Send + 'static,
 {
-    type Response = S::Response;
+    type Response = Response<B>;
     type Error = BoxError;
-    type Future = BoxFuture<'static, Result<S::Response, BoxError>>;
+    type Future = BoxFuture<'static, Result<Response<B>, BoxError>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.0.poll_ready(context)
+        self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: R) -> Self::Future {
-        let answer = tokio::time::timeout(ANSWER, self.0.call(request));
-        async move { answer.await.unwrap_or_else(|_| Err(format!("no answer within {ANSWER:?}").into())) }
-            .boxed()
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let (host, method) = (self.host.clone(), request.method().clone());
+        let answer = tokio::time::timeout(ANSWER, self.inner.call(request));
+        async move {
+            let answer = answer.await.unwrap_or_else(|_| Err(format!("no answer within {ANSWER:?}").into()));
+            let code = answer.as_ref().ok().map(|response| response.status().as_u16());
+            metrics::count_request(&host, &method, code);
+            answer
+        }
+        .boxed()
     }
 }
 
@@ -145,13 +158,13 @@ pub async fn from_kubeconfig(path: &Path, user_agent: &'static str) -> Result<ku
 /// `metadata.managedFields`.
 pub fn in_memory<S, B>(service: S, user_agent: &'static str) -> kube::Client
 where
-    S: Service<http::Request<Body>, Response = http::Response<B>> + Send + 'static,
+    S: Service<Request<Body>, Response = Response<B>> + Send + 'static,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     S::Future: Send + 'static,
     B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let named = service.map_request(move |mut request: http::Request<Body>| {
+    let named = service.map_request(move |mut request: Request<Body>| {
         request.headers_mut().entry(USER_AGENT).or_insert(HeaderValue::from_static(user_agent));
         request
     });

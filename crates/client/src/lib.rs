@@ -11,6 +11,7 @@ mod events;
 mod factory;
 mod informer;
 mod leader;
+pub mod metrics;
 mod queue;
 mod trim;
 

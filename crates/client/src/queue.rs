@@ -1,7 +1,7 @@
 //! The work queue of a controller: each key at most once in the queue and at most once in work, with delays and a
 //! back-off per key. Answers to client-go's `util/workqueue`.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::time::{DelayQueue, delay_queue};
 
+use crate::metrics::{QueueStats, Watched, watch_queue};
+
 /// client-go's `DefaultTypedControllerRateLimiter`: 5 ms, doubled by each failure, 1000 s at most.
 const BASE_DELAY: Duration = Duration::from_millis(5);
 const MAX_DELAY: Duration = Duration::from_secs(1000);
@@ -20,17 +22,33 @@ const FAR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 struct State<T> {
     ready: VecDeque<T>,
-    /// In `ready`, or to be queued again once its present work is done.
-    dirty: HashSet<T>,
-    processing: HashSet<T>,
+    /// In `ready`, or to be queued again once its present work is done; with the time when it was added.
+    dirty: HashMap<T, Instant>,
+    /// With the time when its work began.
+    processing: HashMap<T, Instant>,
     failures: HashMap<T, u32>,
     closed: bool,
+    /// What has been; what is, is looked up when somebody asks.
+    stats: QueueStats,
 }
 
 struct Inner<T> {
     state: Mutex<State<T>>,
     changed: Notify,
     delays: mpsc::UnboundedSender<(T, Instant)>,
+}
+
+impl<T: Send> Watched for Inner<T> {
+    fn stats(&self) -> QueueStats {
+        let state = self.state.lock();
+        let ages = || state.processing.values().map(Instant::elapsed);
+        QueueStats {
+            depth: state.ready.len(),
+            unfinished: ages().sum(),
+            longest: ages().max().unwrap_or_default(),
+            ..state.stats.clone()
+        }
+    }
 }
 
 /// A deduplicating, delaying, rate-limiting queue of keys. Cheap to clone; clones share the queue.
@@ -57,10 +75,11 @@ impl<T: Clone + Eq + Hash + Send + 'static> WorkQueue<T> {
         let inner = Arc::new(Inner {
             state: Mutex::new(State {
                 ready: VecDeque::new(),
-                dirty: HashSet::new(),
-                processing: HashSet::new(),
+                dirty: HashMap::new(),
+                processing: HashMap::new(),
                 failures: HashMap::new(),
                 closed: false,
+                stats: QueueStats::default(),
             }),
             changed: Notify::new(),
             delays,
@@ -69,10 +88,23 @@ impl<T: Clone + Eq + Hash + Send + 'static> WorkQueue<T> {
         Self { inner }
     }
 
+    /// The same; what it does is shown by [`metrics::queues`](crate::metrics::queues) under this name.
+    pub fn named(name: &'static str) -> Self {
+        let queue = Self::new();
+        let watched: Arc<dyn Watched> = queue.inner.clone();
+        watch_queue(name, Arc::downgrade(&watched));
+        queue
+    }
+
     /// Queues a key now. A key in work is queued again when that work is done.
     pub fn add(&self, key: T) {
         let mut state = self.inner.state.lock();
-        if state.closed || !state.dirty.insert(key.clone()) || state.processing.contains(&key) {
+        if state.closed || state.dirty.contains_key(&key) {
+            return;
+        }
+        state.stats.adds += 1;
+        state.dirty.insert(key.clone(), Instant::now());
+        if state.processing.contains_key(&key) {
             return;
         }
         state.ready.push_back(key);
@@ -83,6 +115,7 @@ impl<T: Clone + Eq + Hash + Send + 'static> WorkQueue<T> {
     /// Queues a key after `delay`, or after 30 days when that is longer. Of several delays for one key the earliest
     /// counts.
     pub fn add_after(&self, key: T, delay: Duration) {
+        self.inner.state.lock().stats.retries += 1;
         if delay.is_zero() {
             return self.add(key);
         }
@@ -120,8 +153,11 @@ impl<T: Clone + Eq + Hash + Send + 'static> WorkQueue<T> {
             {
                 let mut state = self.inner.state.lock();
                 if let Some(key) = state.ready.pop_front() {
-                    state.dirty.remove(&key);
-                    state.processing.insert(key.clone());
+                    let now = Instant::now();
+                    if let Some(added) = state.dirty.remove(&key) {
+                        state.stats.queued.note(now - added);
+                    }
+                    state.processing.insert(key.clone(), now);
                     if !state.ready.is_empty() {
                         self.inner.changed.notify_one();
                     }
@@ -139,8 +175,10 @@ impl<T: Clone + Eq + Hash + Send + 'static> WorkQueue<T> {
     /// Ends a key's work; queues it again if it was added meanwhile.
     pub fn done(&self, key: &T) {
         let mut state = self.inner.state.lock();
-        state.processing.remove(key);
-        if state.dirty.contains(key) {
+        if let Some(begun) = state.processing.remove(key) {
+            state.stats.worked.note(begun.elapsed());
+        }
+        if state.dirty.contains_key(key) {
             state.ready.push_back(key.clone());
             drop(state);
             self.inner.changed.notify_one();
@@ -215,6 +253,34 @@ mod tests {
         assert!(queue.is_empty(), "a is in work: it must wait");
         queue.done(&"a");
         assert_eq!(queue.get().await, Some("a"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_named_queue_does_is_shown() {
+        let queue = WorkQueue::named("shown");
+        let other = WorkQueue::named("shown");
+        let stats = || crate::metrics::queues()["shown"].clone();
+        assert_eq!(stats(), QueueStats::default());
+        queue.add("a");
+        queue.add("a");
+        other.add("b");
+        assert_eq!((stats().depth, stats().adds), (2, 2));
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        queue.get().await;
+        queue.add("a");
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        let busy = stats();
+        assert_eq!((busy.depth, busy.adds), (1, 3), "what is added again waits until the work is done");
+        assert_eq!((busy.unfinished, busy.longest), (Duration::from_secs(20), Duration::from_secs(20)));
+        assert_eq!((busy.queued.sum, busy.queued.buckets[9]), (Duration::from_secs(3), 1));
+        queue.done(&"a");
+        queue.add_rate_limited("c");
+        let after = stats();
+        assert_eq!((after.depth, after.retries, after.unfinished), (2, 1, Duration::ZERO));
+        assert_eq!((after.worked.sum, after.worked.buckets[10]), (Duration::from_secs(20), 1));
+        drop((queue, other));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!crate::metrics::queues().contains_key("shown"));
     }
 
     #[tokio::test(start_paused = true)]

@@ -101,7 +101,7 @@ pub(crate) async fn run_signer(shell: Shell) -> Result<(), Error> {
     let secrets = tokens(&shell.informers);
     infos.synced().await;
     secrets.synced().await;
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("bootstrap_signer_queue");
     let own = queue.clone();
     infos.subscribe(move |_| own.add(()));
     let own = queue.clone();
@@ -126,7 +126,7 @@ pub(crate) async fn run_signer(shell: Shell) -> Result<(), Error> {
 pub(crate) async fn run_cleaner(shell: Shell) -> Result<(), Error> {
     let secrets = tokens(&shell.informers);
     secrets.synced().await;
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("token_cleaner");
     let own = queue.clone();
     secrets.subscribe(move |event| {
         if !matches!(event, InformerEvent::Deleted(_)) {

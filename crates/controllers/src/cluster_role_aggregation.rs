@@ -17,7 +17,7 @@ const NAME: &str = "clusterrole-aggregation-controller";
 pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
     let roles = shell.informers.informer::<ClusterRole>();
     roles.synced().await;
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("ClusterRoleAggregator");
     let (changed, all) = (queue.clone(), roles.clone());
     // Any role may be part of any aggregate; there are few aggregates, and equal results write nothing.
     roles.subscribe(move |_| {

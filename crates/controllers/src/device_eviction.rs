@@ -120,7 +120,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
     controller.pods.synced().await;
     controller.claims.synced().await;
     controller.slices.synced().await;
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("device_taint_eviction");
     controller.watch(&queue);
     let controller = &controller;
     let name = "device-taint-eviction-controller";

@@ -41,7 +41,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
     controller.services.synced().await;
     controller.pods.synced().await;
     controller.endpoints.synced().await;
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("endpoint");
     let own = queue.clone();
     controller.services.subscribe(move |event| own.add(ObjectKey::of(&event.object().metadata)));
     // Endpoints without a Service are left-overs; endpoints that somebody deletes or changes come back.

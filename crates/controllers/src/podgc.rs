@@ -52,7 +52,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
         .add_index(FINISHED, |pod: &Pod| if is_finished(pod) { vec![String::new()] } else { Vec::new() });
     controller.nodes.synced().await;
     controller.pods.synced().await;
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("orphaned_pods_nodes");
     let (own, nodes) = (queue.clone(), controller.nodes.clone());
     controller.pods.subscribe(move |event| {
         let pod = event.object();

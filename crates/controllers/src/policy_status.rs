@@ -22,7 +22,7 @@ const WORKERS: usize = 5;
 pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
     let policies = shell.informers.informer::<ValidatingAdmissionPolicy>();
     policies.synced().await;
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("validatingadmissionpolicy-status");
     let changed = queue.clone();
     policies.subscribe(move |event| changed.add(event.object().metadata.name.clone().unwrap_or_default()));
     let (policies, client) = (&policies, &shell.client);

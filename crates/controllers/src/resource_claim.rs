@@ -55,7 +55,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
     controller.pods.synced().await;
     controller.claims.synced().await;
     controller.templates.synced().await;
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("resource_claim");
     let (own, claims) = (queue.clone(), controller.claims.clone());
     controller.pods.subscribe(move |event| {
         let pod = event.object();

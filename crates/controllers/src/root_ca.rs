@@ -30,7 +30,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
     let maps = shell.informers.selected::<ConfigMap>(&format!("metadata.name={NAME}"), "");
     namespaces.synced().await;
     maps.synced().await;
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("root_ca_cert_publisher");
     queue_namespaces(&namespaces, &queue);
     let own = queue.clone();
     maps.subscribe(move |event| own.add(event.object().namespace().to_owned()));

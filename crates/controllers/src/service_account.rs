@@ -33,7 +33,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
     let accounts = shell.informers.informer::<ServiceAccount>();
     namespaces.synced().await;
     accounts.synced().await;
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("serviceaccount");
     queue_namespaces(&namespaces, &queue);
     let own = queue.clone();
     accounts.subscribe(move |event| {

@@ -69,7 +69,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
     };
     controller.secrets.synced().await;
     controller.accounts.synced().await;
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("serviceaccount_tokens_secret");
     let own = queue.clone();
     controller.secrets.subscribe(move |event| {
         if let Some(work) = Work::of(event.object()) {

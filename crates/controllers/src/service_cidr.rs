@@ -36,7 +36,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
         (shell.informers.informer(), shell.informers.informer());
     cidrs.synced().await;
     addresses.synced().await;
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("ipaddresses");
     let (own, all) = (queue.clone(), cidrs.clone());
     cidrs.subscribe(move |event| {
         // Another range may be what keeps, or frees, those that overlap it.

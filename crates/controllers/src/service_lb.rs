@@ -51,7 +51,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
     controller.nodes.synced().await;
     controller.slices.synced().await;
     // One key: who has which port is decided for all Services together.
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("service");
     let own = queue.clone();
     controller.services.subscribe(move |event| {
         let before = match event {

@@ -15,7 +15,7 @@ use crate::shell::Shell;
 pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
     let jobs: Informer<Job> = shell.informers.informer();
     jobs.synced().await;
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("ttl_jobs_to_delete");
     let own = queue.clone();
     jobs.subscribe(move |event| {
         if !matches!(event, InformerEvent::Deleted(_)) && expires(event.object()).is_some() {

@@ -45,6 +45,7 @@ pub async fn run(arguments: ServerArguments) -> anyhow::Result<()> {
         MetricsServer::new(orlop_metrics_server::Options { resolution: arguments.metrics_resolution })
     });
     let options = Options {
+        more_metrics: Some(crate::component::metrics::render),
         in_process: metrics_server.iter().map(metrics::in_process).collect(),
         components: vec![
             ("controller-manager".to_owned(), Arc::new(controllers.clone())),

@@ -63,6 +63,9 @@ pub(super) fn metrics(server: &ApiServer) -> String {
     ];
     out.sample("kubernetes_build_info", &labels, 1.0);
     process::render(&mut out);
+    if let Some(more) = server.options.more_metrics {
+        more(&mut out);
+    }
     out.finish()
 }
 

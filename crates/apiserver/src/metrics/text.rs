@@ -113,6 +113,15 @@ pub struct Shaping {
 /// What a label is shown as when its value is not among those allowed.
 const UNEXPECTED: &str = "unexpected";
 
+/// A bound as Go writes it: small ones with an exponent of two digits at least.
+fn shown(bound: f64) -> String {
+    let scientific = format!("{bound:e}");
+    match scientific.split_once("e-") {
+        Some((digits, exponent)) if bound.abs() < 1e-4 => format!("{digits}e-{exponent:0>2}"),
+        _ => bound.to_string(),
+    }
+}
+
 /// The text that is being written.
 #[derive(Default)]
 pub struct Exposition {
@@ -220,14 +229,27 @@ impl Exposition {
 
     /// The samples of a histogram.
     pub fn histogram(&mut self, name: &str, labels: Labels<'_>, histogram: &Histogram) {
+        let buckets: Vec<u64> = histogram.buckets.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+        let sum = histogram.sum.load(Ordering::Relaxed) as f64 / histogram.scale;
+        self.distribution(name, labels, histogram.bounds.iter().copied(), &buckets, sum);
+    }
+
+    /// The same of counts that are kept elsewhere: one for each bound and one for what lies above, not cumulative.
+    pub fn distribution(
+        &mut self,
+        name: &str,
+        labels: Labels<'_>,
+        bounds: impl IntoIterator<Item = f64>,
+        buckets: &[u64],
+        sum: f64,
+    ) {
         let bucket = format!("{name}_bucket");
-        let mut below = 0;
-        for (at, count) in histogram.buckets.iter().enumerate() {
-            below += count.load(Ordering::Relaxed);
-            let bound = histogram.bounds.get(at).map_or("+Inf".to_string(), f64::to_string);
+        let (mut below, mut bounds) = (0, bounds.into_iter());
+        for count in buckets {
+            below += count;
+            let bound = bounds.next().map_or("+Inf".to_owned(), shown);
             self.series(&bucket, labels, Some(&bound), below as f64);
         }
-        let sum = histogram.sum.load(Ordering::Relaxed) as f64 / histogram.scale;
         self.sample(&format!("{name}_sum"), labels, sum);
         self.sample(&format!("{name}_count"), labels, below as f64);
     }
@@ -236,6 +258,17 @@ impl Exposition {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bounds_are_written_as_go_writes_them() {
+        let check = |bound: f64, expected: &str| assert_eq!(shown(bound), expected);
+        check(10e-9, "1e-08");
+        check(10e-9 * 10.0 * 10.0 * 10.0, "9.999999999999999e-06");
+        check(0.0001, "0.0001");
+        check(0.25, "0.25");
+        check(1000.0, "1000");
+        check(131072.0, "131072");
+    }
 
     #[test]
     fn text() {

@@ -55,7 +55,7 @@ fn queue(
     requests: &Informer<CertificateSigningRequest>,
     wanted: impl Fn(&CertificateSigningRequest) -> bool + Send + Sync + 'static,
 ) -> WorkQueue<String> {
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("certificate");
     let own = queue.clone();
     requests.subscribe(move |event| {
         if !matches!(event, InformerEvent::Deleted(_)) && wanted(event.object()) {

@@ -34,7 +34,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
     index_by_controller(&controller.jobs);
     controller.crons.synced().await;
     controller.jobs.synced().await;
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("cronjob");
     let (own, recorder) = (queue.clone(), controller.recorder.clone());
     controller.crons.subscribe(move |event| {
         let key = ObjectKey::of(&event.object().metadata);

@@ -56,7 +56,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
     controller.pods.synced().await;
     controller.nodes.synced().await;
     controller.history.revisions.synced().await;
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("daemonset");
     let own = queue.clone();
     controller.sets.subscribe(move |event| own.add(ObjectKey::of(&event.object().metadata)));
     queue_for_pods(&controller.pods, &controller.sets, &controller.expectations, &queue, Duration::ZERO);

@@ -47,7 +47,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
     controller.deployments.synced().await;
     controller.sets.synced().await;
     controller.pods.synced().await;
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("deployment");
     let own = queue.clone();
     controller.deployments.subscribe(move |event| own.add(ObjectKey::of(&event.object().metadata)));
     let watch = Watch {

@@ -51,7 +51,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
     controller.scales.sets.synced().await;
     controller.scales.deployments.synced().await;
     controller.scales.stateful_sets.synced().await;
-    let (queue, announced) = (WorkQueue::new(), WorkQueue::new());
+    let (queue, announced) = (WorkQueue::named("disruption"), WorkQueue::named("stale_pod_disruption"));
     let own = queue.clone();
     controller.budgets.subscribe(move |event| own.add(ObjectKey::of(&event.object().metadata)));
     queue_for_pods(&controller, &queue, &announced);

@@ -61,7 +61,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
     controller.endpoints.synced().await;
     controller.services.synced().await;
     controller.slices.synced().await;
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("endpoint_slice_mirroring");
     let own = queue.clone();
     controller.endpoints.subscribe(move |event| {
         let mirrored = match event {

@@ -51,7 +51,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
     controller.pods.synced().await;
     controller.nodes.synced().await;
     controller.slices.synced().await;
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("endpoint_slice");
     let own = queue.clone();
     controller.services.subscribe(move |event| own.add(ObjectKey::of(&event.object().metadata)));
     let (own, written) = (queue.clone(), controller.written.clone());

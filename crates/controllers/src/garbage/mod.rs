@@ -51,8 +51,8 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
         client: shell.client,
         recorder: shell.recorder,
         graph: Mutex::default(),
-        delete: WorkQueue::new(),
-        orphan: WorkQueue::new(),
+        delete: WorkQueue::named("garbage_collector_attempt_to_delete"),
+        orphan: WorkQueue::named("garbage_collector_attempt_to_orphan"),
         kinds: Mutex::default(),
         absent: Mutex::default(),
     });

@@ -62,7 +62,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
     };
     controller.autoscalers.synced().await;
     controller.pods.synced().await;
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("horizontalpodautoscaler");
     let own = queue.clone();
     controller.autoscalers.subscribe(move |event| {
         let written = matches!(event, InformerEvent::Updated { old, new } if old.spec == new.spec);

@@ -84,8 +84,8 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
         jobs: controller.jobs.clone(),
         pods: controller.pods.clone(),
         ahead: controller.ahead.clone(),
-        queue: WorkQueue::new(),
-        orphans: WorkQueue::new(),
+        queue: WorkQueue::named("job"),
+        orphans: WorkQueue::named("job_orphan_pod"),
     });
     let (of_jobs, of_pods) = (watch.clone(), watch.clone());
     controller.jobs.subscribe(move |event| of_jobs.job(event));

@@ -35,7 +35,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
     let pods = shell.informers.informer::<Pod>();
     controller.namespaces.synced().await;
     pods.synced().await;
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("namespace");
     let own = queue.clone();
     controller.namespaces.subscribe(move |event| {
         let namespace = event.object();

@@ -59,7 +59,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
     index_by_node(&controller.pods);
     controller.nodes.synced().await;
     controller.pods.synced().await;
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("noexec_taint_pod");
     let (own, pods) = (queue.clone(), controller.pods.clone());
     controller.nodes.subscribe(move |event| {
         let changed = match event {

@@ -115,7 +115,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
         return Ok(());
     }
     controller.nodes.synced().await;
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("cidrallocator_node");
     let own = queue.clone();
     let nodes = controller.nodes.clone();
     controller.nodes.subscribe(move |event| {

@@ -57,7 +57,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
     controller.nodes.synced().await;
     controller.pods.synced().await;
     leases.synced().await;
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("node_lifecycle_controller");
     let (own, heard) = (queue.clone(), controller.heard.clone());
     leases.subscribe(move |event| {
         let lease = event.object();

@@ -40,7 +40,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
     let nodes: Informer<Node> = shell.informers.informer();
     nodes.synced().await;
     let step = std::sync::Arc::new(Mutex::new(next_step(0, nodes.len())));
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("ttlcontroller");
     let (own, known, current) = (queue.clone(), nodes.clone(), step.clone());
     nodes.subscribe(move |event| {
         let mut step = current.lock();

@@ -35,22 +35,22 @@ struct Controller<O> {
 
 /// Runs the controller of ReplicaSets.
 pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
-    run_for::<ReplicaSet>("replicaset-controller", shell).await
+    run_for::<ReplicaSet>("replicaset-controller", "replicaset", shell).await
 }
 
 /// Runs the controller of ReplicationControllers.
 pub(crate) async fn run_replication_controllers(shell: Shell) -> Result<(), Error> {
-    run_for::<ReplicationController>("replicationcontroller-controller", shell).await
+    run_for::<ReplicationController>("replicationcontroller-controller", "replicationmanager", shell).await
 }
 
-async fn run_for<O: Replicated>(name: &'static str, shell: Shell) -> Result<(), Error> {
+async fn run_for<O: Replicated>(name: &'static str, queue: &'static str, shell: Shell) -> Result<(), Error> {
     let controller = Controller::<O> {
         pods: shell.informers.informer(),
         owners: shell.informers.informer(),
         expectations: Expectations::default(),
         control: PodControl { client: shell.client, recorder: shell.recorder },
     };
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named(queue);
     index_by_controller(&controller.pods);
     index_by_controller(&controller.owners);
     controller.owners.synced().await;

@@ -135,7 +135,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
         client: shell.client,
     };
     controller.quotas.synced().await;
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("resourcequota_primary");
     // With half of the caches empty every sum would be too small.
     let whole = CancellationToken::new();
     let following = follow(&controller.client, &shell.informers, "resourcequota-controller", |_, new| {

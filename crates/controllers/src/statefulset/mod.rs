@@ -54,7 +54,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
     controller.pods.synced().await;
     controller.claims.synced().await;
     controller.history.revisions.synced().await;
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("statefulset");
     let own = queue.clone();
     controller.sets.subscribe(move |event| own.add(ObjectKey::of(&event.object().metadata)));
     // Its pods have names, so a stale cache cannot make a double: there is nothing to expect.

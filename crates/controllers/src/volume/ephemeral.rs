@@ -18,7 +18,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
     index_by_claim(&pods);
     claims.synced().await;
     pods.synced().await;
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("ephemeral_volume");
     let own = queue.clone();
     pods.subscribe(move |event| {
         if matches!(event, InformerEvent::Added(_)) && has_own_claims(event.object()) {

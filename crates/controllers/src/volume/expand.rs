@@ -20,7 +20,7 @@ const WORKERS: usize = 10;
 pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
     let claims: Informer<PersistentVolumeClaim> = shell.informers.informer();
     claims.synced().await;
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("volume_expand");
     let own = queue.clone();
     claims.subscribe(move |event| {
         let claim = event.object();

@@ -54,7 +54,7 @@ pub(crate) async fn claims(shell: Shell) -> Result<(), Error> {
     index_by_claim(&pods);
     claims.synced().await;
     pods.synced().await;
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("pvcprotection");
     let own = queue.clone();
     claims.subscribe(move |event| {
         let claim = event.object();
@@ -114,7 +114,7 @@ async fn in_use(
 pub(crate) async fn volumes(shell: Shell) -> Result<(), Error> {
     let volumes: Informer<PersistentVolume> = shell.informers.informer();
     volumes.synced().await;
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("pvprotection");
     let own = queue.clone();
     volumes.subscribe(move |event| {
         let volume = event.object();
@@ -187,7 +187,7 @@ pub(crate) async fn attributes_classes(shell: Shell) -> Result<(), Error> {
     classes.synced().await;
     claims.synced().await;
     volumes.synced().await;
-    let queue = WorkQueue::new();
+    let queue = WorkQueue::named("vacprotection");
     queue_freed(&claims, &queue, classes_of_claim);
     queue_freed(&volumes, &queue, classes_of_volume);
     let own = queue.clone();

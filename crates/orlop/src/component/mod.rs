@@ -1,6 +1,7 @@
 //! What `orlop scheduler` and `orlop controller-manager` have in common: a client, leader election, and a port for
 //! health and metrics, under upstream's flag names.
 
+pub mod metrics;
 mod serving;
 pub mod table;
 

@@ -248,6 +248,7 @@ impl Shared {
             "/metrics" => {
                 let mut out = Exposition::default();
                 process::render(&mut out);
+                super::metrics::render(&mut out);
                 if let Some(lease) = lease {
                     let (name, help) = (
                         "leader_election_master_status",

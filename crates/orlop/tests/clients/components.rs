@@ -138,6 +138,18 @@ fn a_control_plane_of_three_processes() {
     let token = server.ok(&["create", "token", "monitor"]);
     let metrics = first.get("/metrics", &["--header", &bearer(token.trim())]);
     assert!(metrics.contains("leader_election_master_status{name=\"kube-scheduler\"} 1"), "{metrics}");
+    let metrics = controllers.get("/metrics", &["--header", &bearer(token.trim())]);
+    for expected in [
+        "workqueue_depth{name=\"deployment\"} 0\n",
+        "workqueue_work_duration_seconds_bucket{name=\"replicaset\",le=\"9.999999999999999e-06\"}",
+        "workqueue_adds_total{name=\"job\"} 0\n",
+        &format!(
+            "rest_client_requests_total{{code=\"201\",host=\"127.0.0.1:{}\",method=\"POST\"}}",
+            server.port
+        ),
+    ] {
+        assert!(metrics.contains(expected), "{expected}\n{metrics}");
+    }
     assert!(first.get("/configz", &["--header", &bearer(token.trim())]).contains("cannot get path"));
     assert!(first.get("/metrics", &["--header", &bearer("nonsense")]).contains("Unauthorized"));
 

@@ -80,7 +80,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
         nodes: shell.informers.informer(),
         drivers: shell.informers.informer(),
         attachments: shell.informers.informer(),
-        queue: WorkQueue::new(),
+        queue: WorkQueue::named("pvcs"),
         client: shell.client,
         recorder: shell.recorder,
         memory: Mutex::default(),

@@ -51,7 +51,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
         volumes: shell.informers.informer(),
         classes: shell.informers.informer(),
         pods: shell.informers.informer(),
-        queue: WorkQueue::new(),
+        queue: WorkQueue::named("claims"),
         client: shell.client,
         recorder: shell.recorder,
     });
