@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{Api, PostParams};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
 /// Where and how to compete.
@@ -77,12 +77,16 @@ impl LeaderElectionOptions {
 pub struct Leadership {
     /// Cancelled when this process no longer leads: it must stop at once then.
     pub lost: CancellationToken,
+    /// Dropped when what the leader did has stopped.
+    working: DropGuard,
     renewal: JoinHandle<()>,
 }
 
 impl Leadership {
-    /// Waits until nothing is done about the lease any more: after a shutdown, until it has been released.
+    /// To be called when what the leader did has stopped. Waits until nothing is done about the lease any more: after a
+    /// shutdown, until it has been released.
     pub async fn ended(self) {
+        drop(self.working);
         // It panics only with the process.
         let _ = self.renewal.await;
     }
@@ -119,14 +123,20 @@ impl LeaderElection {
             shutdown.run_until_cancelled(tokio::time::sleep(self.options.retry_period)).await?;
         };
         info!(lease = self.options.name, identity = self.options.identity, "became leader");
-        let lost = CancellationToken::new();
-        let renewal = tokio::spawn(self.renew(renewed, lost.clone(), shutdown));
-        Some(Leadership { lost, renewal })
+        let (lost, stopped) = (CancellationToken::new(), CancellationToken::new());
+        let renewal = tokio::spawn(self.renew(renewed, lost.clone(), stopped.clone(), shutdown));
+        Some(Leadership { lost, working: stopped.drop_guard(), renewal })
     }
 
     /// Renews until shutdown, or until nothing was written for the renew deadline. That counts from the beginning of the
     /// last try that succeeded: others count the lease's duration from then at the earliest, and that is longer.
-    async fn renew(mut self, mut renewed: Instant, leading: CancellationToken, shutdown: CancellationToken) {
+    async fn renew(
+        mut self,
+        mut renewed: Instant,
+        leading: CancellationToken,
+        stopped: CancellationToken,
+        shutdown: CancellationToken,
+    ) {
         let lost = leading.drop_guard();
         loop {
             let deadline = renewed + self.options.renew_deadline;
@@ -134,6 +144,7 @@ impl LeaderElection {
             if shutdown.run_until_cancelled(tokio::time::sleep_until(pause)).await.is_none() {
                 // What the leader did must have stopped before somebody else begins.
                 drop(lost);
+                stopped.cancelled().await;
                 self.release().await;
                 return;
             }
@@ -347,6 +358,21 @@ mod tests {
             lease["metadata"]["annotations"]["note"] = json!(version);
         }
         assert!(!first.lost.is_cancelled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_lease_is_given_back_when_the_work_has_stopped() {
+        let (store, link) = (Store::default(), Arc::new(Mutex::new(Link::Whole)));
+        let options = LeaderElectionOptions::new("tested", "first");
+        let stop = CancellationToken::new();
+        let first = LeaderElection::new(client(&store, &link), options).lead(stop.clone()).await.unwrap();
+        let holder = || store.lock().1.clone().unwrap()["spec"]["holderIdentity"].clone();
+        stop.cancel();
+        first.lost.cancelled().await;
+        pass(3000).await;
+        assert_eq!(holder(), "first", "it has not said that it has stopped");
+        first.ended().await;
+        assert_eq!(holder(), "");
     }
 
     #[tokio::test(start_paused = true)]

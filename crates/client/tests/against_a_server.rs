@@ -133,6 +133,7 @@ async fn one_leads_and_hands_over() {
 
     stop_first.cancel();
     tokio::time::timeout(PATIENCE, leading.lost.cancelled()).await.unwrap();
+    leading.ended().await;
     let leading = tokio::time::timeout(PATIENCE, second).await.unwrap().unwrap().unwrap();
     let leases: Api<Lease> = Api::namespaced(client, "kube-system");
     let spec = leases.get("tested").await.unwrap().spec.unwrap();

@@ -332,7 +332,9 @@ async fn controllers_that_start_again_write_only_what_is_wrong() {
     pretty_assertions::assert_eq!(&changed - &expected.perhaps, expected.certainly);
     let told = events(&cluster).await.difference(&told).cloned().collect::<BTreeSet<_>>();
     let reason = |(event, _): &(String, u64)| event.split(' ').next().unwrap().to_owned();
-    let reasons: BTreeSet<String> = told.iter().map(reason).collect();
+    let mut reasons: BTreeSet<String> = told.iter().map(reason).collect();
+    // Upstream's controllers tell of conflicts, too, after which they try again.
+    reasons.retain(|reason| !reason.starts_with("FailedToUpdateEndpoint"));
     let expected = ["Completed", "RegisteredNode", "ScalingReplicaSet", "SuccessfulCreate"];
     assert_eq!(reasons, expected.map(str::to_owned).into(), "{told:#?}");
     controllers.end().await;

@@ -108,6 +108,18 @@ fn a_load_balancer_is_the_node_to_those_outside() {
     // And from within, where the same address means the same service.
     cluster.toolbox("box");
     assert_eq!(cluster.exec("box", &format!("wget -qO- http://{NODE_IP}/")), "page one\n");
+    // Only for some: the node is a client like any other.
+    let only = |sources: &str| {
+        let patch = format!(r#"{{"spec":{{"loadBalancerSourceRanges":["{sources}"]}}}}"#);
+        cluster.ok(&["patch", "service", "web", "-p", &patch]);
+    };
+    only("203.0.113.0/24");
+    eventually("the node is refused", || cluster.on_host(get).join().unwrap().err());
+    only(&format!("{NODE_IP}/32"));
+    eventually("the node is let in", || cluster.on_host(get).join().unwrap().ok());
+    let outcome =
+        cluster.kubectl(&["exec", "box", "--", "wget", "-qO-", "-T2", &format!("http://{NODE_IP}/")]);
+    assert!(!outcome.status.success(), "a pod is not among the sources");
 
     cluster.ok(&["patch", "service", "web", "-p", r#"{"spec":{"type":"ClusterIP"}}"#]);
     eventually("nobody listens there any more", || cluster.on_host(get).join().unwrap().err());
@@ -143,6 +155,14 @@ fn services_get_addresses_of_a_range_that_is_added() {
     });
     let answer = cluster.exec("box", "nslookup web.default.svc.cluster.local");
     assert!(answer.contains("Address: 10.200.0.9"), "{answer:?}");
+    let address: SocketAddr = "10.200.0.9:80".parse().unwrap();
+    let page = cluster.on_host(move || http_get(address)).join().unwrap();
+    assert_eq!(page.as_deref(), Ok("page one\n"), "from the node, too");
+    let counted = cluster.ok(&["get", "--raw", "/metrics"]);
+    assert!(
+        counted.contains("workqueue_adds_total{name=\"ipaddresses\"}"),
+        "the controllers run in this process"
+    );
 
     // A range with an address in use does not go.
     cluster.ok(&["delete", "servicecidr", "more", "--wait=false"]);
