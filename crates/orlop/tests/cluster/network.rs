@@ -121,7 +121,13 @@ fn a_load_balancer_is_the_node_to_those_outside() {
         cluster.kubectl(&["exec", "box", "--", "wget", "-qO-", "-T2", &format!("http://{NODE_IP}/")]);
     assert!(!outcome.status.success(), "a pod is not among the sources");
 
-    cluster.ok(&["patch", "service", "web", "-p", r#"{"spec":{"type":"ClusterIP"}}"#]);
+    cluster.ok(&[
+        "patch",
+        "service",
+        "web",
+        "-p",
+        r#"{"spec":{"type":"ClusterIP","loadBalancerSourceRanges":null}}"#,
+    ]);
     eventually("nobody listens there any more", || cluster.on_host(get).join().unwrap().err());
     eventually("and the address is gone", || {
         cluster.ok(&["get", "service", "web", "-o", ingress]).is_empty().then_some(())
