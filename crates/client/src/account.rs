@@ -215,10 +215,12 @@ impl Tokens {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::convert::Infallible;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use http::Response;
     use k8s_openapi::api::core::v1::ConfigMap;
     use serde_json::{Value, json};
+    use tracing::{Metadata, Subscriber, span};
 
     use super::*;
 
@@ -305,6 +307,28 @@ mod tests {
         }
     }
 
+    /// Counts what this module logs at a level.
+    struct Log(tracing::Level, Arc<AtomicUsize>);
+
+    impl Subscriber for Log {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            *metadata.level() == self.0 && metadata.target() == "orlop_client::account"
+        }
+
+        fn event(&self, _: &tracing::Event<'_>) {
+            self.1.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+        fn enter(&self, _: &span::Id) {}
+        fn exit(&self, _: &span::Id) {}
+    }
+
     async fn pass(seconds: u64) {
         tokio::time::sleep(Duration::from_secs(seconds)).await;
     }
@@ -363,6 +387,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_token_that_expired_while_the_server_was_away_is_replaced() {
+        let warnings = Arc::new(AtomicUsize::new(0));
+        let _logged = tracing::subscriber::set_default(Log(tracing::Level::WARN, warnings.clone()));
         let bed = bed(600);
         assert_eq!(bed.request().await, "ok");
         bed.log();
@@ -371,6 +397,7 @@ mod tests {
             pass(1).await;
             assert!(bed.request().await.contains("connection refused"));
         }
+        assert_eq!(warnings.load(Ordering::Relaxed), 1, "hundreds of tries, one line");
         bed.server.lock().away = false;
         pass(1).await;
         assert_eq!(bed.request().await, "ok");
