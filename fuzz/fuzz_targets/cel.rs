@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use orlop_cel::{Budget, Environment, EnvironmentBuilder, Type, Val, Vars};
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 static ENVIRONMENT: LazyLock<Environment> = LazyLock::new(|| {
     EnvironmentBuilder::kubernetes()

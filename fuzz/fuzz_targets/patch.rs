@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use orlop_api::decode::{self, Media};
 use orlop_api::managed::{self, ManagedParams, ObjectType};
 use orlop_api::patch;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 static OBJECT: LazyLock<Value> = LazyLock::new(|| {
     json!({

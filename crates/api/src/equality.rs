@@ -1,6 +1,6 @@
 //! Equality of objects.
 
-use serde_json::{Map, Value};
+use orlop_json::{Map, Value};
 
 use crate::quantity::Quantity;
 
@@ -24,7 +24,7 @@ pub fn quantity_equal(a: &str, b: &str) -> bool {
     }
 }
 
-fn covers(a: &Map<String, Value>, b: &Map<String, Value>) -> bool {
+fn covers(a: &Map, b: &Map) -> bool {
     a.iter().all(|(key, value)| match b.get(key) {
         Some(other) => semantic_equal(value, other),
         None => empty(value),
@@ -43,7 +43,7 @@ fn empty(value: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn emptiness_is_one() {

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde_json::Value;
+use orlop_json::Value;
 
 /// Where in an object something is: `spec.containers[0].name`, `metadata.labels[foo]`.
 #[derive(Clone, Debug, Default)]
@@ -314,7 +314,7 @@ fn unprintable(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn paths_print_as_upstream() {

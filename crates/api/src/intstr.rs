@@ -1,6 +1,6 @@
 //! `intstr.IntOrString`: a number, or text that is a percentage or a name.
 
-use serde_json::Value;
+use orlop_json::Value;
 
 /// A number, or a percentage of `total`, rounded up or down.
 ///
@@ -31,7 +31,7 @@ pub fn percent(text: &str) -> Result<i64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn values_scale() {

@@ -3,9 +3,9 @@
 //! Objects are in normalised form: what is empty is absent. Readers answer with empty values for what is absent or
 //! of a wrong type; they never fail.
 
-use serde_json::{Map, Value};
+use orlop_json::{Map, Value};
 
-fn metadata(obj: &Value) -> Option<&Map<String, Value>> {
+fn metadata(obj: &Value) -> Option<&Map> {
     obj.get("metadata").and_then(Value::as_object)
 }
 
@@ -14,12 +14,12 @@ fn text<'a>(obj: &'a Value, field: &str) -> &'a str {
 }
 
 /// `metadata`, made when it is missing.
-pub fn metadata_mut(obj: &mut Value) -> &mut Map<String, Value> {
+pub fn metadata_mut(obj: &mut Value) -> &mut Map {
     child_mut(obj, "metadata")
 }
 
 /// The object under `field`, made when it is missing or no object.
-pub fn child_mut<'a>(obj: &'a mut Value, field: &str) -> &'a mut Map<String, Value> {
+pub fn child_mut<'a>(obj: &'a mut Value, field: &str) -> &'a mut Map {
     if !obj.is_object() {
         *obj = Value::Object(Map::new());
     }
@@ -40,7 +40,7 @@ pub fn child_mut<'a>(obj: &'a mut Value, field: &str) -> &'a mut Map<String, Val
 fn set_text(obj: &mut Value, field: &str, value: &str) {
     let meta = metadata_mut(obj);
     if value.is_empty() {
-        meta.shift_remove(field);
+        meta.remove(field);
     } else {
         meta.insert(field.into(), Value::String(value.into()));
     }
@@ -112,7 +112,7 @@ pub fn generation(obj: &Value) -> i64 {
 }
 
 /// `metadata.labels`.
-pub fn labels(obj: &Value) -> Option<&Map<String, Value>> {
+pub fn labels(obj: &Value) -> Option<&Map> {
     metadata(obj)?.get("labels")?.as_object()
 }
 
@@ -122,7 +122,7 @@ pub fn label<'a>(obj: &'a Value, key: &str) -> Option<&'a str> {
 }
 
 /// `metadata.annotations`.
-pub fn annotations(obj: &Value) -> Option<&Map<String, Value>> {
+pub fn annotations(obj: &Value) -> Option<&Map> {
     metadata(obj)?.get("annotations")?.as_object()
 }
 
@@ -193,7 +193,7 @@ pub fn set_deletion_grace_period_seconds(obj: &mut Value, value: Option<i64>) {
             meta.insert("deletionGracePeriodSeconds".into(), seconds.into());
         }
         None => {
-            meta.shift_remove("deletionGracePeriodSeconds");
+            meta.remove("deletionGracePeriodSeconds");
         }
     }
 }
@@ -202,7 +202,7 @@ pub fn set_deletion_grace_period_seconds(obj: &mut Value, value: Option<i64>) {
 pub fn set_generation(obj: &mut Value, value: i64) {
     let meta = metadata_mut(obj);
     if value == 0 {
-        meta.shift_remove("generation");
+        meta.remove("generation");
     } else {
         meta.insert("generation".into(), value.into());
     }
@@ -232,7 +232,7 @@ fn set_entry(obj: &mut Value, map: &str, key: &str, value: &str) {
 pub fn set_finalizers(obj: &mut Value, finalizers: &[&str]) {
     let meta = metadata_mut(obj);
     if finalizers.is_empty() {
-        meta.shift_remove("finalizers");
+        meta.remove("finalizers");
     } else {
         meta.insert("finalizers".into(), finalizers.iter().map(|f| Value::from(*f)).collect());
     }
@@ -246,7 +246,7 @@ pub fn get<'a>(obj: &'a Value, path: &str) -> Option<&'a Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn accessors() {

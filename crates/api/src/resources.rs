@@ -8,7 +8,7 @@ static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
     // A row that cannot be read would be a broken build, which the test below finds.
     include_str!("../data/resources.jsonl")
         .lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter_map(|line| orlop_json::from_str(line).ok())
         .collect()
 });
 

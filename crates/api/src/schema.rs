@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use serde_json::Value;
+use orlop_json::Value;
 
 static DATA: &str = include_str!("../data/schema.txt");
 static SCHEMAS: LazyLock<Schemas> = LazyLock::new(load);
@@ -283,7 +283,7 @@ fn load() -> Schemas {
                     },
                     patch_strategy,
                     patch_merge_key,
-                    default: serde_json::from_str(default).ok(),
+                    default: orlop_json::from_str(default).ok(),
                     values: listed(values),
                 };
                 if let Some(last) = rows.last_mut() {
@@ -315,7 +315,7 @@ fn load() -> Schemas {
             has_type_meta,
             atomic: head.flags.contains('a'),
             required: head.required.clone(),
-            unions: serde_json::from_str(head.unions).ok(),
+            unions: orlop_json::from_str(head.unions).ok(),
             fields,
             message,
             shows_empty_lists,

@@ -5,8 +5,8 @@
 
 use std::fmt;
 
+use orlop_json::Map;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 use crate::field::{ErrorList, go_quote};
 
@@ -22,7 +22,7 @@ pub struct Status {
     pub api_version: String,
     /// ListMeta, empty in answers to errors.
     #[serde(default)]
-    pub metadata: Map<String, Value>,
+    pub metadata: Map,
     /// `Success` or `Failure`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub status: String,
@@ -418,7 +418,7 @@ mod tests {
             ),
         ];
         for (error, want) in cases {
-            assert_eq!(serde_json::to_string(error.status()).unwrap(), want);
+            assert_eq!(orlop_json::to_string(error.status()).unwrap(), want);
         }
     }
 

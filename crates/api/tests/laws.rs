@@ -6,8 +6,8 @@ use orlop_api::decode::{self, FieldValidation};
 use orlop_api::managed::{self, ManagedParams, ObjectType};
 use orlop_api::patch;
 use orlop_api::schema::Struct;
+use orlop_json::{Map, Value, json};
 use proptest::prelude::*;
-use serde_json::{Map, Value, json};
 
 fn deployment() -> &'static Struct {
     orlop_api::schema::kind("apps", "v1", "Deployment").unwrap()
@@ -35,7 +35,7 @@ fn json_value() -> impl Strategy<Value = Value> {
         prop_oneof![
             proptest::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
             proptest::collection::btree_map("[abc]", inner, 0..4)
-                .prop_map(|map| Value::Object(map.into_iter().collect())),
+                .prop_map(|map| map.into_iter().collect::<Value>()),
         ]
     })
 }
@@ -50,7 +50,7 @@ fn json_patch_value() -> impl Strategy<Value = Value> {
     ];
     leaf.prop_recursive(3, 24, 4, |inner| {
         proptest::collection::btree_map("[abc]", inner, 0..4)
-            .prop_map(|map| Value::Object(map.into_iter().collect()))
+            .prop_map(|map| map.into_iter().collect::<Value>())
     })
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use orlop_api::status::ApiError;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use crate::ApiServer;
 use crate::authn::UserInfo;
@@ -42,7 +42,7 @@ const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 
 /// The rules of the bootstrap role `system:node`.
 pub fn node_rules() -> Vec<crate::authz::rbac::PolicyRule> {
-    let all: Value = serde_json::from_str(RBAC).unwrap_or_default();
+    let all: Value = orlop_json::from_str(RBAC).unwrap_or_default();
     all["clusterRoles"]
         .as_array()
         .into_iter()
@@ -222,7 +222,7 @@ async fn api_services(bootstrap: &Bootstrap<'_>) -> Result<(), ApiError> {
     const GROUP: &str = crate::aggregation::GROUP;
     let registry = &bootstrap.server.registry;
     let Some(resource) = registry.resources.of_kind(GROUP, "APIService") else { return Ok(()) };
-    let all: Value = serde_json::from_str(API_SERVICES).map_err(ApiError::internal)?;
+    let all: Value = orlop_json::from_str(API_SERVICES).map_err(ApiError::internal)?;
     let table = registry.resources.table();
     for row in all.as_array().into_iter().flatten() {
         let text = |key: &str| row["spec"].get(key).and_then(Value::as_str).unwrap_or("");
@@ -302,7 +302,7 @@ async fn widen(bootstrap: &Bootstrap<'_>, wanted: Value) -> Result<(), ApiError>
 }
 
 async fn rbac(bootstrap: &Bootstrap<'_>) -> Result<(), ApiError> {
-    let all: Value = serde_json::from_str(RBAC).map_err(ApiError::internal)?;
+    let all: Value = orlop_json::from_str(RBAC).map_err(ApiError::internal)?;
     for (list, kind) in [
         ("clusterRoles", "ClusterRole"),
         ("clusterRoleBindings", "ClusterRoleBinding"),

@@ -10,7 +10,7 @@ use orlop_cel::{
     Budget, CompileErrors, DeclType, Environment, EnvironmentBuilder, PER_CALL_LIMIT, Program, Type, Val,
     Vars,
 };
-use serde_json::{Map, Value, json};
+use orlop_json::{Map, Value, json};
 
 /// Most match conditions of one webhook.
 const MAX_CONDITIONS: usize = 64;
@@ -130,15 +130,12 @@ impl MatchConditions {
 
     /// The review's `spec` with every field of text, also the empty ones, and of the selectors only those that are read.
     fn request(&self, spec: &Value) -> Value {
-        let texts = |object: &Value, names: &[&str]| -> Map<String, Value> {
-            names
-                .iter()
-                .map(|name| ((*name).to_string(), json!(object[*name].as_str().unwrap_or(""))))
-                .collect()
+        let texts = |object: &Value, names: &[&str]| -> Map {
+            names.iter().map(|name| ((*name).into(), json!(object[*name].as_str().unwrap_or("")))).collect()
         };
         let mut request = texts(spec, &["user", "uid"]);
         for (name, empty) in [("groups", json!([])), ("extra", json!({}))] {
-            request.insert(name.to_string(), spec.get(name).cloned().unwrap_or(empty));
+            request.insert(name.into(), spec.get(name).cloned().unwrap_or(empty));
         }
         if let Some(given) = spec.get("resourceAttributes") {
             let names = ["namespace", "verb", "group", "version", "resource", "subresource", "name"];
@@ -151,14 +148,14 @@ impl MatchConditions {
                     for requirement in selector["requirements"].as_array_mut().into_iter().flatten() {
                         requirement.as_object_mut().map(|r| r.entry("values").or_insert(json!([])));
                     }
-                    resource.insert(name.to_string(), selector);
+                    resource.insert(name.into(), selector);
                 }
             }
-            request.insert("resourceAttributes".to_string(), Value::Object(resource));
+            request.insert("resourceAttributes".into(), Value::Object(resource));
         }
         if let Some(given) = spec.get("nonResourceAttributes") {
             let path = texts(given, &["path", "verb"]);
-            request.insert("nonResourceAttributes".to_string(), Value::Object(path));
+            request.insert("nonResourceAttributes".into(), Value::Object(path));
         }
         Value::Object(request)
     }

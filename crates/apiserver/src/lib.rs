@@ -245,7 +245,7 @@ impl ApiServer {
         let authorities = authn::peer::Authorities::new(Some(&client_ca_pem), proxies)?;
         let allocators = services::Allocators::new(&options.service_cidrs, options.service_node_port_range);
         if let Some(services) = resources.cache("", "Service") {
-            let objects: Vec<serde_json::Value> = services.snapshot().0.values().map(|e| e.value()).collect();
+            let objects: Vec<orlop_json::Value> = services.snapshot().0.values().map(|e| e.value()).collect();
             allocators.load(objects.iter());
         }
         let metrics: Arc<Metrics> = Arc::default();

@@ -4,7 +4,7 @@
 use orlop_api::decode::Gvk;
 use orlop_api::managed::{ManagedParams, ObjectType, Versions, on_apply, on_update};
 use orlop_api::status::ApiError;
-use serde_json::{Map, Value};
+use orlop_json::{Map, Value};
 
 use crate::registry::object::set_meta;
 use crate::registry::{Call, Warnings, now};
@@ -140,8 +140,7 @@ pub fn only_times_differ(a: &Value, b: &Value) -> bool {
 /// Whether two maps have the same fields, but for those to be left out, and all are the same by `equal`.
 fn same(a: &Value, b: &Value, left_out: &[&str], equal: impl Fn(&str, &Value, &Value) -> bool) -> bool {
     let (Value::Object(a), Value::Object(b)) = (a, b) else { return a == b };
-    let counted =
-        |map: &Map<String, Value>| map.keys().filter(|field| !left_out.contains(&field.as_str())).count();
+    let counted = |map: &Map| map.keys().filter(|field| !left_out.contains(&field.as_str())).count();
     counted(a) == counted(b)
         && a.iter()
             .filter(|(field, _)| !left_out.contains(&field.as_str()))

@@ -11,7 +11,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::pki::{self, Leaf, PkiError};
 
@@ -171,7 +171,7 @@ impl HttpClient {
     /// Reads a JSON document.
     pub async fn get_json(&self, url: &str, timeout: Duration) -> Result<(HeaderMap, Value), OutboundError> {
         let (headers, bytes) = self.send(Method::GET, url, None, timeout).await?;
-        let value = serde_json::from_slice(&bytes)
+        let value = orlop_json::from_slice(&bytes)
             .map_err(|error| OutboundError::Connection(format!("{url}: {error}")))?;
         Ok((headers, value))
     }
@@ -385,7 +385,7 @@ impl Webhook {
                     }
                     Err(error) => return Err(error),
                     Ok((_, bytes)) => {
-                        return serde_json::from_slice(&bytes)
+                        return orlop_json::from_slice(&bytes)
                             .map_err(|error| OutboundError::Connection(format!("{}: {error}", self.url)));
                     }
                 }

@@ -12,8 +12,8 @@ use orlop_api::managed::{ObjectType, Versions};
 use orlop_api::resources::Resource as Facts;
 use orlop_api::resources::Subresource;
 use orlop_api::schema::Struct;
+use orlop_json::Value;
 use orlop_kinds::{Conversion, Strategy};
-use serde_json::Value;
 
 use crate::cache::{Cache, Caches, Fields};
 use crate::custom::CustomKind;

@@ -16,11 +16,11 @@ use bytes::Bytes;
 use orlop_api::decode::Gvk;
 use orlop_api::field::{self, Path};
 use orlop_api::status::ApiError;
+use orlop_json::{Value, json};
 use orlop_kinds::core::service as kind;
 use orlop_store::{Guard, Op, Revision, Txn};
 use parking_lot::Mutex;
 use rand::Rng as _;
-use serde_json::{Value, json};
 
 use crate::cache::Cache;
 use crate::registry::{Call, Registry, object};

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::escaping::escape;
 use crate::types::{ObjectType, Type};
@@ -321,7 +321,7 @@ fn declare_object(schema: &Value, name: &str, resource: bool, nullable: bool, de
             if required.contains(&property.as_str()) && sub.get("default").is_none() {
                 min += property.len() as u64 + decl.min_serialized_size + 4;
             }
-            fields.push((property.clone(), Arc::new(decl)));
+            fields.push((property.to_string(), Arc::new(decl)));
         }
     }
     if resource {

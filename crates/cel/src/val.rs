@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::decl::{DeclType, FieldDecl, ListKind, Shape};
 use crate::error::EvalError;
@@ -84,7 +84,7 @@ pub enum List<'a> {
 #[derive(Clone, Debug)]
 pub enum Map<'a> {
     /// A JSON object; the declaration says which keys are fields and how their values are read.
-    Json(&'a serde_json::Map<String, Value>, MapShape<'a>),
+    Json(&'a orlop_json::Map, MapShape<'a>),
     /// Made while evaluating.
     Owned(Arc<OwnedMap<'a>>),
 }
@@ -206,7 +206,7 @@ impl<'a> Val<'a> {
     }
 
     /// A JSON object, read as it is.
-    pub fn from_json_object(members: &'a serde_json::Map<String, Value>) -> Val<'a> {
+    pub fn from_json_object(members: &'a orlop_json::Map) -> Val<'a> {
         Val::Map(Map::Json(members, MapShape::Dyn))
     }
 
@@ -356,7 +356,7 @@ impl<'a> Val<'a> {
             Val::Bool(b) => Value::Bool(*b),
             Val::Int(i) => Value::from(*i),
             Val::Uint(u) => Value::from(*u),
-            Val::Double(f) => serde_json::Number::from_f64(*f).map(Value::Number)?,
+            Val::Double(f) => orlop_json::Number::from_f64(*f).map(Value::Number)?,
             Val::String(text) => Value::String(text.as_str().to_owned()),
             Val::Bytes(bytes) => {
                 use base64::Engine;
@@ -370,16 +370,16 @@ impl<'a> Val<'a> {
             }
             Val::Map(Map::Json(members, _)) => Value::Object((*members).clone()),
             Val::Map(Map::Owned(entries)) => {
-                let mut out = serde_json::Map::new();
+                let mut out = orlop_json::Map::new();
                 for (key, value) in entries.entries() {
-                    out.insert(key.key_text()?, value.json(depth + 1, left)?);
+                    out.insert(key.key_text()?.into(), value.json(depth + 1, left)?);
                 }
                 Value::Object(out)
             }
             Val::Struct(object) => {
-                let mut out = serde_json::Map::new();
+                let mut out = orlop_json::Map::new();
                 for (name, value) in &object.fields {
-                    out.insert(crate::escaping::unescape(name), value.json(depth + 1, left)?);
+                    out.insert(crate::escaping::unescape(name).into(), value.json(depth + 1, left)?);
                 }
                 Value::Object(out)
             }
@@ -510,7 +510,7 @@ impl<'a> Map<'a> {
             }
             Map::Json(members, MapShape::Fields(fields)) => {
                 let field = fields.get(key)?;
-                members.get(&*field.json).map(|value| Val::from_declared(value, &field.decl))
+                members.get(&field.json).map(|value| Val::from_declared(value, &field.decl))
             }
             Map::Owned(entries) => entries.get(&Val::string(key)).map(|value| Ok(value.clone())),
         }
@@ -532,7 +532,7 @@ impl<'a> Map<'a> {
         match self {
             Map::Json(members, MapShape::Fields(fields)) => fields
                 .iter()
-                .filter(|(_, field)| members.contains_key(&*field.json))
+                .filter(|(_, field)| members.contains_key(&field.json))
                 .map(|(name, _)| Val::String(Str::Owned(name.clone())))
                 .collect(),
             Map::Json(members, _) => members.keys().map(|key| Val::String(Str::Borrowed(key))).collect(),

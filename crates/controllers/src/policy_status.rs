@@ -8,8 +8,8 @@ use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
 use kube::api::{Api, Patch, PatchParams};
 use orlop_cel::DeclType;
 use orlop_client::{WorkQueue, run_workers};
+use orlop_json::{Value, json};
 use orlop_kinds::admissionregistration::type_check::{self, Kind};
-use serde_json::{Value, json};
 
 use crate::error::Error;
 use crate::shell::Shell;
@@ -43,7 +43,7 @@ fn unobserved(policy: &ValidatingAdmissionPolicy) -> bool {
 
 async fn reconcile(client: &kube::Client, policy: &ValidatingAdmissionPolicy) -> Result<(), Error> {
     let name = policy.metadata.name.clone().unwrap_or_default();
-    let object = json!({"spec": policy.spec});
+    let object = json!({"spec": orlop_json::to_value(&policy.spec).unwrap_or_default()});
     let served = Served::discover(client).await?;
     let mut kinds = Vec::new();
     for kind in

@@ -1,7 +1,7 @@
 //! Small readers and writers over `&Value`, so that a rule reads like its sentence in the documentation. A field that
 //! is absent reads as its Go zero value, which is what upstream's rules see.
 
-use serde_json::{Map, Value};
+use orlop_json::{Key, Map, Value};
 
 /// Reads a field the way Go reads one: absence is the zero value.
 pub(crate) trait Cursor {
@@ -14,7 +14,7 @@ pub(crate) trait Cursor {
     /// The list's items, none when absent.
     fn items(&self) -> &[Value];
     /// The map's entries in their order, none when absent.
-    fn entries(&self) -> Box<dyn Iterator<Item = (&String, &Value)> + '_>;
+    fn entries(&self) -> Box<dyn Iterator<Item = (&Key, &Value)> + '_>;
     /// Whether the field is present and not null: a Go pointer that is not nil.
     fn is_set(&self) -> bool;
     /// Whether a Go value of this field would be empty: absent, null, `""`, `[]`, `{}`, 0 or false.
@@ -38,7 +38,7 @@ impl Cursor for Value {
     fn items(&self) -> &[Value] {
         self.as_array().map_or(&[], Vec::as_slice)
     }
-    fn entries(&self) -> Box<dyn Iterator<Item = (&String, &Value)> + '_> {
+    fn entries(&self) -> Box<dyn Iterator<Item = (&Key, &Value)> + '_> {
         Box::new(self.as_object().into_iter().flatten())
     }
     fn is_set(&self) -> bool {
@@ -97,7 +97,7 @@ pub(crate) fn items_mut<'a>(parent: &'a mut Value, key: &str) -> impl Iterator<I
 /// Removes `parent[key]`.
 pub(crate) fn remove(parent: &mut Value, key: &str) {
     if let Some(map) = parent.as_object_mut() {
-        map.shift_remove(key);
+        map.remove(key);
     }
 }
 
@@ -177,7 +177,7 @@ pub(crate) fn bump_generation(obj: &mut Value, old: &Value, desired: &[&str]) {
 /// What differs between two objects, a hunk for each field, in the manner of the diff that ends upstream's messages.
 pub fn differences(old: &Value, new: &Value) -> String {
     let mut hunks = String::new();
-    let mut keys: Vec<&String> = old.entries().map(|(k, _)| k).collect();
+    let mut keys: Vec<&Key> = old.entries().map(|(k, _)| k).collect();
     keys.extend(new.entries().map(|(k, _)| k).filter(|k| !old.has(k)));
     for key in keys {
         let (a, b) = (&old[key.as_str()], &new[key.as_str()]);
@@ -191,7 +191,7 @@ pub fn differences(old: &Value, new: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn equality() {

@@ -42,7 +42,7 @@ pub use metadata::{
 };
 
 use orlop_api::field::ErrorList;
-use serde_json::Value;
+use orlop_json::Value;
 
 /// What a kind's `metadata.name` may look like; decides the messages a bad name gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

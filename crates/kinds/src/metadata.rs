@@ -2,7 +2,7 @@
 
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::NameRule;
 use crate::cursor::{Cursor, same};

@@ -1,7 +1,7 @@
 //! Pieces of printed rows that many kinds share.
 
 use jiff::Timestamp;
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::cursor::Cursor;
 use crate::duration;
@@ -47,7 +47,7 @@ pub(crate) fn format_label_selector(selector: &Value) -> String {
     }
     let mut requirements: Vec<(String, String)> = Vec::new();
     for (key, value) in selector["matchLabels"].entries() {
-        requirements.push((key.clone(), format!("{key}={}", value.text())));
+        requirements.push((key.clone().into(), format!("{key}={}", value.text())));
     }
     for expression in selector["matchExpressions"].items() {
         let key = expression["key"].text();

@@ -2,8 +2,8 @@
 #![allow(clippy::expect_used)]
 
 use orlop_api::field::ErrorList;
+use orlop_json::{Value, json};
 use pretty_assertions::assert_eq;
-use serde_json::{Value, json};
 
 use crate::cursor::{Cursor, child};
 use crate::{Strategy, strategy};

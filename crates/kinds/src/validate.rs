@@ -2,7 +2,7 @@
 
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::NameRule;
 use crate::cursor::Cursor;
@@ -335,7 +335,7 @@ pub(crate) fn local_non_reserved_path(errs: &mut ErrorList, path: &Path, value: 
 #[cfg(test)]
 mod tests {
     use crate::testing::{check_create, check_update};
-    use serde_json::{Value, json};
+    use orlop_json::{Value, json};
 
     /// An object with this selector is refused with `wrong` (below `path`) when it is new; an update keeps what the
     /// object before it had and brings in nothing else.

@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::{Map, Value};
+use orlop_json::{Map, Value};
 
 use crate::core::pod::defaults::drop_disabled_fields;
 use crate::cursor::{Cursor, bump_generation, keep, set_generation};
@@ -33,8 +33,7 @@ impl Workload {
     /// A new object: an empty status and the first generation.
     pub(crate) fn prepare_create(&self, obj: &mut Value) {
         self.drop_disabled(obj);
-        let status: Map<String, Value> =
-            self.fresh.iter().map(|key| ((*key).to_owned(), Value::from(0))).collect();
+        let status: Map = self.fresh.iter().map(|key| ((*key).into(), Value::from(0))).collect();
         obj["status"] = status.into();
         set_generation(obj, 1);
     }
@@ -155,8 +154,8 @@ pub(crate) fn same_generation(obj: &Value, old: Option<&Value>) -> bool {
 mod tests {
     use super::*;
     use crate::testing::texts;
+    use orlop_json::json;
     use pretty_assertions::assert_eq;
-    use serde_json::json;
 
     const RULES: Workload = Workload {
         fresh: &["replicas"],

@@ -364,8 +364,8 @@ impl MetricsServer {
         let found = source.nodes.list().into_iter().filter_map(|node| {
             let name = node.metadata.name.clone().unwrap_or_default();
             let labels = node.metadata.labels.clone().unwrap_or_default();
-            let as_json: Map<String, Value> =
-                labels.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
+            let as_json: orlop_json::Map =
+                labels.iter().map(|(key, value)| (key.into(), value.as_str().into())).collect();
             let field = |field: &str| (field == "metadata.name").then(|| name.clone());
             let wanted = by_labels.matches(Some(&as_json)) && selection.fields.matches(field);
             wanted.then(|| node_metrics(&samples, &name, labels))?

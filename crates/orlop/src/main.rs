@@ -1,6 +1,7 @@
 //! The binary: subcommands, wiring, signals. No logic of the cluster lives here; each component has its own crate.
 
 mod addons;
+mod allocator;
 mod apiserver;
 mod bench;
 mod check;
@@ -30,7 +31,7 @@ use crate::cli::{Cli, Command};
 /// Objects are many small allocations that another thread frees: glibc's allocator spends a quarter of a write's CPU time
 /// on that (docs/decisions/0006-allocator.md).
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: allocator::Mimalloc = allocator::Mimalloc;
 
 fn main() -> ExitCode {
     let mut arguments: Vec<OsString> = std::env::args_os().collect();

@@ -17,9 +17,9 @@ pub fn object_type(schema: &Schema) -> CustomType {
 
 fn resource_fields(map: &mut CustomMap) {
     for name in ["apiVersion", "kind"] {
-        map.fields.insert(name.to_string(), (CustomType::scalar(Scalar::String), None));
+        map.fields.insert(name.into(), (CustomType::scalar(Scalar::String), None));
     }
-    map.fields.insert("metadata".to_string(), (CustomType::Builtin(OBJECT_META), None));
+    map.fields.insert("metadata".into(), (CustomType::Builtin(OBJECT_META), None));
 }
 
 /// `preserve` is inherited: below a node that preserves unknown fields every struct takes them.

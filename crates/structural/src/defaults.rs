@@ -2,7 +2,7 @@
 //!
 //! Answers to `apiserver/schema/defaulting`.
 
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::schema::Schema;
 
@@ -72,8 +72,8 @@ pub fn drop_nulls(value: &mut Value, schema: &Schema) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use orlop_json::json;
     use pretty_assertions::assert_eq;
-    use serde_json::json;
 
     #[track_caller]
     fn check(schema: &Value, object: Value, expected: Value) {

@@ -5,7 +5,7 @@
 
 use std::cmp::Ordering;
 
-use serde_json::Value;
+use orlop_json::Value;
 
 /// Values that one evaluation may visit.
 const BUDGET: usize = 100_000;
@@ -242,7 +242,7 @@ fn operand(text: &str) -> Result<Operand, String> {
     if let Some(literal) = unquote(text) {
         return Ok(Operand::Literal(Value::String(literal)));
     }
-    if let Ok(value) = serde_json::from_str::<Value>(text) {
+    if let Ok(value) = orlop_json::from_str::<Value>(text) {
         return Ok(Operand::Literal(value));
     }
     JsonPath::parse(text).map(|path| Operand::Path(path.0))
@@ -367,7 +367,7 @@ pub fn print(value: &Value) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn paths() {

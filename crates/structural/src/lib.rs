@@ -27,13 +27,13 @@ pub use rules::Rules;
 pub use schema::{Additional, Checks, ListType, Rule, Schema};
 pub use value::{validate as validate_value, validate_update as validate_value_update};
 
-use serde_json::Value;
+use orlop_json::{Key, Value};
 
 /// A value with the keys of its objects in the order of the alphabet, as Go encodes maps.
 pub fn sorted(value: &Value) -> Value {
     match value {
         Value::Object(map) => {
-            let mut keys: Vec<&String> = map.keys().collect();
+            let mut keys: Vec<&Key> = map.keys().collect();
             keys.sort();
             Value::Object(keys.into_iter().map(|key| (key.clone(), sorted(&map[key]))).collect())
         }

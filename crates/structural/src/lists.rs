@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::{Map, Value};
+use orlop_json::{Key, Map, Value};
 
 use crate::schema::{ListType, Schema};
 
@@ -55,8 +55,10 @@ pub(crate) fn keys_of(item: &Value, schema: &Schema) -> Value {
 pub(crate) fn keys_with(item: &Value, keys: &[String]) -> Value {
     let mut sorted = keys.to_vec();
     sorted.sort();
-    let keys: Map<String, Value> =
-        sorted.into_iter().filter_map(|key| item.get(&key).cloned().map(|value| (key, value))).collect();
+    let keys: Map = sorted
+        .into_iter()
+        .filter_map(|key| item.get(&key).cloned().map(|value| (key.into(), value)))
+        .collect();
     Value::Object(keys)
 }
 
@@ -64,7 +66,7 @@ pub(crate) fn keys_with(item: &Value, keys: &[String]) -> Value {
 fn canonical(value: &Value) -> String {
     match value {
         Value::Object(map) => {
-            let mut keys: Vec<&String> = map.keys().collect();
+            let mut keys: Vec<&Key> = map.keys().collect();
             keys.sort();
             let parts: Vec<String> =
                 keys.into_iter().map(|key| format!("{key:?}:{}", canonical(&map[key]))).collect();
@@ -93,7 +95,7 @@ fn unique(errors: &mut ErrorList, path: &Path, items: &[Value], key: impl Fn(&Va
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn repeated_items() {

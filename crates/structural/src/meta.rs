@@ -7,7 +7,7 @@ use orlop_api::decode::{self, DecodeError, FieldValidation};
 use orlop_api::field::{self, ErrorList, FieldError, Path};
 use orlop_api::names;
 use orlop_api::schema::{Schemas, Struct};
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::prune::Place;
 use crate::schema::Schema;
@@ -64,7 +64,7 @@ impl Coercer {
     fn metadata(&mut self, object: &mut Value, path: &Path) -> Result<(), Box<FieldError>> {
         let Some(given) = object.get("metadata").filter(|given| !given.is_null()) else {
             if let Some(map) = object.as_object_mut() {
-                map.shift_remove("metadata");
+                map.remove("metadata");
             }
             return Ok(());
         };
@@ -116,7 +116,7 @@ impl Coercer {
                     return Err(Box::new(error));
                 }
                 if let Some(map) = value.as_object_mut() {
-                    map.shift_remove(key);
+                    map.remove(key);
                 }
             }
             self.metadata(value, path)?;
@@ -155,9 +155,9 @@ fn below<'a>(schema: &'a Schema, key: &str, path: &Path) -> Option<(&'a Schema, 
 
 /// The fields of metadata that can be read each on its own.
 fn without_malformed(given: &Value, ty: &'static Struct) -> Value {
-    let mut kept = serde_json::Map::new();
+    let mut kept = orlop_json::Map::new();
     for (key, value) in given.as_object().into_iter().flatten() {
-        let one = serde_json::json!({ key: value });
+        let one = orlop_json::json!({ (key.clone()): value });
         if let Ok(decoded) = decode::decode_as(one.to_string().as_bytes(), ty, FieldValidation::Ignore)
             && let Some(value) = decoded.value.get(key)
         {
@@ -248,8 +248,8 @@ fn resource(errors: &mut ErrorList, value: &Value, path: &Path, meta_rule: MetaR
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use orlop_json::json;
     use pretty_assertions::assert_eq;
-    use serde_json::json;
 
     fn schema() -> Schema {
         Schema::of(&json!({"type": "object", "properties": {"t": {

@@ -79,7 +79,7 @@ pub(crate) fn resolve<'s>(
         if current.items.is_some() || current.ty == "array" {
             return Err(missing());
         }
-        if let Some(property) = current.properties.get(&step.name) {
+        if let Some(property) = current.properties.get(step.name.as_str()) {
             path = if step.bracket { path.key(&step.name) } else { path.child(&step.name) };
             current = property;
         } else if let Some(additional) = current.additional_schema() {

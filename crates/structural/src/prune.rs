@@ -2,7 +2,7 @@
 //!
 //! Answers to `apiserver/schema/pruning`.
 
-use serde_json::Value;
+use orlop_json::{Key, Value};
 
 use crate::schema::{Additional, Schema};
 
@@ -71,7 +71,7 @@ impl Pruner {
         match value {
             Value::Object(map) => {
                 let Some(schema) = schema else {
-                    let keys: Vec<String> = map.keys().cloned().collect();
+                    let keys: Vec<Key> = map.keys().cloned().collect();
                     keys.iter().for_each(|key| self.record(key));
                     map.clear();
                     return;
@@ -88,7 +88,7 @@ impl Pruner {
                         (None, Some(Additional::Allowed(_))) => None,
                         (None, None) if schema.preserve_unknown => continue,
                         (None, None) => {
-                            gone.push(key.clone());
+                            gone.push(key.clone().into());
                             continue;
                         }
                     };
@@ -100,7 +100,7 @@ impl Pruner {
                     if !META_FIELDS.contains(&key.as_str()) || !self.place.text().is_empty() {
                         self.record(&key);
                     }
-                    map.shift_remove(&key);
+                    map.remove(&key);
                 }
             }
             Value::Array(items) => {
@@ -123,8 +123,8 @@ impl Pruner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use orlop_json::json;
     use pretty_assertions::assert_eq;
-    use serde_json::json;
 
     #[track_caller]
     fn check(schema: Value, object: Value, expected: Value, unknown: &[&str]) {

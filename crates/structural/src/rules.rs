@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use orlop_api::field::{self, ErrorList, FieldError, Path};
 use orlop_cel::{Budget, DeclType, Environment, EnvironmentBuilder, EvalError, Program, Type, Val, Vars};
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::lists::keys_with;
 use crate::paths;
@@ -30,7 +30,7 @@ struct Node {
     items: Option<Box<Node>>,
     /// Keys by which items are told apart; `None` = an item has no former self.
     keys: Option<Vec<String>>,
-    properties: BTreeMap<String, Node>,
+    properties: BTreeMap<orlop_json::Key, Node>,
     additional: Option<Box<Node>>,
     /// Whether the object is one value: its properties have no former selves.
     atomic: bool,
@@ -556,8 +556,8 @@ impl Check<'_> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use orlop_json::json;
     use pretty_assertions::assert_eq;
-    use serde_json::json;
 
     fn texts(errors: &ErrorList) -> Vec<String> {
         errors.iter().map(ToString::to_string).collect()

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use orlop_json::{Map, Value};
 use regex::Regex;
-use serde_json::{Map, Value};
 
 use crate::pattern;
 
@@ -106,7 +106,7 @@ pub struct Schema {
     /// The schema of a list's items.
     pub items: Option<Box<Schema>>,
     /// The schemas of an object's properties.
-    pub properties: BTreeMap<String, Schema>,
+    pub properties: BTreeMap<orlop_json::Key, Schema>,
     /// What other properties may be there.
     pub additional: Option<Additional>,
     /// `x-kubernetes-preserve-unknown-fields`
@@ -244,7 +244,7 @@ const CHECKS: [&str; 20] = [
 
 impl Checks {
     fn of(node: &Value) -> Option<Checks> {
-        let has = |map: &Map<String, Value>| CHECKS.iter().any(|check| map.contains_key(*check));
+        let has = |map: &Map| CHECKS.iter().any(|check| map.contains_key(check));
         if !node.as_object().is_some_and(has) {
             return None;
         }

@@ -3,7 +3,7 @@
 //! An update is ratcheted: what was there before and has not changed is not looked at again.
 
 use orlop_api::field::{self, ErrorList, FieldError, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::formats;
 use crate::lists::keys_of;
@@ -437,7 +437,7 @@ impl Validator<'_> {
         for (key, value) in map {
             let before = old.and_then(|old| old.get(key));
             if let Some(property) = schema.properties.get(key) {
-                let inner = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+                let inner = if name.is_empty() { key.to_string() } else { format!("{name}.{key}") };
                 out.merge(self.node(&inner, value, before, property));
                 continue;
             }
@@ -464,8 +464,8 @@ impl Validator<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use orlop_json::json;
     use pretty_assertions::assert_eq;
-    use serde_json::json;
 
     #[track_caller]
     fn check(spec: Value, value: Value, expected: &[&str]) {

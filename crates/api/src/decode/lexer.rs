@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use serde_json::{Map, Number, Value};
+use orlop_json::{Map, Number, Value};
 
-/// How deep lists and objects may nest. Everything inside reads JSON with `serde_json`, whose limit this is; upstream
+/// How deep lists and objects may nest. Everything inside reads JSON with `orlop_json`, whose limit this is; upstream
 /// stops at 10,000.
 pub const MAX_DEPTH: usize = 127;
 
@@ -311,12 +311,12 @@ impl<'a> Lexer<'a> {
                         path.push('.');
                     }
                     path.push_str(&key);
-                    if map.contains_key(&*key) {
+                    if map.contains_key(&key) {
                         self.note_duplicate(path);
                     }
                     let value = self.any(path)?;
                     path.truncate(length);
-                    map.insert(key.into_owned(), value);
+                    map.insert(key.into(), value);
                     more = self.object_next()?;
                 }
                 Ok(Value::Object(map))
@@ -371,7 +371,7 @@ fn quote_byte(b: u8) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     fn read(text: &str) -> Result<Value, String> {
         let mut lexer = Lexer::new(text.as_bytes());

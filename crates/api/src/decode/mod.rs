@@ -11,7 +11,7 @@ mod yaml;
 use std::borrow::Cow;
 use std::fmt;
 
-use serde_json::Value;
+use orlop_json::Value;
 
 pub use lexer::MAX_DEPTH;
 pub use typed::forget_empty_lists;
@@ -246,7 +246,7 @@ pub fn normalise(
     validation: FieldValidation,
 ) -> Result<Decoded, DecodeError> {
     // Encoding a JSON value into memory cannot fail.
-    decode_as(&serde_json::to_vec(value).unwrap_or_default(), ty, validation)
+    decode_as(&orlop_json::to_vec(value).unwrap_or_default(), ty, validation)
 }
 
 /// JSON as a type that the caller knows; `kind` and `apiVersion` are not looked at.
@@ -310,7 +310,7 @@ fn set_type_meta(value: &mut Value, kind: &str, api_version: &str) {
     if !complete {
         // They stand first.
         for key in ["apiVersion", "kind"] {
-            if let Some(value) = map.shift_remove(key) {
+            if let Some(value) = map.remove(key) {
                 map.shift_insert(0, key.into(), value);
             }
         }
@@ -368,7 +368,7 @@ fn read(body: &[u8], ty: &'static Struct) -> Result<Outcome, String> {
 fn read_protobuf(envelope: &Envelope<'_>, ty: &'static Struct) -> Outcome {
     let (mut value, refused) = match protobuf::decode_message(envelope.message, ty) {
         Ok(value) => (value, None),
-        Err(error) => (Value::Object(serde_json::Map::new()), Some(error.to_string())),
+        Err(error) => (Value::Object(orlop_json::Map::new()), Some(error.to_string())),
     };
     set_type_meta(&mut value, envelope.kind, envelope.api_version);
     Outcome { value, strict: Vec::new(), mismatch: None, refused, meta_mismatch: None }
@@ -393,7 +393,7 @@ fn yaml_complaint(duplicates: Vec<String>) -> Vec<String> {
 /// JSON in a body declared as YAML is common (clients do it) and quicker to read as what it is.
 fn looks_like_json(body: &[u8]) -> bool {
     let trimmed = body.trim_ascii();
-    trimmed.starts_with(b"{") && serde_json::from_slice::<serde::de::IgnoredAny>(trimmed).is_ok()
+    trimmed.starts_with(b"{") && orlop_json::from_slice::<serde::de::IgnoredAny>(trimmed).is_ok()
 }
 
 /// The beginning of a body, for messages.

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+use orlop_json::json;
 use pretty_assertions::assert_eq;
-use serde_json::json;
 
 use super::*;
 

@@ -6,7 +6,7 @@
 
 use std::fmt::Write;
 
-use serde_json::{Map, Number, Value};
+use orlop_json::{Map, Number, Value};
 
 use super::lexer::{Lexer, Syntax, number};
 use super::scalar;
@@ -309,7 +309,7 @@ impl<'a> Reader<'a> {
         while more {
             let key = self.lexer.object_key()?;
             let here = frame(place, Step::Key(&key));
-            if map.contains_key(&*key) {
+            if map.contains_key(&key) {
                 self.complain("duplicate", Some(&here));
             }
             let value = self.value(item, item_type, Some(&here))?;
@@ -321,7 +321,7 @@ impl<'a> Reader<'a> {
             let key = key.into_owned();
             sorted &= last <= key;
             last.clone_from(&key);
-            map.insert(key, value);
+            map.insert(key.into(), value);
             more = self.lexer.object_next()?;
         }
         if !sorted {
@@ -424,7 +424,7 @@ pub(crate) fn emit(ty: &'static Struct, slots: &mut [Option<Value>]) -> Value {
     let mut map = Map::with_capacity(slots.iter().filter(|slot| slot.is_some()).count() + 2);
     for (field, slot) in ty.fields.iter().zip(slots) {
         if let Some(value) = encoded(field, slot.take()) {
-            map.insert(field.json.to_owned(), value);
+            map.insert(orlop_json::Key::new_static(field.json), value);
         }
     }
     Value::Object(map)

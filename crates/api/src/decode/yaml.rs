@@ -1,7 +1,7 @@
 //! YAML to JSON by the rules of YAML 1.1 that upstream's decoder follows (`yes` is true, `010` is eight).
 
 use granit_parser::{Event, Parser, ScalarStyle, ScanError};
-use serde_json::{Map, Number, Value};
+use orlop_json::{Map, Number, Value};
 
 use super::lexer::MAX_DEPTH;
 
@@ -83,7 +83,7 @@ pub(super) fn parse(text: &str) -> Result<Parsed, String> {
                             crate::field::go_quote(&key)
                         ));
                     }
-                    map.insert(key, value);
+                    map.insert(key.into(), value);
                 }
             },
             _ => {}
@@ -227,7 +227,7 @@ fn describe(error: &ScanError, text: &str) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn documents() {

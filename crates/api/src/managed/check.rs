@@ -1,6 +1,6 @@
 //! Whether `managedFields` can be read at all.
 
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::field::go_quote;
 
@@ -60,9 +60,9 @@ fn broken_set(set: &Value) -> Option<String> {
             return Some(format!("missing colon: {step}"));
         };
         let readable = match kind {
-            "v" => serde_json::from_str::<Value>(rest).is_ok(),
+            "v" => orlop_json::from_str::<Value>(rest).is_ok(),
             "i" => rest.parse::<i64>().is_ok(),
-            "k" => serde_json::from_str::<Value>(rest).is_ok_and(|key| key.is_object()),
+            "k" => orlop_json::from_str::<Value>(rest).is_ok_and(|key| key.is_object()),
             // Steps of kinds that are not known are passed over.
             _ => true,
         };
@@ -73,7 +73,7 @@ fn broken_set(set: &Value) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn problems() {

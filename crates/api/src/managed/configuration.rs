@@ -1,6 +1,6 @@
 //! An apply configuration laid over an object without anybody owning anything: what mutating admission policies do.
 
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::ObjectType;
 use super::set::print_step;
@@ -70,7 +70,7 @@ fn find_atomics(value: &Value, kind: Kind<'_>, path: &mut String, found: &mut Ve
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn configurations() {

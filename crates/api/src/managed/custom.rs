@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use orlop_json::{Key, Value};
 
 use crate::schema::{Struct, Type};
 
@@ -101,7 +101,7 @@ pub struct CustomList {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CustomMap {
     /// Declared fields, with their defaults.
-    pub fields: BTreeMap<String, (CustomType, Option<Value>)>,
+    pub fields: BTreeMap<Key, (CustomType, Option<Value>)>,
     /// The type of other entries; `None` = there may be none.
     pub element: Option<CustomType>,
     /// Whether it is one value.

@@ -14,7 +14,7 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use serde_json::{Map, Value};
+use orlop_json::{Map, Value};
 
 pub use check::problem;
 pub use configuration::merge_configuration;
@@ -241,13 +241,13 @@ fn empty_object(of: &Value, params: &ManagedParams) -> Value {
     }
     let mut map = Map::new();
     for field in ["apiVersion", "kind"] {
-        map.extend(of.get(field).map(|value| (field.to_owned(), value.clone())));
+        map.extend(of.get(field).map(|value| ((*field).into(), value.clone())));
     }
     Value::Object(map)
 }
 
 fn take_managed(obj: &mut Value) -> Option<Value> {
-    obj.get_mut("metadata").and_then(Value::as_object_mut)?.shift_remove("managedFields")
+    obj.get_mut("metadata").and_then(Value::as_object_mut)?.remove("managedFields")
 }
 
 fn entries(list: &[Value]) -> Vec<Entry> {
@@ -258,7 +258,7 @@ fn put_managed(obj: &mut Value, mut all: Vec<Entry>) {
     all.retain(|entry| !entry.is_empty());
     let meta = meta::metadata_mut(obj);
     if all.is_empty() {
-        meta.shift_remove("managedFields");
+        meta.remove("managedFields");
         return;
     }
     all.sort_by(Entry::order);
@@ -307,8 +307,7 @@ pub fn on_update(old: Option<&Value>, new: &mut Value, params: &ManagedParams) {
         }
     };
     let mut comparison = Comparison::new(before, new, params);
-    let changed = comparison.own.changed.clone();
-    if !changed.is_empty() || !comparison.own.removed.is_empty() {
+    if !comparison.own.changed.is_empty() || !comparison.own.removed.is_empty() {
         let own = all.iter().position(|entry| entry.is(false, params));
         for (at, entry) in all.iter_mut().enumerate() {
             if Some(at) == own {
@@ -317,6 +316,7 @@ pub fn on_update(old: Option<&Value>, new: &mut Value, params: &ManagedParams) {
                 comparison.take_from(entry);
             }
         }
+        let changed = comparison.own.changed;
         if !changed.is_empty() {
             let fields = match own {
                 Some(at) => changed.union(&Set::from_fields_v1(&all[at].fields)),
@@ -484,7 +484,7 @@ pub fn on_apply(
 fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(a), Value::Object(b)) => {
-            let covered = |a: &Map<String, Value>, b: &Map<String, Value>| {
+            let covered = |a: &Map, b: &Map| {
                 a.iter().all(|(key, value)| match b.get(key) {
                     Some(other) => same(value, other),
                     None => value.is_null(),

@@ -3,7 +3,7 @@
 //! Answers to `k8s.io/apimachinery/pkg/util/managedfields` ScaleHandler: the owners of the workload's replicas own the
 //! Scale's, and what a write of the Scale makes of them is written back to the workload.
 
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::{Entry, Set, entries};
 
@@ -72,7 +72,7 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     fn entry(manager: &str, operation: &str, version: &str, fields: Value, time: bool) -> Value {
         let mut out = json!({"manager": manager, "operation": operation, "apiVersion": version});

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
+use orlop_json::{Key, Map, Value};
 
 /// A set of paths: whether the path up to here is a member, and the paths that go on from here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -12,7 +12,7 @@ pub struct Set {
     /// Whether the path itself is in the set.
     pub member: bool,
     /// Longer paths by their next step.
-    pub children: BTreeMap<String, Set>,
+    pub children: BTreeMap<Key, Set>,
 }
 
 impl Set {
@@ -27,7 +27,7 @@ impl Set {
         for path in paths {
             let mut at = &mut set;
             for name in path.split('.') {
-                at = at.children.entry(format!("f:{name}")).or_default();
+                at = at.children.entry(field_step(name)).or_default();
             }
             at.member = true;
         }
@@ -40,7 +40,7 @@ impl Set {
     }
 
     /// Puts a longer path's set under a step; empty ones are dropped.
-    pub fn insert(&mut self, step: String, set: Set) {
+    pub fn insert(&mut self, step: Key, set: Set) {
         if !set.is_empty() {
             self.children.insert(step, set);
         }
@@ -63,15 +63,20 @@ impl Set {
 
     /// Writes `fieldsV1`.
     pub fn to_fields_v1(&self) -> Value {
-        let mut map = Map::new();
-        for (step, set) in &self.children {
-            let mut value = set.to_fields_v1();
-            if let (true, false, Value::Object(map)) = (set.member, set.children.is_empty(), &mut value) {
-                map.shift_insert(0, ".".into(), Value::Object(Map::new()));
-            }
-            map.insert(step.clone(), value);
+        Value::Object(self.fields(false))
+    }
+
+    /// The children by step; first the set itself when it is a member and has any.
+    fn fields(&self, itself: bool) -> Map {
+        let itself = itself && !self.children.is_empty();
+        let mut map = Map::with_capacity(self.children.len() + usize::from(itself));
+        if itself {
+            map.insert(Key::new_static("."), Value::Object(Map::new()));
         }
-        Value::Object(map)
+        for (step, set) in &self.children {
+            map.insert(step.clone(), Value::Object(set.fields(set.member)));
+        }
+        map
     }
 
     /// The paths of either.
@@ -145,11 +150,16 @@ impl Set {
     }
 }
 
+/// The step to a field.
+pub fn field_step(name: &str) -> Key {
+    ["f:", name].into_iter().collect()
+}
+
 /// A step as upstream prints it: `.name`, `[key="value"]`, `[="value"]`, `[0]`.
 pub fn print_step(step: &str) -> String {
     match step.split_at_checked(2) {
         Some(("f:", name)) => format!(".{name}"),
-        Some(("k:", keys)) => match serde_json::from_str::<Map<String, Value>>(keys) {
+        Some(("k:", keys)) => match orlop_json::from_str::<Map>(keys) {
             Ok(keys) => {
                 let keys: Vec<String> = keys.iter().map(|(key, value)| format!("{key}={value}")).collect();
                 format!("[{}]", keys.join(","))
@@ -163,7 +173,7 @@ pub fn print_step(step: &str) -> String {
 }
 
 /// Takes the paths of a set out of `fieldsV1` as it is stored, without reading all of it. True = something changed.
-pub fn subtract_stored(stored: &mut Map<String, Value>, set: &Set) -> bool {
+pub fn subtract_stored(stored: &mut Map, set: &Set) -> bool {
     let mut changed = false;
     for (step, set) in &set.children {
         let Some(Value::Object(node)) = stored.get_mut(step) else { continue };
@@ -171,7 +181,7 @@ pub fn subtract_stored(stored: &mut Map<String, Value>, set: &Set) -> bool {
         let mut touched = subtract_stored(node, set);
         let member = was_member && !set.member;
         if was_member && set.member {
-            node.shift_remove(".");
+            node.remove(".");
             touched = true;
         }
         if !touched {
@@ -183,7 +193,7 @@ pub fn subtract_stored(stored: &mut Map<String, Value>, set: &Set) -> bool {
             if member {
                 node.clear();
             } else {
-                stored.shift_remove(step);
+                stored.remove(step);
             }
         }
     }
@@ -194,7 +204,7 @@ pub fn subtract_stored(stored: &mut Map<String, Value>, set: &Set) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     fn set(value: Value) -> Set {
         Set::from_fields_v1(&value)

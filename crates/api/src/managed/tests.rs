@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+use orlop_json::json;
 use pretty_assertions::assert_eq;
-use serde_json::json;
 
 use super::*;
 
@@ -122,7 +122,7 @@ fn old_updaters_are_merged() {
     let mut data = Map::new();
     for at in 0..13 {
         let (manager, now) = (format!("m{at}"), format!("2020-01-01T00:00:{at:02}Z"));
-        data.insert(format!("k{at}"), json!("v"));
+        data.insert(format!("k{at}").into(), json!("v"));
         let mut next = config_map(Value::Object(data.clone()));
         let old = Some(&obj).filter(|_| at > 0);
         on_update(old, &mut next, &params("v1", "ConfigMap", &manager, &now));

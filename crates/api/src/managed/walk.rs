@@ -4,10 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
+use orlop_json::{Key, Map, Value};
 
 use super::custom::{CustomType, ListRelation, ObjectType};
-use super::set::{Set, print_step};
+use super::set::{Set, field_step, print_step};
 use crate::schema::{ListType, Struct, Type};
 
 /// What server-side apply knows of a value.
@@ -137,7 +137,7 @@ impl<'a> Kind<'a> {
     }
 
     /// The step to an item of an associative list.
-    fn step(self, item: &Value) -> Result<String, String> {
+    fn step(self, item: &Value) -> Result<Key, String> {
         match self {
             Kind::List(item_type, ListType::Map(keys)) => {
                 step_by_keys(item, keys.iter().copied(), |key| match item_type {
@@ -152,9 +152,9 @@ impl<'a> Kind<'a> {
                         _ => None,
                     })
                 }
-                _ => Ok(format!("v:{item}")),
+                _ => Ok(format!("v:{item}").into()),
             },
-            _ => Ok(format!("v:{item}")),
+            _ => Ok(format!("v:{item}").into()),
         }
     }
 }
@@ -163,7 +163,7 @@ fn step_by_keys<'k>(
     item: &Value,
     keys: impl Iterator<Item = &'k str>,
     default: impl Fn(&str) -> Option<Value>,
-) -> Result<String, String> {
+) -> Result<Key, String> {
     let mut parts: BTreeMap<&str, Value> = BTreeMap::new();
     let mut missing: Vec<&str> = Vec::new();
     for key in keys {
@@ -183,8 +183,8 @@ fn step_by_keys<'k>(
             quoted.join(" ")
         ));
     }
-    let parts: Map<String, Value> = parts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-    Ok(format!("k:{}", Value::Object(parts)))
+    let parts: Map = parts.into_iter().map(|(key, value)| (key.into(), value)).collect();
+    Ok(format!("k:{}", Value::Object(parts)).into())
 }
 
 /// The face that both values show; one value when they show different ones.
@@ -230,7 +230,7 @@ enum Shape {
     Items,
 }
 
-fn fields(value: Option<&Value>) -> Option<&Map<String, Value>> {
+fn fields(value: Option<&Value>) -> Option<&Map> {
     value.and_then(Value::as_object).filter(|map| !map.is_empty())
 }
 
@@ -248,7 +248,7 @@ pub(super) struct Diff {
 }
 
 impl Diff {
-    fn insert(&mut self, step: String, diff: Diff) {
+    fn insert(&mut self, step: Key, diff: Diff) {
         if !diff.removed.is_empty() {
             self.removed.insert(step.clone(), diff.removed);
         }
@@ -281,13 +281,13 @@ pub(super) fn diff(old: Option<&Value>, new: Option<&Value>, kind: Kind<'_>) -> 
                 let child = kind.field(name).unwrap_or(Kind::Deduced);
                 let there = news.and_then(|map| map.get(name));
                 if there != Some(value) {
-                    out.insert(format!("f:{name}"), diff(Some(value), there, child));
+                    out.insert(field_step(name), diff(Some(value), there, child));
                 }
             }
             for (name, value) in news.into_iter().flatten() {
                 if olds.is_none_or(|map| !map.contains_key(name)) {
                     let child = kind.field(name).unwrap_or(Kind::Deduced);
-                    out.insert(format!("f:{name}"), diff(None, Some(value), child));
+                    out.insert(field_step(name), diff(None, Some(value), child));
                 }
             }
         }
@@ -296,7 +296,7 @@ pub(super) fn diff(old: Option<&Value>, new: Option<&Value>, kind: Kind<'_>) -> 
             if olds.is_empty() && news.is_empty() {
                 return leaf(out);
             }
-            let mut pairs: BTreeMap<String, (Vec<&Value>, Vec<&Value>)> = BTreeMap::new();
+            let mut pairs: BTreeMap<Key, (Vec<&Value>, Vec<&Value>)> = BTreeMap::new();
             for item in olds {
                 if let Ok(step) = kind.step(item) {
                     pairs.entry(step).or_default().0.push(item);
@@ -368,7 +368,7 @@ impl FieldSet {
             Shape::Fields => {
                 let Some(map) = self.object(value, path) else { return set };
                 for (name, value) in map {
-                    let step = format!("f:{name}");
+                    let step = field_step(name);
                     let Some(child) = kind.field(name) else {
                         self.errors.push(format!("{path}.{name}: field not declared in schema"));
                         continue;
@@ -382,7 +382,7 @@ impl FieldSet {
             }
             Shape::Items => {
                 let Some(list) = self.list(value, path) else { return set };
-                let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+                let mut seen: BTreeMap<Key, usize> = BTreeMap::new();
                 for item in list {
                     match kind.step(item) {
                         Ok(step) => *seen.entry(step).or_default() += 1,
@@ -419,7 +419,7 @@ impl FieldSet {
         set
     }
 
-    fn object<'v>(&mut self, value: &'v Value, path: &str) -> Option<&'v Map<String, Value>> {
+    fn object<'v>(&mut self, value: &'v Value, path: &str) -> Option<&'v Map> {
         if !value.is_object() && !value.is_null() {
             self.errors.push(format!("{path}: expected map, got &{{{}}}", plain(value)));
         }
@@ -440,7 +440,7 @@ impl FieldSet {
                 for (name, value) in self.object(value, path).into_iter().flatten() {
                     match Kind::Struct(ty, false).field(name) {
                         Some(child) => {
-                            self.descend(value, child, &format!("f:{name}"), path);
+                            self.descend(value, child, &field_step(name), path);
                         }
                         None => self.errors.push(format!("{path}.{name}: field not declared in schema")),
                     }
@@ -448,7 +448,7 @@ impl FieldSet {
             }
             Kind::Map(item, _) => {
                 for (name, value) in self.object(value, path).into_iter().flatten() {
-                    self.descend(value, Kind::of(item, &DEFAULT), &format!("f:{name}"), path);
+                    self.descend(value, Kind::of(item, &DEFAULT), &field_step(name), path);
                 }
             }
             Kind::List(item, _) => {
@@ -468,7 +468,7 @@ impl FieldSet {
                     for (name, value) in self.object(value, path).into_iter().flatten() {
                         match kind.field(name) {
                             Some(child) => {
-                                self.descend(value, child, &format!("f:{name}"), path);
+                                self.descend(value, child, &field_step(name), path);
                             }
                             None => self.errors.push(format!("{path}.{name}: field not declared in schema")),
                         }
@@ -556,22 +556,22 @@ pub(super) fn merge(live: Option<&Value>, intent: Option<&Value>, kind: Kind<'_>
 }
 
 fn merge_items(olds: &[Value], news: &[Value], kind: Kind<'_>) -> Vec<Value> {
-    let steps = |list: &[Value]| -> Vec<String> {
+    let steps = |list: &[Value]| -> Vec<Key> {
         list.iter()
             .enumerate()
-            .map(|(at, item)| kind.step(item).unwrap_or_else(|_| format!("i:{at}")))
+            .map(|(at, item)| kind.step(item).unwrap_or_else(|_| format!("i:{at}").into()))
             .collect()
     };
     let (old_steps, new_steps) = (steps(olds), steps(news));
     // An item whose key several have is nobody's partner.
-    let partner = |step: &String| -> Option<&Value> {
+    let partner = |step: &Key| -> Option<&Value> {
         let mut found = old_steps.iter().zip(olds).filter(|(known, _)| *known == step);
         let first = found.next();
         if found.next().is_some() { None } else { first.map(|(_, item)| item) }
     };
     let mut shared = new_steps.iter().filter(|step| old_steps.contains(step));
     let mut next_shared = shared.next();
-    let mut done: Vec<&String> = Vec::new();
+    let mut done: Vec<&Key> = Vec::new();
     let mut out = Vec::new();
     let (mut l, mut r) = (0, 0);
     while l < olds.len() || r < news.len() {
@@ -624,7 +624,7 @@ pub(super) fn remove(value: &Value, set: &Set, kind: Kind<'_>) -> Value {
         (Shape::Fields, Value::Object(map)) => {
             let mut out = Map::new();
             for (name, value) in map {
-                match set.children.get(&format!("f:{name}")) {
+                match set.children.get(&field_step(name)) {
                     Some(gone) if gone.member => {}
                     Some(inner) => {
                         let child = kind.field(name).unwrap_or(Kind::Deduced);

@@ -1,7 +1,7 @@
 //! JSON Patch with upstream's words for what does not fit, for those who are shown them: authors of admission webhooks
 //! and policies. The operations are RFC 6902's; where upstream's library is more lenient, so is this.
 
-use serde_json::Value;
+use orlop_json::Value;
 
 /// Why a patch could not be applied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -93,7 +93,7 @@ fn add(at: &mut Value, step: &str, value: Value) -> Result<(), String> {
 
 fn remove(at: &mut Value, step: &str) -> Result<(), String> {
     match at {
-        Value::Object(map) => match map.shift_remove(step) {
+        Value::Object(map) => match map.remove(step) {
             Some(_) => Ok(()),
             None => Err(format!("Unable to remove nonexistent key: {step}: missing value")),
         },
@@ -239,7 +239,7 @@ pub fn apply(doc: &Value, patch: &Value) -> Result<Value, DescribedError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn operations_and_complaints() {

@@ -1,7 +1,7 @@
 //! JSON Patch (RFC 6902), with the licence that upstream's library takes: negative indexes count from the end, an
 //! operation without a value means `null`, and a test for `null` holds where there is nothing.
 
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::PatchError;
 
@@ -165,7 +165,7 @@ fn index(key: &str, len: usize) -> Outcome<usize> {
 fn add(doc: &mut Value, path: &str, value: Value) -> Outcome<()> {
     match find(doc, path)? {
         (Value::Object(map), key) => {
-            map.insert(key, value);
+            map.insert(key.into(), value);
         }
         (Value::Array(list), key) if key == "-" => list.push(value),
         (Value::Array(list), key) => {
@@ -182,7 +182,7 @@ fn add(doc: &mut Value, path: &str, value: Value) -> Outcome<()> {
 
 fn remove(doc: &mut Value, path: &str) -> Outcome<Value> {
     match find(doc, path)? {
-        (Value::Object(map), key) => map.shift_remove(&key).ok_or(MISSING),
+        (Value::Object(map), key) => map.remove(&key).ok_or(MISSING),
         (Value::Array(list), key) => {
             let at = index(&key, list.len())?;
             if at < list.len() { Ok(list.remove(at)) } else { Err(MISSING) }
@@ -194,7 +194,7 @@ fn remove(doc: &mut Value, path: &str) -> Outcome<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn operations() {

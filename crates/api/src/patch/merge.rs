@@ -1,6 +1,6 @@
 //! JSON merge patch (RFC 7386).
 
-use serde_json::{Map, Value};
+use orlop_json::{Map, Value};
 
 /// The document after the patch: null removes, objects merge, everything else replaces.
 pub fn apply(doc: &Value, patch: &Value) -> Value {
@@ -20,7 +20,7 @@ fn merge(doc: &mut Value, patch: &Value) {
     let Value::Object(doc) = doc else { return };
     for (key, value) in patch {
         if value.is_null() {
-            doc.shift_remove(key);
+            doc.remove(key);
         } else {
             merge(doc.entry(key.clone()).or_insert(Value::Null), value);
         }
@@ -30,7 +30,7 @@ fn merge(doc: &mut Value, patch: &Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn examples_of_the_rfc() {

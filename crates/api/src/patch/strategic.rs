@@ -3,7 +3,7 @@
 //! Answers to `k8s.io/apimachinery/pkg/util/strategicpatch`: `$patch` (replace, delete, merge), `$retainKeys`,
 //! `$setElementOrder/LIST` and `$deleteFromPrimitiveList/LIST`.
 
-use serde_json::{Map, Value};
+use orlop_json::{Key, Map, Value};
 
 use super::PatchError;
 use crate::schema::{Field, Struct, Type};
@@ -13,7 +13,7 @@ const RETAIN_KEYS: &str = "$retainKeys";
 const SET_ELEMENT_ORDER: &str = "$setElementOrder/";
 const DELETE_FROM_PRIMITIVE_LIST: &str = "$deleteFromPrimitiveList/";
 
-type Object = Map<String, Value>;
+type Object = Map;
 
 /// The document after the patch. The result is not normalised.
 ///
@@ -81,7 +81,7 @@ fn directive(text: impl Into<String>) -> PatchError {
 }
 
 fn merge_map(mut original: Object, mut patch: Object, schema: Schema) -> Result<Object, PatchError> {
-    if let Some(what) = patch.shift_remove(DIRECTIVE) {
+    if let Some(what) = patch.remove(DIRECTIVE) {
         return match what.as_str() {
             Some("replace") => Ok(patch),
             Some("delete") => Ok(Object::new()),
@@ -92,11 +92,11 @@ fn merge_map(mut original: Object, mut patch: Object, schema: Schema) -> Result<
     set_element_orders(&mut original, &mut patch, schema)?;
     for (key, value) in patch {
         let (key, deletes) = match key.strip_prefix(DELETE_FROM_PRIMITIVE_LIST) {
-            Some(name) => (name.to_owned(), true),
+            Some(name) => (name.into(), true),
             None => (key, false),
         };
         if value.is_null() {
-            original.shift_remove(&key);
+            original.remove(&key);
             continue;
         }
         let known = schema.field(&key);
@@ -125,7 +125,7 @@ fn merge_map(mut original: Object, mut patch: Object, schema: Schema) -> Result<
                 original.insert(key, value);
             }
             None => {
-                original.shift_remove(&key);
+                original.remove(&key);
             }
         }
     }
@@ -172,7 +172,7 @@ fn is_bare_directive(item: &Value) -> bool {
 }
 
 fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), PatchError> {
-    let Some(retained) = patch.shift_remove(RETAIN_KEYS) else { return Ok(()) };
+    let Some(retained) = patch.remove(RETAIN_KEYS) else { return Ok(()) };
     let bad = || directive("invalid patch format of retainKeys");
     let Value::Array(retained) = retained else { return Err(bad()) };
     let listed = |key: &str| retained.iter().any(|name| name.as_str() == Some(key));
@@ -190,10 +190,10 @@ fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), PatchErr
 
 /// Merges the lists that come with an order and puts them into it; they leave the patch.
 fn set_element_orders(original: &mut Object, patch: &mut Object, schema: Schema) -> Result<(), PatchError> {
-    let directives: Vec<String> =
+    let directives: Vec<Key> =
         patch.keys().filter(|key| key.starts_with(SET_ELEMENT_ORDER)).cloned().collect();
     for key in directives {
-        let order = patch.shift_remove(&key).unwrap_or_default();
+        let order = patch.remove(&key).unwrap_or_default();
         let name = &key[SET_ELEMENT_ORDER.len()..];
         let Value::Array(order) = order else {
             return Err(directive("expected a list for the $setElementOrder directive"));
@@ -205,7 +205,7 @@ fn set_element_orders(original: &mut Object, patch: &mut Object, schema: Schema)
             Some(Value::Array(items)) => Ok(Some(items)),
             Some(other) => Err(directive(format!("expected a list, but received {}", go_print(&other)))),
         };
-        let patched = as_list(patch.shift_remove(name))?;
+        let patched = as_list(patch.remove(name))?;
         let present = as_list(original.get(name).cloned())?;
         check_order(patched.as_deref().unwrap_or_default(), &order, merge_key)?;
         let server_order = present.clone().unwrap_or_default();
@@ -223,7 +223,7 @@ fn set_element_orders(original: &mut Object, patch: &mut Object, schema: Schema)
         };
         let (ordered, server_only) = partition(merged, &order, merge_key)?;
         original.insert(
-            name.to_owned(),
+            name.into(),
             Value::Array(in_order(ordered, server_only, &order, &server_order, merge_key)),
         );
     }
@@ -406,8 +406,8 @@ fn go_print(value: &Value) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use orlop_json::json;
     use pretty_assertions::assert_eq;
-    use serde_json::json;
 
     fn pod_spec(doc: Value, patch: Value) -> Result<Value, PatchError> {
         let ty = crate::schema::kind("", "v1", "Pod").unwrap();

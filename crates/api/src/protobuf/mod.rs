@@ -10,7 +10,7 @@ mod write;
 
 use std::fmt;
 
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::meta::split_api_version;
 use crate::schema::{self, Struct};

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Map, Number, Value};
+use orlop_json::{Map, Number, Value};
 
 use super::wire::{Reader, Scalar};
 use super::{Envelope, Error, MAGIC, type_of};
@@ -97,7 +97,7 @@ fn field(
                 Type::Bytes => Value::String(String::new()),
                 ref other => decode::zero(other),
             });
-            map.insert(key, content);
+            map.insert(key.into(), content);
             Ok(())
         }
         ty => {

@@ -5,7 +5,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::Value;
+use orlop_json::{Key, Value};
 
 use super::wire::{put_bytes, put_double, put_message, put_number};
 use crate::decode::scalar;
@@ -37,7 +37,7 @@ fn field(out: &mut Vec<u8>, number: u32, field: &Field, value: &Value) {
         }
         Type::Map(item) => {
             let Value::Object(map) = value else { return };
-            let mut entries: Vec<(&String, &Value)> = map.iter().collect();
+            let mut entries: Vec<(&Key, &Value)> = map.iter().collect();
             entries.sort_unstable_by_key(|(key, _)| *key);
             for (key, value) in entries {
                 put_message(out, number, |out| {

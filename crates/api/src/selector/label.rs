@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde_json::{Map, Value};
+use orlop_json::{Map, Value};
 
 use super::{SelectorError, fail};
 use crate::field::{Path, go_quote, invalid};
@@ -89,7 +89,7 @@ impl Requirement {
     }
 
     /// Whether labels meet the condition.
-    pub fn matches(&self, labels: Option<&Map<String, Value>>) -> bool {
+    pub fn matches(&self, labels: Option<&Map>) -> bool {
         let value = labels.and_then(|labels| labels.get(&self.key)).and_then(Value::as_str);
         let listed = |value: &str| self.values.iter().any(|known| known == value);
         let number = |text: &str| text.parse::<i64>().ok();
@@ -196,11 +196,11 @@ impl LabelSelector {
     }
 
     /// A plain map of labels, as Services and ReplicationControllers select; empty selects everything.
-    pub fn from_map(labels: &Map<String, Value>) -> LabelSelector {
+    pub fn from_map(labels: &Map) -> LabelSelector {
         let mut requirements: Vec<Requirement> = labels
             .iter()
             .map(|(key, value)| Requirement {
-                key: key.clone(),
+                key: key.clone().into(),
                 operator: Operator::Equals,
                 values: vec![value.as_str().unwrap_or("").to_owned()],
             })
@@ -210,7 +210,7 @@ impl LabelSelector {
     }
 
     /// Whether labels meet all conditions.
-    pub fn matches(&self, labels: Option<&Map<String, Value>>) -> bool {
+    pub fn matches(&self, labels: Option<&Map>) -> bool {
         !self.nothing && self.requirements.iter().all(|requirement| requirement.matches(labels))
     }
 
@@ -460,7 +460,7 @@ impl Parser {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn label_selectors_match() {

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use orlop_api::field::{self, Path};
 use orlop_api::status::{ApiError, aggregate};
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::fields::Fields as _;
 use super::{Admission, Operation, Request};

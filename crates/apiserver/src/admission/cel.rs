@@ -11,8 +11,8 @@ use orlop_cel::{
     AccessDecision, AccessRequest, Bindings, Budget, EvalError, MATCH_CONDITIONS_BUDGET, Program, Res,
     ResourceAttributes, Val,
 };
+use orlop_json::Value;
 use orlop_kinds::admissionregistration::expression::{Compiler, Declarations, NAMESPACE, Purpose, REQUEST};
-use serde_json::Value;
 
 use super::Request;
 use super::matching::Matched;

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use orlop_api::equality;
 use orlop_api::field::go_quote;
 use orlop_api::status::ApiError;
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::fields::Fields as _;
 use super::{Admission, Operation, Request};
@@ -115,7 +115,7 @@ fn only_collector_fields(new: &Value, old: &Value) -> bool {
         let mut object = object.clone();
         if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
             for field in ["ownerReferences", "finalizers", "managedFields"] {
-                metadata.shift_remove(field);
+                metadata.remove(field);
             }
         }
         object

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use orlop_api::status::ApiError;
+use orlop_json::Value;
 use parking_lot::Mutex;
-use serde_json::Value;
 
 use super::fields::Fields as _;
 use super::{Admission, Operation, Request};
@@ -150,7 +150,7 @@ impl Admission for EventRateLimit {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
     use std::time::Duration;
 
     #[test]

@@ -3,7 +3,7 @@
 
 use async_trait::async_trait;
 use orlop_api::status::ApiError;
-use serde_json::{Value, json};
+use orlop_json::{Key, Value, json};
 
 use super::fields::Fields as _;
 use super::{Admission, Operation, Request};
@@ -23,7 +23,7 @@ impl Admission for ExtendedResourceToleration {
 
     async fn mutate(&self, _registry: &Registry, request: &mut Request<'_>) -> Result<(), ApiError> {
         let spec = &mut request.object["spec"];
-        let mut wanted: Vec<String> = ["containers", "initContainers"]
+        let mut wanted: Vec<Key> = ["containers", "initContainers"]
             .iter()
             .flat_map(|list| spec.items(list))
             .filter_map(|container| container["resources"].map("requests"))

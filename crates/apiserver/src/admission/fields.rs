@@ -1,7 +1,7 @@
 //! Readers of normalised objects, so that a plugin's rule reads like its sentence in the documentation. What is absent
 //! reads as empty.
 
-use serde_json::{Map, Value};
+use orlop_json::{Map, Value};
 
 pub(crate) trait Fields {
     /// The text of a field; empty when absent.
@@ -13,7 +13,7 @@ pub(crate) trait Fields {
     /// Whether a field is set.
     fn has(&self, field: &str) -> bool;
     /// The entries of a map; none when absent.
-    fn map(&self, field: &str) -> Option<&Map<String, Value>>;
+    fn map(&self, field: &str) -> Option<&Map>;
     /// The value of an annotation.
     fn annotation(&self, key: &str) -> Option<&str>;
     /// The value of a label.
@@ -37,7 +37,7 @@ impl Fields for Value {
         self.get(field).is_some_and(|value| !value.is_null())
     }
 
-    fn map(&self, field: &str) -> Option<&Map<String, Value>> {
+    fn map(&self, field: &str) -> Option<&Map> {
         self.get(field).and_then(Value::as_object)
     }
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use orlop_api::status::ApiError;
+use orlop_json::{Value, json};
 use parking_lot::Mutex;
-use serde_json::{Value, json};
 
 use super::fields::Fields as _;
 use super::{Admission, Request};
@@ -84,7 +84,7 @@ impl Verdict {
             allowed: status["allowed"] == true,
             reason: status.text("reason").to_owned(),
             annotations: annotations
-                .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+                .filter_map(|(key, value)| Some((key.to_string(), value.as_str()?.to_owned())))
                 .collect(),
         }
     }
@@ -160,7 +160,7 @@ fn spec(request: &Request<'_>) -> Value {
         .map(|container| json!({"image": container.text("image")}))
         .collect::<Vec<_>>()});
     let annotations = pod.pointer("/metadata/annotations").and_then(Value::as_object).into_iter().flatten();
-    let shown: serde_json::Map<String, Value> = annotations
+    let shown: orlop_json::Map = annotations
         .filter(|(key, _)| key.contains(FOR_THE_SERVICE))
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect();

@@ -4,8 +4,8 @@
 use async_trait::async_trait;
 use orlop_api::Quantity;
 use orlop_api::status::{ApiError, aggregate};
+use orlop_json::{Key, Map, Value, json};
 use orlop_kinds::quota::{self, ResourceList};
-use serde_json::{Map, Value, json};
 
 use super::fields::Fields as _;
 use super::{Admission, Operation, Request};
@@ -35,7 +35,7 @@ fn of_type<'a>(range: &'a Value, kind: &'a str) -> impl Iterator<Item = &'a Valu
 }
 
 /// Adds what a container does not say; the names that were added.
-fn fill(resources: &mut Value, list: &str, defaults: &ResourceTexts) -> Vec<String> {
+fn fill(resources: &mut Value, list: &str, defaults: &ResourceTexts) -> Vec<Key> {
     let mut added = Vec::new();
     for (name, value) in defaults {
         if resources[list].has(name) {
@@ -58,7 +58,7 @@ fn fill(resources: &mut Value, list: &str, defaults: &ResourceTexts) -> Vec<Stri
 }
 
 /// Quantities as they are written, by resource.
-type ResourceTexts = Map<String, Value>;
+type ResourceTexts = Map;
 
 /// Applies a range's defaults to all containers and notes them in the annotation.
 fn apply_defaults(range: &Value, pod: &mut Value) {
@@ -89,7 +89,7 @@ fn apply_defaults(range: &Value, pod: &mut Value) {
             }
             // The order in which upstream encodes them.
             if let Some(map) = resources.as_object_mut()
-                && let Some(requests) = map.shift_remove("requests")
+                && let Some(requests) = map.remove("requests")
             {
                 map.insert("requests".into(), requests);
             }

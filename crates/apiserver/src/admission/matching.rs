@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use orlop_api::selector::LabelSelector;
 use orlop_api::status::ApiError;
-use serde_json::{Map, Value};
+use orlop_json::{Map, Value};
 
 use super::{Operation, Request};
 use crate::registry::Registry;
@@ -245,16 +245,16 @@ impl Criteria {
             return Ok(self.namespaces.matches(labels_of(request.object)));
         }
         let namespace = namespace(registry, name)?;
-        let labels: Map<String, Value> = namespace
+        let labels: Map = namespace
             .labels
             .iter()
-            .map(|(key, value)| (key.to_string(), Value::from(value.as_ref())))
+            .map(|(key, value)| (key.as_ref().into(), value.as_ref().into()))
             .collect();
         Ok(self.namespaces.matches(Some(&labels)))
     }
 }
 
-fn labels_of(object: &Value) -> Option<&Map<String, Value>> {
+fn labels_of(object: &Value) -> Option<&Map> {
     object.pointer("/metadata/labels").and_then(Value::as_object)
 }
 
@@ -349,7 +349,7 @@ impl<T> Index<T> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn candidates_keep_their_order() {

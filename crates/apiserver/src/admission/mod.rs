@@ -46,7 +46,7 @@ pub(crate) mod webhook;
 
 use async_trait::async_trait;
 use orlop_api::status::ApiError;
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::registry::{Call, Registry};
 

@@ -3,7 +3,7 @@
 
 use async_trait::async_trait;
 use orlop_api::status::{ApiError, StatusCause};
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::{Admission, Operation, Request};
 use crate::registry::Registry;

@@ -3,7 +3,7 @@
 
 use async_trait::async_trait;
 use orlop_api::status::ApiError;
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::fields::Fields as _;
 use super::permission::{Action, may};
@@ -89,7 +89,7 @@ impl Admission for OwnerReferencesPermissionEnforcement {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn who_begins_to_block() {

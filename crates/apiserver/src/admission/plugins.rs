@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use orlop_api::decode::{self, Media};
 use orlop_api::field::go_quote;
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::fields::Fields as _;
 use super::webhook::credentials::Credentials;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use orlop_api::status::ApiError;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::fields::Fields as _;
 use super::{Admission, Operation, Request};
@@ -27,7 +27,7 @@ impl PodNodeSelector {
     pub(super) fn new(configuration: Option<&Value>) -> Result<PodNodeSelector, String> {
         let map = configuration.and_then(|c| c.map("podNodeSelectorPluginConfig"));
         let configured =
-            map.into_iter().flatten().filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_string())));
+            map.into_iter().flatten().filter_map(|(k, v)| Some((k.to_string(), v.as_str()?.to_string())));
         Ok(PodNodeSelector { configured: configured.collect() })
     }
 
@@ -71,7 +71,7 @@ fn parse(text: &str) -> Result<Labels, ApiError> {
 
 fn selector_of(pod: &Value) -> Labels {
     let map = pod["spec"].map("nodeSelector").into_iter().flatten();
-    map.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_string()))).collect()
+    map.filter_map(|(key, value)| Some((key.to_string(), value.as_str()?.to_string()))).collect()
 }
 
 fn conflicts(a: &Labels, b: &Labels) -> bool {

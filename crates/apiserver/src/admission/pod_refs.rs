@@ -1,6 +1,6 @@
 //! What a pod's spec refers to.
 
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::fields::Fields as _;
 
@@ -31,7 +31,7 @@ pub(super) fn refers_to_secrets(spec: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn secrets() {

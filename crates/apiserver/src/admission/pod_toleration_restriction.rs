@@ -3,7 +3,7 @@
 
 use async_trait::async_trait;
 use orlop_api::status::ApiError;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::fields::Fields as _;
 use super::{Admission, Operation, Request};
@@ -31,7 +31,7 @@ fn annotated(namespace: &Value, key: &str) -> Result<Option<Vec<Value>>, ApiErro
     if text.is_empty() {
         return Ok(Some(Vec::new()));
     }
-    serde_json::from_str(text).map(Some).map_err(|error| ApiError::generic(500, "", error.to_string()))
+    orlop_json::from_str(text).map(Some).map_err(|error| ApiError::generic(500, "", error.to_string()))
 }
 
 /// Whether everything that `narrow` tolerates `wide` tolerates too.

@@ -3,7 +3,7 @@
 
 use async_trait::async_trait;
 use orlop_api::status::ApiError;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::{Admission, Operation, Request};
 use crate::registry::{Registry, object};

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use serde_json::Value;
+use orlop_json::Value;
 
 /// What is remembered between the rounds of one request.
 #[derive(Default)]
@@ -59,7 +59,7 @@ impl Invoked {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn who_runs_again() {

@@ -10,8 +10,8 @@ use std::hash::{BuildHasher as _, RandomState};
 use async_trait::async_trait;
 use orlop_api::decode::Gvk;
 use orlop_api::status::ApiError;
+use orlop_json::Value;
 use orlop_kinds::quota::{self, Change, Evaluator, Limited, Refusal, ResourceList};
-use serde_json::Value;
 use tokio::sync::Mutex;
 
 use super::fields::Fields as _;
@@ -217,7 +217,7 @@ impl Admission for ResourceQuota {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn configuration() {

@@ -3,7 +3,7 @@
 
 use orlop_api::decode::FieldValidation;
 use orlop_api::field::go_quote;
-use serde_json::{Map, Value, json};
+use orlop_json::{Map, Value, json};
 
 use super::matching::Matched;
 use super::{ObjectKind, Operation, Request};
@@ -56,7 +56,7 @@ fn resource_value(resource: &crate::resources::Resource) -> Value {
 }
 
 /// The parts of an `AdmissionRequest` that are not objects; empty strings are left out, as upstream encodes it.
-pub fn request_value(request: &Request<'_>, matched: &Matched) -> Map<String, Value> {
+pub fn request_value(request: &Request<'_>, matched: &Matched) -> Map {
     let call = request.call;
     let resource = match matched {
         Matched::Own => call.resource,
@@ -65,7 +65,7 @@ pub fn request_value(request: &Request<'_>, matched: &Matched) -> Map<String, Va
     let mut out = Map::new();
     out.insert("kind".into(), kind_value(&matched_kind(request, matched)));
     out.insert("resource".into(), resource_value(resource));
-    let text = |out: &mut Map<String, Value>, key: &str, value: &str| {
+    let text = |out: &mut Map, key: &str, value: &str| {
         if !value.is_empty() {
             out.insert(key.into(), value.into());
         }
@@ -229,7 +229,7 @@ pub fn read(answer: &Value, version: ReviewVersion, uid: &str, mutating: bool) -
             .and_then(Value::as_object)
             .into_iter()
             .flatten()
-            .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_string())))
+            .filter_map(|(key, value)| Some((key.to_string(), value.as_str()?.to_string())))
             .collect(),
     })
 }

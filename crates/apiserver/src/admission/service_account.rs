@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use orlop_api::field::go_quote;
 use orlop_api::status::ApiError;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::fields::Fields as _;
 use super::pod_refs::refers_to_secrets;

@@ -2,7 +2,7 @@
 
 use orlop_api::decode::{self, FieldValidation};
 use orlop_api::status::ApiError;
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::Request;
 use crate::resources::Resource;

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use orlop_api::Quantity;
 use orlop_api::status::ApiError;
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::fields::Fields as _;
 use super::{Admission, Operation, Request};

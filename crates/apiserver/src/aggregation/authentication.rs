@@ -1,7 +1,7 @@
 //! The ConfigMap `kube-system/extension-apiserver-authentication`: whom API servers behind this one may believe when it
 //! passes requests on.
 
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use crate::options::RequestHeaderOptions;
 
@@ -47,7 +47,7 @@ impl RequestHeaders {
 
     /// The ConfigMap.
     pub fn config_map(&self, client_ca_pem: &str) -> Value {
-        let mut data = serde_json::Map::new();
+        let mut data = orlop_json::Map::new();
         data.insert("client-ca-file".into(), json!(client_ca_pem));
         if !self.client_ca_pem.is_empty() {
             data.insert("requestheader-client-ca-file".into(), json!(self.client_ca_pem));

@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 use tokio::time::Instant;
 
 use super::backend::{Backend, Trust};

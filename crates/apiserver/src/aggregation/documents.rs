@@ -1,7 +1,7 @@
 //! What other servers publish about themselves, read by this one and merged into its own documents.
 
 use bytes::Bytes;
-use serde_json::{Map, Value, json};
+use orlop_json::{Map, Value, json};
 
 use super::backend::Backend;
 use super::check::get;
@@ -32,7 +32,7 @@ pub async fn resources(
         .and_then(|v| v.to_str().ok())
         .is_some_and(|v| v.contains("as=APIGroupDiscoveryList"));
     if (200..300).contains(&status) && aggregated {
-        let all: Value = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+        let all: Value = orlop_json::from_slice(&bytes).map_err(|error| error.to_string())?;
         let found = all["items"]
             .as_array()
             .into_iter()
@@ -50,7 +50,7 @@ pub async fn resources(
     if !(200..300).contains(&status) {
         return Err(format!("{path}: status {status}"));
     }
-    let list: Value = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+    let list: Value = orlop_json::from_slice(&bytes).map_err(|error| error.to_string())?;
     Ok(from_resource_list(&list, group, version))
 }
 
@@ -100,8 +100,8 @@ pub async fn openapi(backend: &Backend, host: &str, group: &str, version: &str) 
     let own = format!("/apis/{group}/{version}");
     let v2 = get(backend, host, "/openapi/v2", "application/json").await.ok();
     let v2 = v2.filter(|(status, ..)| *status == 200).and_then(|(_, _, bytes)| {
-        let document: Value = serde_json::from_slice(&bytes).ok()?;
-        let paths: Map<String, Value> = document["paths"]
+        let document: Value = orlop_json::from_slice(&bytes).ok()?;
+        let paths: Map = document["paths"]
             .as_object()?
             .iter()
             .filter(|(path, _)| {
@@ -117,7 +117,7 @@ pub async fn openapi(backend: &Backend, host: &str, group: &str, version: &str) 
 
 async fn v3(backend: &Backend, host: &str, group: &str, version: &str) -> Option<(Bytes, String)> {
     let (status, _, bytes) = get(backend, host, "/openapi/v3", "application/json").await.ok()?;
-    let index: Value = serde_json::from_slice(&bytes).ok().filter(|_| status == 200)?;
+    let index: Value = orlop_json::from_slice(&bytes).ok().filter(|_| status == 200)?;
     let entry = index["paths"].get(format!("apis/{group}/{version}"))?;
     let url = entry["serverRelativeURL"].as_str().filter(|url| url.starts_with("/openapi/v3/"))?;
     let (status, _, bytes) = get(backend, host, url, "application/json").await.ok()?;
@@ -132,7 +132,7 @@ async fn v3(backend: &Backend, host: &str, group: &str, version: &str) -> Option
 /// Adds another server's version 2 document to this one's. Its definitions and shared parameters keep their names unless
 /// this server means something else by them.
 pub fn merge_v2(document: &mut Value, other: &Value) {
-    let mut references: Map<String, Value> = Map::new();
+    let mut references: Map = Map::new();
     let mut added: Vec<(&str, String, Value)> = Vec::new();
     for section in ["definitions", "parameters"] {
         let known = &document[section];
@@ -142,10 +142,11 @@ pub fn merge_v2(document: &mut Value, other: &Value) {
                 Some(_) => {
                     let free = (2..).map(|n| format!("{name}_v{n}")).find(|free| known.get(free).is_none());
                     let Some(free) = free else { continue };
-                    references.insert(format!("#/{section}/{name}"), json!(format!("#/{section}/{free}")));
+                    references
+                        .insert(format!("#/{section}/{name}").into(), json!(format!("#/{section}/{free}")));
                     added.push((section, free, own.clone()));
                 }
-                None => added.push((section, name.clone(), own.clone())),
+                None => added.push((section, name.clone().into(), own.clone())),
             }
         }
     }
@@ -161,7 +162,7 @@ pub fn merge_v2(document: &mut Value, other: &Value) {
 }
 
 /// Lets references follow what was renamed. Parsed JSON is nested at most 128 deep.
-fn rename(value: &mut Value, references: &Map<String, Value>) {
+fn rename(value: &mut Value, references: &Map) {
     if references.is_empty() {
         return;
     }
@@ -231,7 +232,7 @@ mod tests {
         merge_v2(&mut document, &other);
         assert_eq!(document["paths"]["/apis/g/v1"]["parameters"], reference("b-1_v2"));
         assert_eq!(document["paths"]["/apis/g/v1/x"]["parameters"], reference("c-1"));
-        let names: Vec<&String> =
+        let names: Vec<&orlop_json::Key> =
             document["parameters"].as_object().into_iter().flat_map(|all| all.keys()).collect();
         assert_eq!(names, ["a-1", "b-1", "b-1_v2", "c-1"]);
     }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::pki::{CertificateAuthority, Leaf, PkiError, Subject};
 pub use authentication::RequestHeaders;
@@ -165,7 +165,7 @@ impl Aggregator {
 /// Priorities of the groups this server brings, before their APIServices exist.
 fn built_in() -> HashMap<(String, String), Priority> {
     let rows: Value =
-        serde_json::from_str(include_str!("../../data/bootstrap-apiservices.json")).unwrap_or_default();
+        orlop_json::from_str(include_str!("../../data/bootstrap-apiservices.json")).unwrap_or_default();
     // The group of APIServices has none of its own, and comes before all others.
     let own = ((GROUP.to_string(), "v1".to_string()), Priority { group: 20_000, version: 10 });
     rows.as_array().into_iter().flatten().filter_map(priority_of).chain([own]).collect()
@@ -203,7 +203,7 @@ fn service_of(object: &Value) -> Option<ServiceReference> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn facts_of_an_api_service() {

@@ -1,6 +1,6 @@
 //! Where a Service is: its endpoints, its cluster address, or the name it stands for.
 
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::{ServiceReference, text};
 use crate::registry::Registry;
@@ -118,7 +118,7 @@ pub fn addresses(known: &Known, reference: &ServiceReference) -> Result<Vec<Stri
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn where_a_service_is() {

@@ -1,6 +1,6 @@
 //! One request's audit event (`audit.k8s.io/v1` `Event`), as it fills up while the request is served.
 
-use serde_json::{Map, Value, json};
+use orlop_json::{Map, Value, json};
 
 use super::policy::{Level, Stage, Verdict};
 use crate::authn::UserInfo;
@@ -71,7 +71,7 @@ impl Facts {
     pub fn event(&self, stage: Stage, limit: Option<usize>) -> Value {
         let mut event = Map::new();
         let mut put = |key: &str, value: Value| {
-            event.insert(key.to_string(), value);
+            event.insert(key.into(), value);
         };
         put("kind", json!("Event"));
         put("apiVersion", json!("audit.k8s.io/v1"));
@@ -116,8 +116,8 @@ impl Facts {
         }
         put("requestReceivedTimestamp", json!(time(self.received)));
         put("stageTimestamp", json!(time(jiff::Timestamp::now())));
-        let mut annotations: Map<String, Value> =
-            self.annotations.iter().rev().map(|(key, value)| (key.clone(), json!(value))).collect();
+        let mut annotations: Map =
+            self.annotations.iter().rev().map(|(key, value)| (key.into(), json!(value))).collect();
         annotations.sort_keys();
         if !annotations.is_empty() && stage != Stage::RequestReceived {
             put("annotations", Value::Object(annotations));
@@ -127,8 +127,8 @@ impl Facts {
             && event.to_string().len() > limit
             && let Some(map) = event.as_object_mut()
         {
-            map.shift_remove("requestObject");
-            map.shift_remove("responseObject");
+            map.remove("requestObject");
+            map.remove("responseObject");
             let annotations = map.entry("annotations").or_insert_with(|| json!({}));
             annotations["audit.k8s.io/truncated"] = json!("true");
         }
@@ -168,7 +168,7 @@ impl Facts {
         if self.verdict.omit_managed_fields {
             let strip = |object: &mut Value| {
                 if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-                    metadata.shift_remove("managedFields");
+                    metadata.remove("managedFields");
                 }
             };
             strip(&mut object);

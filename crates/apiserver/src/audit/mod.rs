@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http_body_util::BodyExt as _;
 use orlop_api::decode::Media;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::authn::UserInfo;
@@ -137,7 +137,7 @@ fn write_log(mut file: LogFile, mut items: mpsc::Receiver<Item>, legacy: bool) {
         for item in &batch {
             if legacy {
                 lines.extend_from_slice(event::legacy_line(&item.event).as_bytes());
-            } else if let Err(error) = serde_json::to_writer(&mut lines, item.event.as_ref()) {
+            } else if let Err(error) = orlop_json::to_writer(&mut lines, item.event.as_ref()) {
                 tracing::error!(%error, "audit event cannot be encoded");
             }
             lines.push(b'\n');

@@ -39,7 +39,7 @@ pub struct Policy {
     api_version: String,
     kind: String,
     #[serde(rename = "metadata")]
-    _metadata: Option<serde_json::Value>,
+    _metadata: Option<orlop_json::Value>,
     rules: Vec<Rule>,
     omit_stages: Vec<Stage>,
     omit_managed_fields: bool,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use base64::Engine as _;
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::UserInfo;
 use crate::cache::Cache;
@@ -96,7 +96,7 @@ fn user(object: &Value, id: &str, secret: &str, now: jiff::Timestamp) -> Option<
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn secrets_and_tokens() {

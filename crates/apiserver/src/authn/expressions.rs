@@ -3,8 +3,8 @@
 
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_cel::{Program, Type, Val, Vars};
+use orlop_json::{Map, Value, json};
 use orlop_kinds::admissionregistration::expression::USER;
-use serde_json::{Map, Value, json};
 
 use super::UserInfo;
 use super::config::JwtConfig;
@@ -93,7 +93,7 @@ impl Expressions {
     }
 
     /// For one token.
-    pub fn over_claims<'a>(&'a self, claims: &'a Map<String, Value>) -> Evaluation<'a> {
+    pub fn over_claims<'a>(&'a self, claims: &'a Map) -> Evaluation<'a> {
         Evaluation { expressions: self, claims: Vars(vec![("claims", Val::from_json_object(claims))]) }
     }
 
@@ -210,7 +210,7 @@ mod tests {
     fn compile(config: Value) -> (Expressions, Vec<String>) {
         let mut config = config;
         config["issuer"] = json!({"url": "https://idp.example"});
-        let config: JwtConfig = serde_json::from_value(config).unwrap();
+        let config: JwtConfig = orlop_json::from_value(&config).unwrap();
         let mut errs = Vec::new();
         let expressions = Expressions::compile(&config, &Path::new("jwt").index(0), &mut errs);
         (expressions, errs.iter().map(ToString::to_string).collect())

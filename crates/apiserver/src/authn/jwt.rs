@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use orlop_api::field::Path;
+use orlop_json::{Map, Value};
 use parking_lot::Mutex;
-use serde_json::{Map, Value};
 
 use super::config::{JwtConfig, Mapping};
 use super::expressions::Expressions;
@@ -113,12 +113,7 @@ impl JwtIssuer {
         self.user(&claims)
     }
 
-    async fn verify(
-        &self,
-        token: &str,
-        algorithm: Algorithm,
-        kid: &str,
-    ) -> Result<Map<String, Value>, TokenError> {
+    async fn verify(&self, token: &str, algorithm: Algorithm, kid: &str) -> Result<Map, TokenError> {
         let mut validation = Validation::new(algorithm);
         validation.validate_exp = false;
         validation.validate_aud = false;
@@ -127,9 +122,7 @@ impl JwtIssuer {
             // A token without a key id is tried with every key.
             let candidates = keys.by_id.iter().filter(|(id, _)| kid.is_empty() || id.as_str() == kid);
             candidates.into_iter().find_map(|(_, key)| {
-                jsonwebtoken::decode::<Map<String, Value>>(token, key, &validation)
-                    .ok()
-                    .map(|data| data.claims)
+                jsonwebtoken::decode::<Map>(token, key, &validation).ok().map(|data| data.claims)
             })
         };
         let keys = self.keys.lock().clone();
@@ -199,7 +192,7 @@ impl JwtIssuer {
         Ok(keys.iter().take(MAX_KEYS).filter_map(decoding_key).collect())
     }
 
-    fn times(&self, claims: &Map<String, Value>) -> Result<(), TokenError> {
+    fn times(&self, claims: &Map) -> Result<(), TokenError> {
         let now = jiff::Timestamp::now().as_second();
         let seconds = |name: &str| claims.get(name).and_then(Value::as_f64).map(|value| value as i64);
         match seconds("exp") {
@@ -220,7 +213,7 @@ impl JwtIssuer {
         Ok(())
     }
 
-    fn audience(&self, claims: &Map<String, Value>) -> Result<(), TokenError> {
+    fn audience(&self, claims: &Map) -> Result<(), TokenError> {
         let meant = list(claims.get("aud").unwrap_or(&Value::Null)).unwrap_or_default();
         let ours = &self.config.issuer.audiences;
         if meant.iter().any(|audience| ours.contains(audience)) {
@@ -232,7 +225,7 @@ impl JwtIssuer {
         }))
     }
 
-    fn user(&self, claims: &Map<String, Value>) -> Result<UserInfo, TokenError> {
+    fn user(&self, claims: &Map) -> Result<UserInfo, TokenError> {
         let mappings = &self.config.claim_mappings;
         let evaluation = self.expressions.over_claims(claims);
         let name = match evaluation.username() {
@@ -266,7 +259,7 @@ impl JwtIssuer {
     }
 
     /// `claimValidationRules` without expressions.
-    fn required_claims(&self, claims: &Map<String, Value>) -> Result<(), TokenError> {
+    fn required_claims(&self, claims: &Map) -> Result<(), TokenError> {
         for rule in self.config.claim_validation_rules.iter().filter(|rule| !rule.claim.is_empty()) {
             let claim = rule.claim.as_str();
             return Err(refused(match claims.get(claim) {
@@ -282,7 +275,7 @@ impl JwtIssuer {
         Ok(())
     }
 
-    fn username(&self, claims: &Map<String, Value>) -> Result<String, TokenError> {
+    fn username(&self, claims: &Map) -> Result<String, TokenError> {
         let mapping = &self.config.claim_mappings.username;
         let Some(Value::String(name)) = claims.get(&mapping.claim) else {
             return Err(refused(match claims.contains_key(&mapping.claim) {
@@ -301,7 +294,7 @@ impl JwtIssuer {
         Ok(format!("{}{name}", mapping.prefix.as_deref().unwrap_or("")))
     }
 
-    fn groups(&self, claims: &Map<String, Value>, mapping: &Mapping) -> Result<Vec<String>, TokenError> {
+    fn groups(&self, claims: &Map, mapping: &Mapping) -> Result<Vec<String>, TokenError> {
         if mapping.claim.is_empty() {
             return Ok(Vec::new());
         }

@@ -2,8 +2,8 @@
 
 use base64::Engine as _;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
+use orlop_json::{Value, json};
 use rustls_pki_types::pem::{PemObject as _, SectionKind};
-use serde_json::{Value, json};
 use x509_parser::prelude::FromDer as _;
 use x509_parser::public_key::PublicKey as Parsed;
 use x509_parser::x509::SubjectPublicKeyInfo;
@@ -118,7 +118,7 @@ impl SigningKey {
         for (algorithm, key) in candidates {
             let Ok(key) = key else { continue };
             let Ok(jwk) = jsonwebtoken::jwk::Jwk::from_encoding_key(&key, algorithm) else { continue };
-            let jwk = serde_json::to_value(jwk).map_err(bad)?;
+            let jwk = orlop_json::to_value(jwk).map_err(bad)?;
             if let Some(spki) = spki_of_jwk(&jwk) {
                 let public = VerifyingKey::of_spki(&spki)?;
                 if public.algorithm == algorithm {

@@ -6,8 +6,8 @@ use std::sync::{Arc, Weak};
 
 use orlop_api::decode::Gvk;
 use orlop_api::status::ApiError;
+use orlop_json::Value;
 use parking_lot::Mutex;
-use serde_json::Value;
 use tokio::sync::Notify;
 
 use super::UserInfo;
@@ -103,7 +103,7 @@ pub async fn label_used(server: Weak<ApiServer>, used: Arc<Used>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn a_use_is_noted_once_a_day() {

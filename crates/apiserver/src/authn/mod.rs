@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use http::HeaderMap;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use crate::options::RequestHeaderOptions;
 use config::{AnonymousConfig, AuthenticationConfiguration};
@@ -112,7 +112,7 @@ impl UserInfo {
 
     /// The `UserInfo` object.
     pub fn to_value(&self) -> Value {
-        let mut out = serde_json::Map::new();
+        let mut out = orlop_json::Map::new();
         if !self.name.is_empty() {
             out.insert("username".into(), json!(self.name));
         }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use jsonwebtoken::{Algorithm, Header, Validation};
+use orlop_json::{Value, json};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
 use super::UserInfo;
 use super::keys::{SigningKey, VerifyingKey};
@@ -172,7 +172,7 @@ fn now() -> i64 {
 /// A part of a token, before anything about it is known to be true.
 fn unverified(part: &str) -> Option<Value> {
     let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(part).ok()?;
-    serde_json::from_slice(&bytes).ok()
+    orlop_json::from_slice(&bytes).ok()
 }
 
 /// Header and claims of a token, unverified.

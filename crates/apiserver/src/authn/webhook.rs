@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use orlop_json::{Value, json};
 use parking_lot::Mutex;
-use serde_json::{Value, json};
 
 use super::{TokenError, UserInfo};
 use crate::options::WebhookOptions;
@@ -92,7 +92,7 @@ fn read(status: &Value, audiences: &[String]) -> Answer {
         ..UserInfo::default()
     };
     for (key, values) in user["extra"].as_object().into_iter().flatten() {
-        identity.extra.insert(key.clone(), strings(values));
+        identity.extra.insert(key.clone().into(), strings(values));
     }
     // A service that knows no audiences answers for ours.
     let named = strings(&status["audiences"]);

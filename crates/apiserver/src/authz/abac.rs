@@ -48,7 +48,7 @@ impl Abac {
                 continue;
             }
             let parsed: Line =
-                serde_json::from_str(line).map_err(|error| format!("line {}: {error}", at + 1))?;
+                orlop_json::from_str(line).map_err(|error| format!("line {}: {error}", at + 1))?;
             if parsed.kind != "Policy" || parsed.api_version != "abac.authorization.kubernetes.io/v1beta1" {
                 return Err(format!(
                     "line {}: must be a Policy of abac.authorization.kubernetes.io/v1beta1",

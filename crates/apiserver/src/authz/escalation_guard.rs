@@ -1,8 +1,7 @@
 //! Where the escalation check meets the registry: writes of roles and bindings.
 
 use orlop_api::status::ApiError;
-use serde::Deserialize as _;
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::escalation::{missing, print};
 use super::rbac::{PolicyRule, RoleRef};
@@ -49,7 +48,8 @@ pub fn check(registry: &Registry, call: &Call<'_>, new: &Value, old: Option<&Val
             }) {
                 return Ok(());
             }
-            let Some(role) = new.get("roleRef").and_then(|r| RoleRef::deserialize(r).ok()) else {
+            let Some(role) = new.get("roleRef").and_then(|r| orlop_json::from_value::<RoleRef>(r).ok())
+            else {
                 return Ok(());
             };
             let plural = if role.kind == "ClusterRole" { "clusterroles" } else { "roles" };

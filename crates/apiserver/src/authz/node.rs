@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use orlop_api::selector::FieldSelector;
+use orlop_json::Value;
 use parking_lot::Mutex;
-use serde_json::Value;
 
 use super::{Attributes, Decision};
 use crate::authz::rbac::PolicyRule;
@@ -478,7 +478,7 @@ fn volume_names_secret(volume: &Value, claim_namespace: &str, namespace: &str, n
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn references_of_a_pod() {

@@ -4,7 +4,7 @@
 //! Answers to `authz.go` of `pkg/registry/admissionregistration/*`.
 
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::{Attributes, Decision};
 use crate::authn::{MASTERS, UserInfo};

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use orlop_api::selector::LabelSelector;
+use orlop_json::Value;
 use parking_lot::Mutex;
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::{Attributes, Decision};
 use crate::authn::UserInfo;
@@ -50,7 +50,9 @@ impl PolicyRule {
     pub fn list(rules: Option<&Value>) -> Vec<PolicyRule> {
         rules
             .and_then(Value::as_array)
-            .map(|rules| rules.iter().filter_map(|rule| PolicyRule::deserialize(rule).ok()).collect())
+            .map(|rules| {
+                rules.iter().filter_map(|rule| orlop_json::from_value::<PolicyRule>(rule).ok()).collect()
+            })
             .unwrap_or_default()
     }
 
@@ -137,7 +139,7 @@ struct Binding {
 #[derive(Clone, Debug)]
 struct ClusterRole {
     rules: Vec<PolicyRule>,
-    labels: Option<serde_json::Map<String, Value>>,
+    labels: Option<orlop_json::Map>,
     /// `aggregationRule.clusterRoleSelectors[]`
     aggregates: Vec<LabelSelector>,
 }
@@ -362,11 +364,14 @@ fn binding(namespace: &str, name: &str, object: &Value) -> Binding {
     Binding {
         name: name.to_string(),
         namespace: namespace.to_string(),
-        role: object.get("roleRef").and_then(|r| RoleRef::deserialize(r).ok()).unwrap_or_default(),
+        role: object
+            .get("roleRef")
+            .and_then(|r| orlop_json::from_value::<RoleRef>(r).ok())
+            .unwrap_or_default(),
         subjects: object
             .get("subjects")
             .and_then(Value::as_array)
-            .map(|list| list.iter().filter_map(|s| Subject::deserialize(s).ok()).collect())
+            .map(|list| list.iter().filter_map(|s| orlop_json::from_value::<Subject>(s).ok()).collect())
             .unwrap_or_default(),
     }
 }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use orlop_api::selector::{FieldSelector, LabelSelector, Operator};
+use orlop_json::{Value, json};
 use parking_lot::Mutex;
-use serde_json::{Value, json};
 
 use super::{Attributes, Decision, Failure};
 use crate::expressions::MatchConditions;
@@ -104,7 +104,7 @@ impl WebhookAuthorizer {
             && let Some(map) = spec.as_object_mut()
             && let Some(groups) = map.remove("groups")
         {
-            map.insert("group".to_string(), groups);
+            map.insert("group".into(), groups);
         }
         spec
     }

@@ -193,7 +193,7 @@ impl Entry {
     pub fn message(&self) -> Bytes {
         let make = || {
             let value = self.value();
-            let text = |field: &str| value.get(field).and_then(serde_json::Value::as_str).unwrap_or("");
+            let text = |field: &str| value.get(field).and_then(orlop_json::Value::as_str).unwrap_or("");
             let ty = orlop_api::protobuf::type_of(text("apiVersion"), text("kind"));
             Bytes::from(ty.map(|ty| orlop_api::protobuf::encode_message(&value, ty)).unwrap_or_default())
         };
@@ -201,9 +201,9 @@ impl Entry {
     }
 
     /// Parses the object.
-    pub fn value(&self) -> serde_json::Value {
+    pub fn value(&self) -> orlop_json::Value {
         // The bytes were encoded by this server or refused when they were loaded.
-        serde_json::from_slice(&self.bytes).unwrap_or_default()
+        orlop_json::from_slice(&self.bytes).unwrap_or_default()
     }
 }
 
@@ -221,7 +221,7 @@ mod tests {
             let entry =
                 Entry::from_stored("x".into(), 7, stored.as_bytes(), Labels::default(), Fields::default());
             let entry = entry.unwrap();
-            let seen: serde_json::Value = serde_json::from_slice(entry.metadata()).unwrap();
+            let seen: orlop_json::Value = orlop_json::from_slice(entry.metadata()).unwrap();
             assert_eq!(seen, entry.value()["metadata"]);
         };
         check(r#"{"name":"x"}"#);

@@ -16,8 +16,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use imbl::OrdMap;
+use orlop_json::Value;
 use parking_lot::RwLock;
-use serde_json::Value;
 
 use applied::Applied;
 pub use entry::{Entry, Fields, Labels};
@@ -239,7 +239,7 @@ impl Cache {
         let (labels, fields) = match facts {
             Some(facts) => facts,
             None => {
-                let mut object: Value = serde_json::from_slice(value).ok()?;
+                let mut object: Value = orlop_json::from_slice(value).ok()?;
                 let changed = self.normalise.as_ref().is_some_and(|normalise| normalise(&mut object));
                 let (labels, fields) = (labels_of(&object), (self.fields_of)(&object));
                 if changed {

@@ -7,8 +7,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use orlop_api::status::ApiError;
+use orlop_json::Value;
 use orlop_structural::Malformed;
-use serde_json::Value;
 
 use super::definition::{Definition, Version};
 use super::webhook;

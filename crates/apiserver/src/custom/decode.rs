@@ -3,8 +3,8 @@
 use orlop_api::decode::{self, DecodeError, Decoded, FieldValidation, Gvk, Media};
 use orlop_api::field::FieldError;
 use orlop_api::status::ApiError;
+use orlop_json::{Number, Value};
 use orlop_structural::Malformed;
-use serde_json::{Number, Value};
 
 use super::strategy::CustomKind;
 

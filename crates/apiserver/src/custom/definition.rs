@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 use orlop_api::managed::CustomType;
 use orlop_api::names;
 use orlop_api::resources::{Column, Resource as Facts, Subresource};
+use orlop_json::Value;
 use orlop_structural::{JsonPath, Malformed, Rules, Schema};
-use serde_json::Value;
 
 use super::webhook_client::WebhookClient;
 use crate::cache::{Entry, Fields};

@@ -19,9 +19,9 @@ use std::time::Duration;
 
 use orlop_api::decode::Gvk;
 use orlop_api::status::ApiError;
+use orlop_json::{Value, json};
 use orlop_structural::definition::is_condition_true;
 use parking_lot::Mutex;
-use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 

@@ -3,8 +3,8 @@
 //!
 //! Answers to upstream's naming, establishing and API approval controllers. Pure.
 
+use orlop_json::{Value, json};
 use orlop_structural::definition::api_approval;
-use serde_json::{Value, json};
 
 fn text<'a>(value: &'a Value, field: &str) -> &'a str {
     value.get(field).and_then(Value::as_str).unwrap_or("")
@@ -131,10 +131,10 @@ fn copy(names: &mut Value, wanted: &Value, field: &str) {
     let Some(map) = names.as_object_mut() else { return };
     match wanted.get(field).filter(|value| !value.is_null()) {
         Some(value) => {
-            map.insert(field.to_string(), value.clone());
+            map.insert(field.into(), value.clone());
         }
         None => {
-            map.shift_remove(field);
+            map.remove(field);
         }
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Answers to `controller/openapi/builder` and `v2`.
 
-use serde_json::{Map, Value, json};
+use orlop_json::{Key, Map, Value, json};
 
 use super::strategy::CustomKind;
 use crate::http::openapi::{API_VERSION, KIND, LIST_METADATA, Version};
@@ -22,7 +22,7 @@ pub fn name(group: &str, version: &str, kind: &str) -> String {
 }
 
 /// The schemas of a kind and of its list, by name.
-pub fn schemas(kind: &CustomKind, version: Version) -> [(String, Value); 2] {
+pub fn schemas(kind: &CustomKind, version: Version) -> [(Key, Value); 2] {
     let definition = &kind.definition;
     let (group, served) = (&definition.group, &kind.version().name);
     let gvk = |kind: &str| json!([{"group": group, "version": served, "kind": kind}]);
@@ -45,7 +45,7 @@ pub fn schemas(kind: &CustomKind, version: Version) -> [(String, Value); 2] {
         },
         "x-kubernetes-group-version-kind": gvk(&definition.list_kind),
     });
-    [(own, schema), (name(group, served, &definition.list_kind), list)]
+    [(own.into(), schema), (name(group, served, &definition.list_kind).into(), list)]
 }
 
 /// What is said of a version's schema.
@@ -147,7 +147,7 @@ fn either_type(schema: &mut Value) {
 fn reduce(schema: &mut Value) {
     let nullable = flag(schema, "nullable");
     let preserves = flag(schema, "x-kubernetes-preserve-unknown-fields");
-    let nullable_fields: Vec<String> = schema
+    let nullable_fields: Vec<Key> = schema
         .get("properties")
         .and_then(Value::as_object)
         .into_iter()
@@ -158,26 +158,27 @@ fn reduce(schema: &mut Value) {
     let nullable_values = schema.get("additionalProperties").is_some_and(|values| flag(values, "nullable"));
     let Some(map) = schema.as_object_mut() else { return };
     for field in ["allOf", "anyOf", "oneOf", "not"] {
-        map.shift_remove(field);
+        map.remove(field);
     }
     if nullable {
         // Null is no value there, so nothing is said about the type.
-        map.shift_remove("type");
-        map.shift_remove("nullable");
+        map.remove("type");
+        map.remove("nullable");
     }
     if nullable || preserves {
-        map.shift_remove("items");
-        map.shift_remove("properties");
+        map.remove("items");
+        map.remove("properties");
     }
     let ty = map.get("type").and_then(Value::as_str).unwrap_or("");
     // kubectl understands neither lists of anything nor objects of anything.
     if ty == "array" && !map.contains_key("items") || ty == "object" && preserves {
-        map.shift_remove("type");
+        map.remove("type");
     }
     if let Some(required) = map.get_mut("required").and_then(Value::as_array_mut) {
-        required.retain(|name| !nullable_values && !nullable_fields.iter().any(|field| name == field));
+        required
+            .retain(|name| !nullable_values && !nullable_fields.iter().any(|field| *name == *field.as_str()));
         if required.is_empty() {
-            map.shift_remove("required");
+            map.remove("required");
         }
     }
 }
@@ -237,7 +238,7 @@ mod tests {
 
     #[test]
     fn what_is_published() {
-        let keys = |schema: Value, version: Version| -> Vec<String> {
+        let keys = |schema: Value, version: Version| -> Vec<Key> {
             let found = published(schema, version);
             let properties = found.get("properties").and_then(Value::as_object);
             properties.into_iter().flatten().map(|(name, _)| name.clone()).collect()

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, ErrorType, Path};
 use orlop_api::names;
+use orlop_json::{Key, Value};
 use orlop_kinds::Strategy;
 use orlop_structural::{Schema, print_json_path};
-use serde_json::Value;
 
 use super::definition::{Compiled, Definition, ScalePaths, Version};
 use crate::registry::object::{meta_int, set_meta};
@@ -58,15 +58,15 @@ fn keep(object: &mut Value, old: &Value, field: &str) {
     let Some(map) = object.as_object_mut() else { return };
     match old.get(field) {
         Some(value) => {
-            map.insert(field.to_string(), value.clone());
+            map.insert(field.into(), value.clone());
         }
         None => {
-            map.shift_remove(field);
+            map.remove(field);
         }
     }
 }
 
-fn without_metadata(object: &Value) -> impl Iterator<Item = (&String, &Value)> {
+fn without_metadata(object: &Value) -> impl Iterator<Item = (&Key, &Value)> {
     object.as_object().into_iter().flatten().filter(|(key, _)| *key != "metadata")
 }
 
@@ -219,7 +219,7 @@ impl Strategy for CustomKind {
         if self.version().status
             && let Some(map) = obj.as_object_mut()
         {
-            map.shift_remove("status");
+            map.remove("status");
         }
         set_meta(obj, "generation", Some(1.into()));
     }
@@ -280,7 +280,7 @@ impl Strategy for CustomKind {
         match (status, obj.as_object_mut()) {
             (Some(status), _) => obj["status"] = status,
             (None, Some(map)) => {
-                map.shift_remove("status");
+                map.remove("status");
             }
             (None, None) => {}
         }

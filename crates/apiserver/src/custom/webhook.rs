@@ -3,7 +3,7 @@
 //! Answers to `apiserver/conversion/webhook_converter.go`.
 
 use orlop_api::status::ApiError;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::definition::{Definition, Webhook};
 use crate::registry::Registry;
@@ -111,7 +111,7 @@ fn restore_metadata(mut new: Value, old: &Value) -> Result<Value, String> {
             Some(given) => metadata[field] = given.clone(),
             None => {
                 if let Some(metadata) = metadata.as_object_mut() {
-                    metadata.shift_remove(field);
+                    metadata.remove(field);
                 }
             }
         }

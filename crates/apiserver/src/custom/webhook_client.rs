@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::admission::webhook::client::Client;
 use crate::admission::webhook::credentials::Credentials;

@@ -31,7 +31,7 @@ struct ProviderConfig {
     aesgcm: Option<Keys>,
     aescbc: Option<Keys>,
     secretbox: Option<Keys>,
-    identity: Option<serde_json::Value>,
+    identity: Option<orlop_json::Value>,
     kms: Option<KmsConfig>,
 }
 

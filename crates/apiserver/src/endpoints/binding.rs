@@ -4,7 +4,7 @@ use bytes::Bytes;
 use orlop_api::decode::Gvk;
 use orlop_api::field::{self, Path};
 use orlop_api::status::{ApiError, Status};
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::Endpoint;
 use crate::admission::ObjectKind;
@@ -63,7 +63,7 @@ impl Edit for Bind {
         set_condition(pod);
         // The pod's version is not the binder's: a status written meanwhile does not spoil the binding.
         if let Some(metadata) = pod["metadata"].as_object_mut() {
-            metadata.shift_remove("resourceVersion");
+            metadata.remove("resourceVersion");
         }
         Ok(())
     }
@@ -84,8 +84,8 @@ fn set_condition(pod: &mut Value) {
             }
             condition["status"] = json!("True");
             if let Some(condition) = condition.as_object_mut() {
-                condition.shift_remove("reason");
-                condition.shift_remove("message");
+                condition.remove("reason");
+                condition.remove("message");
             }
         }
         None => conditions.push(json!({

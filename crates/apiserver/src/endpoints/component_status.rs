@@ -2,7 +2,7 @@
 
 use futures::future::{BoxFuture, join_all};
 use orlop_api::status::ApiError;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::Endpoint;
 use crate::components::{Health, TIMEOUT};

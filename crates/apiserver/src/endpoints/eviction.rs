@@ -4,7 +4,7 @@ use bytes::Bytes;
 use orlop_api::decode::{self, Gvk};
 use orlop_api::selector::LabelSelector;
 use orlop_api::status::{ApiError, Status, StatusCause};
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::Endpoint;
 use crate::admission::ObjectKind;

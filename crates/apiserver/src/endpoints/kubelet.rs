@@ -5,9 +5,9 @@ use http::{HeaderValue, Method, header};
 use hyper_util::rt::TokioIo;
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::status::ApiError;
+use orlop_json::{Value, json};
 use orlop_streaming::upgrade::{self, Wanted};
 use orlop_streaming::websocket;
-use serde_json::{Value, json};
 
 use super::Endpoint;
 use super::backend::{self, Backend};

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use http::Method;
 use orlop_api::decode::{self, Gvk, Media};
 use orlop_api::status::{ApiError, Status};
-use serde_json::Value;
+use orlop_json::Value;
 use std::sync::Arc;
 
 use crate::ApiServer;
@@ -206,7 +206,7 @@ impl<'a> Endpoint<'a> {
 
     /// The answer of an action that has no object to show.
     fn done(&self, status: Status) -> Response {
-        let value = serde_json::to_value(status).unwrap_or_default();
+        let value = orlop_json::to_value(status).unwrap_or_default();
         self.answer(201, crate::registry::render::encode(&value, self.request.accept))
     }
 
@@ -486,7 +486,7 @@ impl<'a> Endpoint<'a> {
         match self.server.registry.delete(&call, &options).await? {
             Deleted::Object(value) => Ok(self.answer(200, self.renderer.value(&value))),
             Deleted::Status(status) => {
-                let value = serde_json::to_value(status.as_ref()).unwrap_or_default();
+                let value = orlop_json::to_value(status.as_ref()).unwrap_or_default();
                 Ok(self.answer(200, crate::registry::render::encode(&value, self.request.accept)))
             }
         }

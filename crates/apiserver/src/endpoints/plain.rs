@@ -2,7 +2,7 @@
 
 use http::Method;
 use orlop_api::status::ApiError;
-use serde_json::json;
+use orlop_json::json;
 
 use super::{health, zpages};
 use crate::ApiServer;
@@ -127,8 +127,8 @@ pub async fn plain(server: &ApiServer, request: &Request) -> Result<Response, Ap
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The command line as it was understood.
-fn settings(server: &ApiServer) -> serde_json::Map<String, serde_json::Value> {
-    server.options.flags.iter().map(|(name, value)| (name.clone(), json!(value))).collect()
+fn settings(server: &ApiServer) -> orlop_json::Map {
+    server.options.flags.iter().map(|(name, value)| (name.into(), json!(value))).collect()
 }
 
 /// Where others find the key set.
@@ -156,8 +156,8 @@ fn accepts_jwks(request: &Request) -> bool {
         .any(|clause| matches!(clause.split(';').next().unwrap_or("").trim(), JWKS | "*/*" | "application/*"))
 }
 
-fn pretty(value: &serde_json::Value) -> Vec<u8> {
-    serde_json::to_vec_pretty(value).unwrap_or_default()
+fn pretty(value: &orlop_json::Value) -> Vec<u8> {
+    orlop_json::to_vec_pretty(value).unwrap_or_default()
 }
 
 /// The machine's architecture by Go's names, which clients know.

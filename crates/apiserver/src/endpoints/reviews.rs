@@ -4,7 +4,7 @@ use bytes::Bytes;
 use orlop_api::decode::Gvk;
 use orlop_api::field::{self, Path};
 use orlop_api::status::ApiError;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::Endpoint;
 use crate::admission::{Operation, Request};

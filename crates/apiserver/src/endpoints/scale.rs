@@ -6,7 +6,7 @@ use orlop_api::field::{self, Path};
 use orlop_api::managed::{scale_owners, workload_owners};
 use orlop_api::meta::managed_fields;
 use orlop_api::status::ApiError;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::Endpoint;
 use crate::admission::ObjectKind;

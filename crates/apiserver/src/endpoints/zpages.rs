@@ -3,7 +3,7 @@
 
 use http::header::ACCEPT;
 use orlop_api::status::ApiError;
-use serde_json::{Map, Value, json};
+use orlop_json::{Map, Value, json};
 
 use super::plain::{GIT_VERSION, paths};
 use crate::ApiServer;
@@ -104,8 +104,8 @@ pub(super) fn flagz(server: &ApiServer, request: &Request) -> Result<Response, A
         text
     };
     let fields = || {
-        let flags = server.options.flags.iter().map(|(name, value)| (name.clone(), json!(value)));
-        json!({"flags": flags.collect::<Map<String, Value>>()})
+        let flags = server.options.flags.iter().map(|(name, value)| (name.into(), json!(value)));
+        json!({"flags": flags.collect::<Map>()})
     };
     answer(request, "Flagz", page, fields)
 }

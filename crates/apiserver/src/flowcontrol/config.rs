@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::queueset::Queuing;
 use crate::authn::UserInfo;
@@ -342,7 +342,7 @@ impl FlowSchema {
 mod tests {
     use super::*;
     use crate::request_info::Query;
-    use serde_json::json;
+    use orlop_json::json;
 
     fn schema(subjects: Value, resources: Value, paths: Value) -> FlowSchema {
         FlowSchema::parse(&json!({

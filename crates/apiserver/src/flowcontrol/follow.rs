@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Weak};
 
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::config::{FlowSchema, PriorityLevel};
 use super::{ADJUSTMENT_PERIOD, FlowControl};

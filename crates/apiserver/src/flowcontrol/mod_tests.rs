@@ -2,7 +2,7 @@
 
 use super::*;
 use http::Method;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 fn info(path: &str) -> RequestInfo {
     RequestInfo::parse(&Method::GET, path, &Query::default())

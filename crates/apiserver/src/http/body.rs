@@ -32,13 +32,13 @@ pub fn text(code: u16, text: impl Into<String>) -> Response {
 }
 
 /// A JSON response.
-pub fn json(code: u16, value: &serde_json::Value) -> Response {
+pub fn json(code: u16, value: &orlop_json::Value) -> Response {
     response(code, "application/json", value.to_string())
 }
 
 /// The `Status` of an error as JSON.
 pub fn error(error: &ApiError) -> Response {
-    let bytes = serde_json::to_vec(error.status()).unwrap_or_default();
+    let bytes = orlop_json::to_vec(error.status()).unwrap_or_default();
     let mut response = response(error.code(), "application/json", bytes);
     if let Some(details) = &error.status().details
         && details.retry_after_seconds > 0

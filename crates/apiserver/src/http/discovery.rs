@@ -7,8 +7,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use orlop_api::names;
 use orlop_api::status::ApiError;
+use orlop_json::{Value, json};
 use parking_lot::Mutex;
-use serde_json::{Value, json};
 
 use super::body::{self, Response};
 use super::negotiate::{Accept, Format, MEDIA_TYPES};

@@ -340,7 +340,7 @@ mod tests {
         let text = async |response: Response| {
             let code = response.status().as_u16();
             let bytes = response.into_body().collect().await.map(|b| b.to_bytes()).unwrap_or_default();
-            let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+            let value: orlop_json::Value = orlop_json::from_slice(&bytes).unwrap_or_default();
             (
                 code,
                 value["reason"].as_str().unwrap_or("").to_string(),

@@ -45,7 +45,7 @@ pub struct Request {
     /// Its query.
     pub query: Query,
     /// Who asks.
-    pub user: UserInfo,
+    pub user: Arc<UserInfo>,
     /// The form of the answer.
     pub accept: Accept,
     /// Warnings for the answer.
@@ -59,7 +59,7 @@ pub struct Request {
 /// Whether a request may go on.
 enum Admitted {
     /// As this user.
-    User(UserInfo),
+    User(Arc<UserInfo>),
     /// Not now.
     Refused(Response),
 }
@@ -324,12 +324,12 @@ impl ApiServer {
         &self,
         incoming: &Incoming<'_>,
         trail: &mut Option<Trail>,
-    ) -> Result<UserInfo, ApiError> {
+    ) -> Result<Arc<UserInfo>, ApiError> {
         let Incoming { parts, info, query, identity } = incoming;
         let user = match identity {
-            Identity::InProcess(user) => user.as_ref().clone(),
+            Identity::InProcess(user) => user.clone(),
             Identity::Connection(peer) => {
-                self.authenticator.authenticate(&parts.headers, peer, &info.path).await?
+                self.authenticator.authenticate(&parts.headers, peer, &info.path).await?.into()
             }
         };
         if let Some(trail) = trail {
@@ -348,7 +348,7 @@ impl ApiServer {
                 if let Some(trail) = trail {
                     trail.impersonated(&impersonated.user, &impersonated.constraint);
                 }
-                Ok(impersonated.user)
+                Ok(impersonated.user.into())
             }
         }
     }
@@ -405,7 +405,7 @@ impl ApiServer {
 fn error_response(error: &ApiError, accept: Accept) -> Response {
     let mut response = body::error(error);
     if accept.format != Format::Json || accept.pretty {
-        let value = serde_json::to_value(error.status()).unwrap_or_default();
+        let value = orlop_json::to_value(error.status()).unwrap_or_default();
         *response.body_mut() = body::full(render::encode(&value, accept));
         response
             .headers_mut()

@@ -2,7 +2,7 @@
 
 use orlop_api::field;
 use orlop_api::status::ApiError;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::object::{self, meta, set_meta};
 use super::per_kind;

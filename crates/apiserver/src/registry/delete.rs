@@ -1,7 +1,7 @@
 //! Deletion: preconditions, graceful deletion of pods, finalizers of the garbage collector, collections.
 
 use orlop_api::status::{ApiError, Status, StatusDetails};
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::object::{self, finalizers, is_deleting, meta, meta_int, set_meta};
 use super::options::DeleteOptions;

@@ -153,7 +153,7 @@ const TOKEN_VERSION: &str = "meta.k8s.io/v1";
 
 fn encode_continue(revision: i64, after: &str) -> String {
     let token = Continue { v: TOKEN_VERSION.into(), rv: revision, start: format!("{after}\0") };
-    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(orlop_json::to_vec(&token).unwrap_or_default())
 }
 
 fn decode_continue(token: &str) -> Result<Continue, ApiError> {
@@ -166,7 +166,7 @@ fn decode_continue(token: &str) -> Result<Continue, ApiError> {
         base64::engine::general_purpose::NO_PAD.with_decode_allow_trailing_bits(true),
     );
     let raw = lenient.decode(token.trim_end_matches('=')).map_err(|error| bad(error.to_string()))?;
-    let value: serde_json::Value = match serde_json::from_slice(&raw) {
+    let value: orlop_json::Value = match orlop_json::from_slice(&raw) {
         Ok(value) => value,
         Err(_) => {
             let first = raw.iter().find(|b| !b.is_ascii_whitespace()).copied().unwrap_or(0);
@@ -177,7 +177,7 @@ fn decode_continue(token: &str) -> Result<Continue, ApiError> {
     if version != TOKEN_VERSION {
         return Err(bad(format!("server does not recognize this encoded version {version}")));
     }
-    let token: Continue = serde_json::from_value(value).map_err(|error| bad(error.to_string()))?;
+    let token: Continue = orlop_json::from_value(&value).map_err(|error| bad(error.to_string()))?;
     if token.start.is_empty() {
         return Err(bad("encoded start key is empty".to_string()));
     }

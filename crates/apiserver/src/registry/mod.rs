@@ -21,9 +21,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use orlop_api::status::ApiError;
+use orlop_json::Value;
 use orlop_store::{Revision, Store, StoreError, Txn, TxnOutcome};
 use parking_lot::Mutex;
-use serde_json::Value;
 
 use crate::admission::Admission;
 use crate::authn::UserInfo;

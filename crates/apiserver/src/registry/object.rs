@@ -1,7 +1,7 @@
 //! Small things the registry does to objects: the order they are encoded in, system fields of metadata, names.
 
+use orlop_json::{Key, Map, Value, json};
 use rand::Rng as _;
-use serde_json::{Map, Value, json};
 
 /// The order of metadata fields in upstream's encoding.
 const METADATA_ORDER: [&str; 14] = [
@@ -29,11 +29,11 @@ fn rank(order: &[&str], field: &str) -> usize {
     order.iter().position(|known| *known == field).unwrap_or(order.len())
 }
 
-fn reorder(map: &mut Map<String, Value>, order: &[&str]) {
+fn reorder(map: &mut Map, order: &[&str]) {
     if map.keys().map(|field| rank(order, field)).is_sorted() {
         return;
     }
-    let mut fields: Vec<(String, Value)> = std::mem::take(map).into_iter().collect();
+    let mut fields: Vec<(Key, Value)> = std::mem::take(map).into_iter().collect();
     fields.sort_by_key(|(field, _)| rank(order, field));
     map.extend(fields);
 }
@@ -41,11 +41,11 @@ fn reorder(map: &mut Map<String, Value>, order: &[&str]) {
 /// Writes the fields of an object, the named ones first and in their order.
 fn write_fields<'a>(
     out: &mut Vec<u8>,
-    fields: impl Iterator<Item = (&'a String, &'a Value)>,
+    fields: impl Iterator<Item = (&'a Key, &'a Value)>,
     order: &[&str],
     mut write: impl FnMut(&mut Vec<u8>, &str, &Value),
 ) {
-    let mut fields: Vec<(&String, &Value)> = fields.collect();
+    let mut fields: Vec<(&Key, &Value)> = fields.collect();
     fields.sort_by_key(|(field, _)| rank(order, field));
     out.push(b'{');
     for (at, (field, value)) in fields.into_iter().enumerate() {
@@ -53,7 +53,7 @@ fn write_fields<'a>(
             out.push(b',');
         }
         // Encoding a JSON value into memory cannot fail.
-        let _ = serde_json::to_writer(&mut *out, field);
+        let _ = orlop_json::to_writer(&mut *out, field.as_str());
         out.push(b':');
         write(out, field, value);
     }
@@ -61,14 +61,14 @@ fn write_fields<'a>(
 }
 
 fn write_value(out: &mut Vec<u8>, value: &Value) {
-    let _ = serde_json::to_writer(out, value);
+    let _ = orlop_json::to_writer(out, value);
 }
 
 /// Encodes an object for the store: kind, apiVersion and metadata first, and no resource version.
 pub fn encode(object: &Value) -> Vec<u8> {
     let Some(map) = object.as_object() else { return b"null".to_vec() };
     let none = Value::Object(Map::new());
-    let metadata = "metadata".to_string();
+    let metadata = Key::new_static("metadata");
     let missing = (!map.get("metadata").is_some_and(Value::is_object)).then_some((&metadata, &none));
     let fields = map.iter().filter(|(field, value)| *field != "metadata" || value.is_object()).chain(missing);
     let mut out = Vec::with_capacity(1536);
@@ -97,7 +97,7 @@ pub fn meta<'a>(object: &'a Value, field: &str) -> &'a str {
 }
 
 /// Metadata of an object, made when absent.
-pub fn metadata_mut(object: &mut Value) -> &mut Map<String, Value> {
+pub fn metadata_mut(object: &mut Value) -> &mut Map {
     if !object.is_object() {
         *object = json!({});
     }
@@ -115,10 +115,10 @@ pub fn set_meta(object: &mut Value, field: &str, value: Option<Value>) {
     let metadata = metadata_mut(object);
     match value {
         Some(value) => {
-            metadata.insert(field.to_string(), value);
+            metadata.insert(field.into(), value);
         }
         None => {
-            metadata.shift_remove(field);
+            metadata.remove(field);
         }
     }
 }

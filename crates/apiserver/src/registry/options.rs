@@ -3,7 +3,7 @@
 use orlop_api::decode::FieldValidation;
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::status::ApiError;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use crate::request_info::Query;
 

@@ -7,7 +7,7 @@ use orlop_api::field::{self, Path};
 use orlop_api::patch::json;
 use orlop_api::schema::Struct;
 use orlop_api::status::ApiError;
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::update::Change;
 use super::{Call, Registry, Warnings, Written, object};

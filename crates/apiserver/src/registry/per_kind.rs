@@ -2,7 +2,7 @@
 //! who asked for a certificate, when a condition or a taint came, whether a namespace allows administrative access.
 
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::{Call, Registry, now};
 
@@ -76,18 +76,18 @@ fn set_requester(call: &Call<'_>, object: &mut Value) {
     let user = call.user;
     let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else { return };
     for key in ["username", "uid", "groups", "extra"] {
-        spec.shift_remove(key);
+        spec.remove(key);
     }
     for (key, text) in [("username", &user.name), ("uid", &user.uid)] {
         if !text.is_empty() {
-            spec.insert(key.to_string(), json!(text));
+            spec.insert(key.into(), json!(text));
         }
     }
     if !user.groups.is_empty() {
-        spec.insert("groups".to_string(), json!(user.groups));
+        spec.insert("groups".into(), json!(user.groups));
     }
     if !user.extra.is_empty() {
-        spec.insert("extra".to_string(), json!(user.extra));
+        spec.insert("extra".into(), json!(user.extra));
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use orlop_api::field::{self, Path};
 use orlop_api::protobuf;
 use orlop_api::status::ApiError;
-use serde_json::{Value, json};
+use orlop_json::{Key, Value, json};
 
 use super::list::Page;
 use super::{Written, watch};
@@ -61,11 +61,11 @@ pub fn encode(value: &Value, accept: Accept) -> Bytes {
         // Every kind that is served has a message; tables, which have none, are not negotiated.
         Format::Protobuf => Bytes::from(protobuf::encode(value).unwrap_or_default()),
         Format::Json if accept.pretty => {
-            let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
+            let mut text = orlop_json::to_vec_pretty(value).unwrap_or_default();
             text.push(b'\n');
             Bytes::from(text)
         }
-        Format::Json => Bytes::from(serde_json::to_vec(value).unwrap_or_default()),
+        Format::Json => Bytes::from(orlop_json::to_vec(value).unwrap_or_default()),
     }
 }
 
@@ -74,7 +74,7 @@ pub fn to_yaml(value: &Value) -> String {
     fn sorted(value: &Value) -> Value {
         match value {
             Value::Object(map) => {
-                let mut keys: Vec<&String> = map.keys().collect();
+                let mut keys: Vec<&Key> = map.keys().collect();
                 keys.sort();
                 Value::Object(keys.into_iter().map(|k| (k.clone(), sorted(&map[k]))).collect())
             }
@@ -168,7 +168,7 @@ impl Renderer {
             if annotations.is_empty()
                 && let Some(metadata) = metadata.as_object_mut()
             {
-                metadata.shift_remove("annotations");
+                metadata.remove("annotations");
             }
         }
         json!({"kind": "PartialObjectMetadata", "apiVersion": version, "metadata": metadata})
@@ -277,8 +277,8 @@ impl Renderer {
                     .into_iter()
                     .map(|mut object| {
                         if let Some(map) = object.as_object_mut().filter(|_| !custom) {
-                            map.shift_remove("kind");
-                            map.shift_remove("apiVersion");
+                            map.remove("kind");
+                            map.remove("apiVersion");
                         }
                         object
                     })
@@ -386,7 +386,7 @@ impl Renderer {
         if self.accept.format == Format::Protobuf {
             return Bytes::from(protobuf::watch_frame(kind, &encode(object, self.accept)));
         }
-        crate::cache::frame(kind, &serde_json::to_vec(object).unwrap_or_default())
+        crate::cache::frame(kind, &orlop_json::to_vec(object).unwrap_or_default())
     }
 }
 

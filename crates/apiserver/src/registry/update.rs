@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use orlop_api::field::{self, Path};
 use orlop_api::status::ApiError;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::object::{self, finalizers, is_deleting, meta, meta_int, set_meta};
 use super::per_kind;
@@ -309,7 +309,7 @@ fn keep_all_but(new: &mut Value, old: &Value, field: &str) {
         Some(value) if value.as_array().is_some_and(|list| !list.is_empty()) => new["spec"][field] = value,
         _ => {
             if let Some(spec) = new["spec"].as_object_mut() {
-                spec.shift_remove(field);
+                spec.remove(field);
             }
         }
     }

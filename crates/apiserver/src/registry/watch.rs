@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::Stream;
 use orlop_api::status::ApiError;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -125,7 +125,7 @@ pub fn start(
 pub fn error_frame(error: &ApiError, format: Format) -> Bytes {
     let mut status = json!({"kind": "Status", "apiVersion": "v1"});
     if let (Value::Object(all), Ok(Value::Object(fields))) =
-        (&mut status, serde_json::to_value(error.status()))
+        (&mut status, orlop_json::to_value(error.status()))
     {
         all.extend(fields);
     }

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use orlop_api::field::{self, Path};
+use orlop_json::{Value, json};
 use orlop_kinds::core::service as kind;
-use serde_json::{Value, json};
 
 use super::{Allocators, Refusal, Reservation, addresses_of, ip_cache, strings};
 use crate::registry::Registry;

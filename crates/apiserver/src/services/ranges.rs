@@ -4,9 +4,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use orlop_json::Value;
 use parking_lot::Mutex;
 use rand::Rng as _;
-use serde_json::Value;
 
 use super::{IP_GROUP, strings};
 use crate::registry::{Registry, object};

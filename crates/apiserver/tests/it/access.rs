@@ -1,5 +1,5 @@
 use orlop_apiserver::UserInfo;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use crate::support::{Client, admin, config_map, server};
 

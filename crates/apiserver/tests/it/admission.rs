@@ -1,6 +1,6 @@
 //! The built-in admission plugins as a client meets them.
 
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use crate::support::{Client, admin, server};
 

@@ -11,8 +11,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use orlop_apiserver::aggregation::{InProcess, Priority};
 use orlop_apiserver::http::body;
 use orlop_apiserver::{ApiServer, Options, UserInfo, pki};
+use orlop_json::{Value, json};
 use orlop_store::memory::MemoryStore;
-use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::{Client, admin, server};
@@ -143,10 +143,10 @@ async fn answer(mut request: http::Request<hyper::body::Incoming>, proved: bool,
             }),
         ),
         _ => {
-            let headers: serde_json::Map<String, Value> = request
+            let headers: orlop_json::Map = request
                 .headers()
                 .iter()
-                .map(|(name, value)| (name.to_string(), json!(value.to_str().unwrap_or(""))))
+                .map(|(name, value)| (name.as_str().into(), json!(value.to_str().unwrap_or(""))))
                 .collect();
             let groups: Vec<&str> =
                 request.headers().get_all("x-remote-group").iter().map(|v| v.to_str().unwrap()).collect();

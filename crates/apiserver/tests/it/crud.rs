@@ -1,4 +1,4 @@
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use crate::support::{admin, config_map, server};
 

@@ -1,6 +1,6 @@
 //! Custom resources, from their definition to their end.
 
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use crate::support::{Client, admin, server};
 
@@ -85,8 +85,8 @@ async fn a_definition_is_served_and_goes_with_its_instances() {
 async fn versions_are_views_of_one_object() {
     let client = admin(&server().await);
     let fields = |names: &[&str]| {
-        let all: serde_json::Map<String, Value> =
-            names.iter().map(|name| (name.to_string(), json!({"type": "string"}))).collect();
+        let all: orlop_json::Map =
+            names.iter().map(|name| ((*name).into(), json!({"type": "string"}))).collect();
         json!({"type": "object", "properties": all})
     };
     define(

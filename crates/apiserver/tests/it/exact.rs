@@ -1,6 +1,6 @@
 //! Answers whose texts and details clients rely on, each a line of a table.
 
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use crate::support::{Client, admin, config_map, server};
 

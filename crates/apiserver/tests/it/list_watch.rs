@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use orlop_apiserver::{ApiServer, Options};
+use orlop_json::{Value, json};
 use orlop_store::Store as _;
 use orlop_store::memory::MemoryStore;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
-use serde_json::{Value, json};
 
 use crate::support::{Client, admin, config_map};
 

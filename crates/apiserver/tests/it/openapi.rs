@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use orlop_apiserver::http::Body;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use crate::custom::{CRDS, established, until};
 use crate::support::{Client, admin, server};
@@ -152,8 +152,8 @@ async fn many_definitions() {
             return json!({"type": "string", "maxLength": 253, "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
                 "description": "A field with a description of the usual length, which says what it is for."});
         }
-        let fields: serde_json::Map<String, Value> =
-            (0..6).map(|number| (format!("field{number}"), schema(depth - 1))).collect();
+        let fields: orlop_json::Map =
+            (0..6).map(|number| (format!("field{number}").into(), schema(depth - 1))).collect();
         json!({"type": "object", "properties": fields,
             "description": "An object that holds more fields, described in a sentence or two."})
     }

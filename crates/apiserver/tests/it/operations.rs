@@ -7,8 +7,8 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use orlop_apiserver::{ApiServer, Options, pki};
+use orlop_json::{Value, json};
 use orlop_store::memory::MemoryStore;
-use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{Client, admin, config_map, server};

@@ -9,8 +9,8 @@ use orlop_apiserver::options::{
     AuditBatch, AuditLogOptions, AuditMode, AuditOptions, AuditWebhookOptions, WebhookOptions,
 };
 use orlop_apiserver::{ApiServer, Options, UserInfo};
+use orlop_json::{Value, json};
 use orlop_store::memory::MemoryStore;
-use serde_json::{Value, json};
 
 use crate::custom::{CRDS, established, until};
 use crate::support::{Client, admin, config_map, server};
@@ -78,7 +78,7 @@ async fn authorized_by(hook: &Hook, dir: &Path, policy: &str, conditions: &[&str
     let webhook = json!({
         "timeout": "2s", "subjectAccessReviewVersion": "v1", "failurePolicy": policy,
         "matchConditionSubjectAccessReviewVersion": "v1",
-        "connectionInfo": {"type": "KubeConfigFile", "kubeConfigFile": kubeconfig(dir, hook)},
+        "connectionInfo": {"type": "KubeConfigFile", "kubeConfigFile": kubeconfig(dir, hook).to_str()},
         "matchConditions": conditions.iter().map(|text| json!({"expression": text})).collect::<Vec<_>>(),
     });
     let config = json!({
@@ -199,7 +199,7 @@ async fn what_is_done_is_recorded() {
     let lines: Vec<Value> = std::fs::read_to_string(&log)
         .unwrap()
         .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
+        .map(|line| orlop_json::from_str(line).unwrap())
         .collect();
     let check = |events: &[Value]| {
         assert_eq!(events.len(), 2, "{events:?}");
@@ -377,7 +377,7 @@ async fn a_service_knows_images() {
     .await;
     let server = |default_allow: bool| {
         let dir = tempfile::tempdir().unwrap();
-        let policy = json!({"imagePolicy": {"kubeConfigFile": kubeconfig(dir.path(), &hook),
+        let policy = json!({"imagePolicy": {"kubeConfigFile": kubeconfig(dir.path(), &hook).to_str(),
             "denyTTL": -1, "retryBackoff": 1, "defaultAllow": default_allow}});
         let file = admission(dir.path(), "ImagePolicyWebhook", policy);
         async move {
@@ -444,7 +444,7 @@ async fn webhooks_know_who_asks() {
     let config = json!({"users": [{"name": host, "user": {"username": "me", "password": "secret"}}]});
     std::fs::write(&users, config.to_string()).unwrap();
     let configuration = json!({"apiVersion": "apiserver.config.k8s.io/v1",
-        "kind": "WebhookAdmissionConfiguration", "kubeConfigFile": users});
+        "kind": "WebhookAdmissionConfiguration", "kubeConfigFile": users.to_str()});
     let file = admission(dir.path(), "ValidatingAdmissionWebhook", configuration);
     let client =
         admin(&start(Options { admission_control_config_file: Some(file), ..Options::default() }).await);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use orlop_apiserver::UserInfo;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use crate::support::{Answer, Client, admin, config_map, server};
 

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use orlop_api::protobuf;
+use orlop_json::{Value, json};
 use pretty_assertions::assert_eq;
-use serde_json::{Value, json};
 
 use crate::support::{Client, admin, config_map, server};
 
@@ -128,7 +128,7 @@ async fn bad_bodies_are_refused() {
             client.send("POST", MAPS, &[("content-type", PROTOBUF)], Bytes::from_static(body)).await;
         let code = response.status().as_u16();
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
-        let status: Value = serde_json::from_slice(&bytes).unwrap();
+        let status: Value = orlop_json::from_slice(&bytes).unwrap();
         assert_eq!((code, status["message"].as_str().unwrap()), (400, message));
     };
     check(
@@ -221,7 +221,7 @@ async fn discovery_comes_as_messages() {
         // Messages know neither null nor the absence of a version.
         expected["apiVersion"] = message["apiVersion"].clone();
         for item in expected.get_mut("items").and_then(Value::as_array_mut).into_iter().flatten() {
-            item["metadata"].as_object_mut().unwrap().shift_remove("creationTimestamp");
+            item["metadata"].as_object_mut().unwrap().remove("creationTimestamp");
         }
         let text = |value: &Value| orlop_structural::sorted(value).to_string();
         assert_eq!(text(&message), text(&expected), "{path}");

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use orlop_apiserver::{ApiServer, Options};
+use orlop_json::{Value, json};
 use orlop_store::memory::MemoryStore;
 use orlop_store::{
     KeyValue, Op, Range, RangeResult, Revision, Store, StoreError, Txn, TxnOutcome, WatchStream,
 };
-use serde_json::{Value, json};
 
 use crate::support::{Client, admin};
 
@@ -34,7 +34,7 @@ impl Racing {
     async fn interfere(&self, key: &Bytes) -> Result<(), StoreError> {
         let first = !self.done.swap(true, std::sync::atomic::Ordering::SeqCst);
         let Some(now) = self.store.get(key, None).await?.filter(|_| first) else { return Ok(()) };
-        let mut pod: Value = serde_json::from_slice(&now.value).unwrap();
+        let mut pod: Value = orlop_json::from_slice(&now.value).unwrap();
         if !matches!(self.meanwhile, Meanwhile::Changed) {
             self.store.txn(Txn::delete(key.clone(), now.mod_revision)).await?;
         }

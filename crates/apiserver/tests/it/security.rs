@@ -4,9 +4,9 @@ use std::sync::Arc;
 use base64::Engine as _;
 use orlop_apiserver::options::{AuditBatch, AuditLogOptions, AuditMode, AuditOptions, OidcOptions};
 use orlop_apiserver::{ApiServer, Options, UserInfo};
+use orlop_json::{Value, json};
 use orlop_store::Store as _;
 use orlop_store::memory::MemoryStore;
-use serde_json::{Value, json};
 
 use crate::support::{Client, admin, config_map};
 
@@ -101,7 +101,7 @@ async fn requests_are_recorded_by_the_policy() {
     jane.get(&format!("{maps}/a")).await;
     jane.get("/version").await;
     let text = std::fs::read_to_string(&log).unwrap();
-    let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let events: Vec<Value> = text.lines().map(|line| orlop_json::from_str(line).unwrap()).collect();
     assert_eq!(events.len(), 3, "{text}");
     let [create, get, refused] = events.as_slice() else { unreachable!() };
     assert_eq!(create["stage"], "ResponseComplete");

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use futures::FutureExt as _;
 use orlop_apiserver::components::{Component, Health};
 use orlop_apiserver::{ApiServer, Options};
+use orlop_json::{Value, json};
 use orlop_store::memory::MemoryStore;
-use serde_json::{Value, json};
 
 use crate::support::{Client, admin, server};
 

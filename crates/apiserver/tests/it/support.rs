@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use orlop_apiserver::{ApiServer, InMemory, Options, UserInfo};
+use orlop_json::Value;
 use orlop_store::memory::MemoryStore;
-use serde_json::Value;
 use tower::Service as _;
 
 /// A fresh server.
@@ -85,7 +85,7 @@ impl Client {
             .map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned())
             .collect();
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
-        let body = serde_json::from_slice(&bytes)
+        let body = orlop_json::from_slice(&bytes)
             .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
         Answer { code, body, warnings }
     }
@@ -135,7 +135,7 @@ impl Events {
         loop {
             if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
-                return Some(serde_json::from_slice(&line).unwrap());
+                return Some(orlop_json::from_slice(&line).unwrap());
             }
             let frame =
                 tokio::time::timeout(std::time::Duration::from_secs(2), self.body.frame()).await.ok()??;
@@ -153,5 +153,5 @@ impl Events {
 
 /// A ConfigMap.
 pub fn config_map(name: &str, data: Value) -> Value {
-    serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data})
+    orlop_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data})
 }

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use crate::support::{admin, config_map, server};
 

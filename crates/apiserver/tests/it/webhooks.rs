@@ -9,8 +9,8 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use orlop_apiserver::pki::{CertificateAuthority, Subject, server_config};
+use orlop_json::{Value, json};
 use parking_lot::Mutex;
-use serde_json::{Value, json};
 
 use crate::support::{Answer, Client, admin, config_map, server};
 
@@ -67,7 +67,7 @@ impl Hook {
                                 let query = request.uri().query().unwrap_or("").to_string();
                                 let authorization = request.headers().get("authorization").cloned();
                                 let body = request.into_body().collect().await.unwrap().to_bytes();
-                                let mut review: Value = serde_json::from_slice(&body).unwrap();
+                                let mut review: Value = orlop_json::from_slice(&body).unwrap();
                                 if let Some(value) = authorization {
                                     review["authorization"] = json!(value.to_str().unwrap());
                                 }

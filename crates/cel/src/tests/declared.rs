@@ -1,10 +1,10 @@
-use serde_json::json;
+use orlop_json::json;
 
 use super::{declared, show};
 use crate::{Budget, EnvironmentBuilder, Val, Vars};
 
 /// Evaluates over a declared `self`.
-fn run(schema: serde_json::Value, value: serde_json::Value, expression: &str) -> Result<String, String> {
+fn run(schema: orlop_json::Value, value: orlop_json::Value, expression: &str) -> Result<String, String> {
     let decl = declared(schema);
     let environment = EnvironmentBuilder::kubernetes().variable("self", decl.ty.clone()).build();
     let program = environment.compile(expression).map_err(|error| error.to_string())?;

@@ -9,7 +9,7 @@ mod hostile;
 mod policies;
 mod values;
 
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use crate::{Budget, DeclType, Environment, EnvironmentBuilder, RUNTIME_BUDGET, Type, Val, Vars};
 

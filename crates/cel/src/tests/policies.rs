@@ -1,4 +1,4 @@
-use serde_json::json;
+use orlop_json::json;
 
 use super::show;
 use crate::{

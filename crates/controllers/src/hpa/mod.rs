@@ -27,7 +27,6 @@ use orlop_api::quantity::Format;
 use orlop_api::selector::LabelSelector;
 use orlop_client::{EventRecorder, EventType, Informer, InformerEvent, ObjectKey, WorkQueue, run_workers};
 use parking_lot::Mutex;
-use serde_json::Value;
 
 use crate::error::{Error, unless_gone};
 use crate::shell::Shell;
@@ -221,7 +220,7 @@ impl Look<'_> {
         let mut pods = self.controller.pods.list_namespace(&key.namespace);
         pods.retain(|pod| {
             let labels = pod.metadata.labels.iter().flatten();
-            let labels = labels.map(|(key, value)| (key.clone(), Value::String(value.clone()))).collect();
+            let labels = labels.map(|(key, value)| (key.into(), value.as_str().into())).collect();
             selector.matches(Some(&labels))
         });
         let metrics = self.hpa.spec.metrics.clone().unwrap_or_default();

@@ -1,8 +1,8 @@
 //! What a quota's status should say. Answers to upstream's `CalculateUsage` and `syncResourceQuota`.
 
 use jiff::Timestamp;
+use orlop_json::{Value, json};
 use orlop_kinds::quota::{self, Evaluator, ResourceList};
-use serde_json::{Value, json};
 
 /// What there is of one resource in the quota's namespace.
 pub(super) enum Objects {

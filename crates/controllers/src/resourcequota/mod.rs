@@ -96,7 +96,7 @@ impl Source {
 
 fn each<K: Object + Serialize>(informer: &Informer<K>, namespace: &str) -> Objects {
     let objects = informer.list_namespace(namespace);
-    Objects::Each(objects.iter().filter_map(|object| serde_json::to_value(&**object).ok()).collect())
+    Objects::Each(objects.iter().filter_map(|object| orlop_json::to_value(&**object).ok()).collect())
 }
 
 fn watch<K: Object>(
@@ -203,7 +203,7 @@ fn queue_quotas(quotas: &[Arc<ResourceQuota>], evaluator: &Evaluator, queue: &Wo
 impl Controller {
     async fn sync(&self, key: ObjectKey) -> Result<Option<Duration>, Error> {
         let Some(quota) = self.quotas.get_key(&key) else { return Ok(None) };
-        let before = serde_json::to_value(&*quota)
+        let before = orlop_json::to_value(&*quota)
             .map_err(|error| Error::Object(format!("ResourceQuota {key} cannot be read: {error}")))?;
         let sources = self.sources.read().clone();
         let resources = sources.iter().map(|(evaluator, source)| {
@@ -221,7 +221,7 @@ impl Controller {
             }
         }
         let mut changed = (*quota).clone();
-        changed.status = serde_json::from_value(status)
+        changed.status = orlop_json::from_value(&status)
             .map(Some)
             .map_err(|error| Error::Object(format!("status of ResourceQuota {key}: {error}")))?;
         let api = Api::<ResourceQuota>::namespaced(self.client.clone(), &key.namespace);

@@ -3,7 +3,7 @@
 
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::cursor::{Cursor, default_to};
 
@@ -247,7 +247,7 @@ fn check_host(host: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn urls() {

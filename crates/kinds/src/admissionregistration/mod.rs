@@ -31,7 +31,7 @@ pub(crate) fn strategy(kind: &str) -> Option<&'static dyn Strategy> {
 const STATIC_SUFFIX: &str = ".static.k8s.io";
 
 /// What a writer of such a name is told.
-fn static_suffix_warnings(obj: &serde_json::Value) -> Vec<String> {
+fn static_suffix_warnings(obj: &orlop_json::Value) -> Vec<String> {
     use crate::cursor::Cursor as _;
     if !obj["metadata"]["name"].text().ends_with(STATIC_SUFFIX) {
         return Vec::new();

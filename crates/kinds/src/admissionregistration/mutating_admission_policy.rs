@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::policy::{self, Expressions};
 use super::{rules, static_suffix_warnings};
@@ -115,7 +115,7 @@ impl Strategy for MutatingAdmissionPolicy {
 #[cfg(test)]
 mod tests {
     use crate::testing::check_create;
-    use serde_json::{Value, json};
+    use orlop_json::{Value, json};
 
     #[test]
     fn validation() {

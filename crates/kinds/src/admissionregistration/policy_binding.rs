@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::{rules, static_suffix_warnings};
 use crate::cursor::{Cursor, bump_generation, set_generation};
@@ -153,7 +153,7 @@ strategy!(MutatingAdmissionPolicyBinding, true);
 #[cfg(test)]
 mod tests {
     use crate::testing::{check_cells, check_create};
-    use serde_json::{Value, json};
+    use orlop_json::{Value, json};
 
     const GROUP: &str = "admissionregistration.k8s.io";
 

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::policy::Expressions;
 use crate::cursor::{Cursor, default_to, items_mut};
@@ -30,8 +30,8 @@ pub(super) fn default_rules(parent: &mut Value, key: &str) {
 pub(super) fn default_match_resources(parent: &mut Value, key: &str) {
     let Some(resources) = parent.get_mut(key).filter(|r| r.is_object()) else { return };
     default_to(resources, "matchPolicy", "Equivalent");
-    default_to(resources, "namespaceSelector", serde_json::json!({}));
-    default_to(resources, "objectSelector", serde_json::json!({}));
+    default_to(resources, "namespaceSelector", orlop_json::json!({}));
+    default_to(resources, "objectSelector", orlop_json::json!({}));
     default_rules(resources, "resourceRules");
     default_rules(resources, "excludeResourceRules");
 }

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use orlop_cel::{DeclType, Environment, EnvironmentBuilder, ObjectType, Type};
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::expression::{NAMESPACE, REQUEST, declared};
 use crate::cursor::Cursor;
@@ -90,7 +90,7 @@ pub fn declaration(document: &Value, kind: &Kind) -> Option<Arc<DeclType>> {
 }
 
 /// A schema with its references written out; one that refers to itself is an object of which nothing is known.
-fn inlined<'a>(schema: &'a Value, all: &'a serde_json::Map<String, Value>, open: &mut Vec<&'a str>) -> Value {
+fn inlined<'a>(schema: &'a Value, all: &'a orlop_json::Map, open: &mut Vec<&'a str>) -> Value {
     // The server writes a reference with a default as the only element of an `allOf`.
     let reference = match schema["allOf"].items() {
         [only] => only["$ref"].text(),
@@ -106,10 +106,10 @@ fn inlined<'a>(schema: &'a Value, all: &'a serde_json::Map<String, Value>, open:
         open.pop();
         return inner;
     }
-    let mut out = serde_json::Map::new();
+    let mut out = orlop_json::Map::new();
     for key in ["type", "format", "enum", "x-kubernetes-list-type", "x-kubernetes-list-map-keys"] {
         if let Some(value) = schema.get(key) {
-            out.insert(key.to_owned(), value.clone());
+            out.insert(key.into(), value.clone());
         }
     }
     // What may be a string or a number has no type of its own, whether built in or custom.
@@ -117,16 +117,16 @@ fn inlined<'a>(schema: &'a Value, all: &'a serde_json::Map<String, Value>, open:
         || schema["x-kubernetes-int-or-string"] == true
         || (schema.get("type").is_none() && !schema["oneOf"].items().is_empty());
     if either {
-        out.insert("x-kubernetes-int-or-string".to_owned(), json!(true));
+        out.insert("x-kubernetes-int-or-string".into(), json!(true));
     }
     for key in ["items", "additionalProperties"] {
         if schema[key].is_object() {
-            out.insert(key.to_owned(), inlined(&schema[key], all, open));
+            out.insert(key.into(), inlined(&schema[key], all, open));
         }
     }
     if let Some(properties) = schema["properties"].as_object() {
         let inner = properties.iter().map(|(name, schema)| (name.clone(), inlined(schema, all, open)));
-        out.insert("properties".to_owned(), Value::Object(inner.collect()));
+        out.insert("properties".into(), Value::Object(inner.collect()));
     }
     Value::Object(out)
 }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::field_ref;
 use super::policy::{self, Expressions};
@@ -171,7 +171,7 @@ impl Strategy for ValidatingAdmissionPolicy {
 #[cfg(test)]
 mod tests {
     use crate::testing::{check_cells, check_create, check_update};
-    use serde_json::{Value, json};
+    use orlop_json::{Value, json};
 
     const GROUP: &str = "admissionregistration.k8s.io";
     const KIND: &str = "ValidatingAdmissionPolicy";

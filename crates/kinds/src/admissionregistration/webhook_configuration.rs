@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::policy::Expressions;
 use super::{client_config, rules, static_suffix_warnings};
@@ -241,7 +241,7 @@ strategy!(MutatingWebhookConfiguration, true);
 #[cfg(test)]
 mod tests {
     use crate::testing::{check_cells, check_create, check_defaults, check_update};
-    use serde_json::{Value, json};
+    use orlop_json::{Value, json};
 
     const GROUP: &str = "admissionregistration.k8s.io";
 

@@ -2,8 +2,8 @@
 //! versions). What the names of a definition are worth is decided where all definitions are known: in the API server.
 
 use orlop_api::field::{self, ErrorList, Path};
+use orlop_json::{Value, json};
 use orlop_structural::definition;
-use serde_json::{Value, json};
 
 use crate::cursor::{
     Cursor, bump_generation, child, default_empty_to, default_to, keep_field, set_generation,

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use crate::cursor::{Cursor, default_to, keep};
 use crate::metadata::{validate_generic_meta_by, validate_generic_object_meta_update};
@@ -175,7 +175,7 @@ impl Strategy for ApiService {
 #[cfg(test)]
 mod tests {
     use crate::testing::{check_cells, check_create, check_defaults};
-    use serde_json::{Value, json};
+    use orlop_json::{Value, json};
 
     const GROUP: &str = "apiregistration.k8s.io";
 

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::cursor::Cursor;
 use crate::{NameRule, Strategy, metadata, printer};
@@ -47,7 +47,7 @@ impl Strategy for ControllerRevision {
 #[cfg(test)]
 mod tests {
     use crate::testing::{check_create, check_update};
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn data_is_mandatory_and_immutable() {

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::{
     not_more_than_100_percent, number, positive_int_or_percent, unknown_strategy, validate_selector_stays,
@@ -157,7 +157,7 @@ impl Strategy for Deployment {
 mod tests {
     use super::*;
     use crate::testing::{check_cells, check_create, check_defaults, check_update};
-    use serde_json::json;
+    use orlop_json::json;
 
     fn deployment(extra: Value) -> Value {
         let mut spec = json!({"selector": {"matchLabels": {"app": "x"}},

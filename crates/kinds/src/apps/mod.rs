@@ -8,7 +8,7 @@ pub mod statefulset;
 
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use crate::cursor::Cursor;
 use crate::metadata::validate_immutable;

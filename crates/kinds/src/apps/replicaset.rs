@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{ErrorList, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::validate_selector_stays;
 use crate::core::pod_template;
@@ -75,7 +75,7 @@ impl Strategy for ReplicaSet {
 #[cfg(test)]
 mod tests {
     use crate::testing::{check_create, check_update};
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn validation() {

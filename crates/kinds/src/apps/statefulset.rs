@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::{not_more_than_100_percent, number, positive_int_or_percent};
 use crate::core::persistentvolumeclaim::{set_spec_defaults, spec_warnings, validate_claim_spec};
@@ -230,7 +230,7 @@ impl Strategy for StatefulSet {
 mod tests {
     use super::*;
     use crate::testing::{check_create, check_update};
-    use serde_json::json;
+    use orlop_json::json;
 
     fn stateful_set(extra: Value) -> Value {
         let mut spec = json!({"serviceName": "s", "selector": {"matchLabels": {"app": "x"}},

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::job::spec_warnings;
 use super::job::validation::validate_job_spec;
@@ -211,7 +211,7 @@ impl Strategy for CronJob {
 mod tests {
     use super::*;
     use crate::testing::{check_cells, check_create, check_update, check_warnings};
-    use serde_json::json;
+    use orlop_json::json;
 
     fn cron_job(extra: Value) -> Value {
         let mut spec = json!({"schedule": "0 1 * * *", "jobTemplate": {"spec": {"template": {

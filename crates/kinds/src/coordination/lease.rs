@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::cursor::{Cursor, child, remove};
 use crate::{NameRule, Strategy, metadata, printer};
@@ -76,7 +76,7 @@ impl Strategy for Lease {
 #[cfg(test)]
 mod tests {
     use crate::testing::{check_create, check_update};
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn finalizers_need_no_domain() {

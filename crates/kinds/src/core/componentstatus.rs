@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use orlop_api::field::ErrorList;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use crate::cursor::Cursor;
 use crate::{Strategy, printer};

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use crate::cursor::{Cursor, same};
 use crate::{NameRule, Strategy, metadata, printer};

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::addresses::ip_warning;
 use crate::cursor::{Cursor, default_empty_to, items_mut};
@@ -129,7 +129,7 @@ impl Strategy for Endpoints {
 #[cfg(test)]
 mod tests {
     use crate::testing::{check_cells, check_create};
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn addresses() {

@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
-use serde_json::{Map, Value};
+use orlop_json::{Map, Value};
 
 use crate::cursor::{Cursor, same};
 use crate::duration::age;
@@ -73,13 +73,13 @@ fn convert(
     order: &[&str],
     version: &str,
 ) -> Value {
-    let mut renamed: Map<String, Value> =
-        event.entries().map(|(key, value)| (rename(key).unwrap_or(key).to_owned(), value.clone())).collect();
-    renamed.insert("apiVersion".to_owned(), version.into());
+    let mut renamed: Map =
+        event.entries().map(|(key, value)| (rename(key).unwrap_or(key).into(), value.clone())).collect();
+    renamed.insert("apiVersion".into(), version.into());
     let mut out = Map::new();
     for key in order {
-        if let Some(value) = renamed.shift_remove(*key) {
-            out.insert((*key).to_owned(), value);
+        if let Some(value) = renamed.remove(key) {
+            out.insert((*key).into(), value);
         }
     }
     out.extend(renamed);
@@ -358,7 +358,7 @@ impl Conversion for EventsV1 {
 mod tests {
     use super::*;
     use crate::testing::{check_cells, check_create, check_update};
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn two_shapes_of_one_event() {

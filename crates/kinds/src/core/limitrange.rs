@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use orlop_api::Quantity;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use orlop_json::{Key, Value};
 
 use super::pod::defaults::round_quantities;
 use super::pod::resources::{
@@ -20,7 +20,7 @@ const LISTS: [&str; 5] = ["max", "min", "default", "defaultRequest", "maxLimitRe
 
 /// Copies entries that `to` misses.
 fn fill(item: &mut Value, from: &str, to: &str) {
-    let missing: Vec<(String, Value)> = item[from]
+    let missing: Vec<(Key, Value)> = item[from]
         .entries()
         .filter(|(key, _)| !item[to].has(key))
         .map(|(key, value)| (key.clone(), value.clone()))
@@ -32,7 +32,7 @@ fn fill(item: &mut Value, from: &str, to: &str) {
 
 fn validate_item(errs: &mut ErrorList, path: &Path, item: &Value) {
     let kind = item["type"].text();
-    let mut names: Vec<&String> = Vec::new();
+    let mut names: Vec<&Key> = Vec::new();
     for list in LISTS {
         if kind == "Pod" && list.starts_with("default") {
             if !item[list].is_empty() {
@@ -184,7 +184,7 @@ impl Strategy for LimitRange {
 #[cfg(test)]
 mod tests {
     use crate::testing::{check_create, check_defaults};
-    use serde_json::{Value, json};
+    use orlop_json::{Value, json};
 
     #[test]
     fn containers_get_defaults() {

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::persistentvolume::{validate_access_modes, validate_basic_resource};
 use super::pod::defaults::round_quantities;
@@ -366,7 +366,7 @@ impl Strategy for PersistentVolumeClaim {
 #[cfg(test)]
 mod tests {
     use crate::testing::{check_cells, check_create, check_update};
-    use serde_json::{Value, json};
+    use orlop_json::{Value, json};
 
     fn claim(extra: Value) -> Value {
         let mut spec =

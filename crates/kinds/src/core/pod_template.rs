@@ -1,7 +1,7 @@
 //! The pod template inside workloads: its defaults, its validation against a selector, its warnings.
 
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::pod::defaults::{self, set_pod_spec};
 use super::pod::validation::validate_pod_template_spec;

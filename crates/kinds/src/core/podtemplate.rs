@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{ErrorList, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::pod::defaults::set_pod_spec;
 use super::pod::validation::validate_pod_template_spec;

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use orlop_json::{Key, Value};
 
 use super::pod::validation::validate_pod_template_spec;
 use super::pod_template;
@@ -34,7 +34,7 @@ fn validate_spec(errs: &mut ErrorList, spec: &Value, old: Option<&Value>) {
         return;
     }
     let labels = &template["metadata"]["labels"];
-    let selected = |(key, value): (&String, &Value)| labels.get(key) == Some(value);
+    let selected = |(key, value): (&Key, &Value)| labels.get(key) == Some(value);
     if !spec["selector"].entries().all(selected) {
         errs.push(field::invalid(
             &at.child("metadata").child("labels"),
@@ -123,7 +123,7 @@ impl Strategy for ReplicationController {
 mod tests {
     use super::*;
     use crate::testing::{check_cells, check_create};
-    use serde_json::json;
+    use orlop_json::json;
 
     fn controller(extra: Value) -> Value {
         let mut spec = json!({"template": {"metadata": {"labels": {"app": "x"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}});

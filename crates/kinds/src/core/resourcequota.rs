@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::{Value, json};
+use orlop_json::{Key, Value, json};
 
 use super::pod::defaults::round_quantities;
 use super::pod::resources::{is_huge_page, validate_resource_name, validate_resource_quantity};
@@ -189,7 +189,7 @@ impl Strategy for ResourceQuota {
 
     fn cells(&self, obj: &Value, now: Timestamp) -> Vec<Value> {
         let status = &obj["status"];
-        let mut names: Vec<&String> = status["hard"].entries().map(|(name, _)| name).collect();
+        let mut names: Vec<&Key> = status["hard"].entries().map(|(name, _)| name).collect();
         names.sort_unstable();
         let column = |limits: bool| -> Value {
             let all: Vec<String> = names
@@ -212,7 +212,7 @@ impl Strategy for ResourceQuota {
 #[cfg(test)]
 mod tests {
     use crate::testing::{check_cells, check_create};
-    use serde_json::{Value, json};
+    use orlop_json::{Value, json};
 
     #[test]
     fn validation() {

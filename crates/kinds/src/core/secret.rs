@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
-use serde_json::{Value, json};
+use orlop_json::{Key, Value, json};
 use x509_parser::pem::Pem;
 
 use crate::cursor::{Cursor, child, default_empty_to, remove};
@@ -19,7 +19,7 @@ pub struct Secret;
 
 /// Go's words for a JSON text that does not decode into a map.
 fn json_map_error(bytes: &[u8]) -> Option<String> {
-    match serde_json::from_slice::<Value>(bytes) {
+    match orlop_json::from_slice::<Value>(bytes) {
         Ok(Value::Object(_) | Value::Null) => None,
         Ok(other) => {
             let kind = match other {
@@ -161,7 +161,7 @@ fn tls_problem(data: &Value) -> Option<String> {
 impl Strategy for Secret {
     fn defaults(&self, obj: &mut Value) {
         // stringData is for writing only: it becomes data when the object is read in.
-        let texts: Vec<(String, String)> =
+        let texts: Vec<(Key, String)> =
             obj["stringData"].entries().map(|(k, v)| (k.clone(), STANDARD.encode(v.text()))).collect();
         for (key, value) in texts {
             child(obj, "data")[key.as_str()] = value.into();

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use orlop_api::field::ErrorList;
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::cursor::Cursor;
 use crate::{NameRule, Strategy, metadata, printer};

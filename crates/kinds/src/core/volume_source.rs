@@ -2,7 +2,7 @@
 //! persistent volume names secrets together with their namespace.
 
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::cursor::{Cursor, default_empty_to, default_to};
 use crate::validate::{dns_label, path_no_backsteps};
@@ -287,8 +287,8 @@ fn validate_azure_disk(errs: &mut ErrorList, path: &Path, source: &Value) {
 mod tests {
     use super::*;
     use crate::testing::texts;
+    use orlop_json::json;
     use pretty_assertions::assert_eq;
-    use serde_json::json;
 
     #[test]
     fn sources() {

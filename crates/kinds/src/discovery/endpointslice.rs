@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use crate::addresses::ip_warning;
 use crate::core::endpoints::first_three;
@@ -206,7 +206,7 @@ impl Strategy for EndpointSlice {
 #[cfg(test)]
 mod tests {
     use crate::testing::{check_cells, check_create, check_update};
-    use serde_json::json;
+    use orlop_json::json;
 
     const GROUP: &str = "discovery.k8s.io";
 

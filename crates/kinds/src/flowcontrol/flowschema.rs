@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::{mandatory_spec, validate_status};
 use crate::cursor::{Cursor, child, default_empty_to, same};

@@ -45,7 +45,7 @@ pub mod prioritylevel;
 use std::sync::LazyLock;
 
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use crate::cursor::{Cursor, bump_generation, keep, keep_metadata, set_generation};
 
@@ -53,7 +53,7 @@ use crate::cursor::{Cursor, bump_generation, keep, keep_metadata, set_generation
 /// (for the first) conditions.
 static BOOTSTRAP: LazyLock<Value> = LazyLock::new(|| {
     // Data that cannot be read would be a broken build, which the test below finds.
-    serde_json::from_str(include_str!("../../data/bootstrap-flowcontrol.json")).unwrap_or_default()
+    orlop_json::from_str(include_str!("../../data/bootstrap-flowcontrol.json")).unwrap_or_default()
 });
 
 /// Objects that exist in every cluster and whose specs are fixed.

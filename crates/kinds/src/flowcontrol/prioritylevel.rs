@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::{mandatory_spec, validate_status};
 use crate::cursor::{Cursor, default_empty_to, default_to, remove, same};
@@ -197,7 +197,7 @@ impl Strategy for PriorityLevelConfiguration {
 mod tests {
     use super::*;
     use crate::testing::{check_create, check_defaults};
-    use serde_json::json;
+    use orlop_json::json;
 
     const GROUP: &str = "flowcontrol.apiserver.k8s.io";
     const KIND: &str = "PriorityLevelConfiguration";

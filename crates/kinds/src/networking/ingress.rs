@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use crate::addresses::{ip_unless_stored, parse_ip_sloppy};
 use crate::core::endpoints::first_three;
@@ -307,7 +307,7 @@ impl Strategy for Ingress {
 #[cfg(test)]
 mod tests {
     use crate::testing::{check_cells, check_create, check_update};
-    use serde_json::{Value, json};
+    use orlop_json::{Value, json};
 
     const GROUP: &str = "networking.k8s.io";
 

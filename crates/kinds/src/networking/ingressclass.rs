@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::cursor::{Cursor, bump_generation, child, default_to, set_generation};
 use crate::validate::{dns_subdomain, object_name};
@@ -130,7 +130,7 @@ impl Strategy for IngressClass {
 #[cfg(test)]
 mod tests {
     use crate::testing::check_create;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn controllers_have_a_domain() {

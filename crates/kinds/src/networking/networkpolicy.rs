@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use crate::addresses::{cidr_unless_stored, cidr_warning, contains, parse_cidr_sloppy};
 use crate::cursor::{Cursor, bump_generation, child, default_to, items_mut, set_generation};
@@ -218,7 +218,7 @@ impl Strategy for NetworkPolicy {
 #[cfg(test)]
 mod tests {
     use crate::testing::check_create;
-    use serde_json::{Value, json};
+    use orlop_json::{Value, json};
 
     #[test]
     fn validation() {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::addresses::{canonical_cidr, parse_cidr_sloppy};
 use crate::cursor::{Cursor, keep, keep_metadata_for_status};
@@ -88,7 +88,7 @@ impl Strategy for ServiceCidr {
 #[cfg(test)]
 mod tests {
     use crate::testing::{check_create, check_update};
-    use serde_json::{Value, json};
+    use orlop_json::{Value, json};
 
     const GROUP: &str = "networking.k8s.io";
     const KIND: &str = "ServiceCIDR";

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{ErrorList, Path};
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use crate::core::pod::defaults::round_quantities;
 use crate::core::pod::resources::validate_requirements;
@@ -68,7 +68,7 @@ impl Strategy for RuntimeClass {
 #[cfg(test)]
 mod tests {
     use crate::testing::{check_create, check_update};
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn handlers() {

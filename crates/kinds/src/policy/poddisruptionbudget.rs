@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::apps::{not_more_than_100_percent, positive_int_or_percent};
 use crate::cursor::Cursor;
@@ -106,7 +106,7 @@ impl Strategy for PodDisruptionBudget {
 #[cfg(test)]
 mod tests {
     use crate::testing::{check_cells, check_create, check_status};
-    use serde_json::{Value, json};
+    use orlop_json::{Value, json};
 
     #[test]
     fn metadata_is_not_looked_at_twice() {

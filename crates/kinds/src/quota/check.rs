@@ -2,7 +2,7 @@
 //! would be; who asks must see to it that nobody else asks at the same time.
 
 use jiff::Timestamp;
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::{Change, Evaluator, ResourceList, add, growth, mask, print, requirements, resource_list};
 use crate::cursor::Cursor;
@@ -173,7 +173,7 @@ fn fit(quota: &Value, delta: &ResourceList) -> Result<ResourceList, Refusal> {
 mod tests {
     use super::*;
     use crate::quota::to_value;
-    use serde_json::json;
+    use orlop_json::json;
 
     fn quota(hard: Value, used: Value) -> Value {
         json!({"metadata": {"name": "q"}, "spec": {"hard": hard}, "status": {"hard": hard, "used": used}})

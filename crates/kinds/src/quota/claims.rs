@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use orlop_api::Quantity;
 use orlop_api::quantity::Format;
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::pods::one;
 use super::{ResourceList, meets};
@@ -129,7 +129,7 @@ pub(super) fn device_usage(claim: &Value) -> ResourceList {
 mod tests {
     use super::*;
     use crate::quota::print;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn what_claims_use() {

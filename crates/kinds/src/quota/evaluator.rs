@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 use orlop_api::Quantity;
 use orlop_api::quantity::Format;
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::pods::one;
 use super::{ResourceList, claims, object_count_name, pods, requirements};
@@ -156,7 +156,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::quota::print;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn what_objects_use() {

@@ -10,7 +10,7 @@ mod pods;
 use std::collections::BTreeMap;
 
 use orlop_api::Quantity;
-use serde_json::{Map, Value};
+use orlop_json::{Map, Value};
 
 use crate::core::pod::resources::{is_extended, quantity};
 use crate::cursor::Cursor;
@@ -24,13 +24,12 @@ pub type ResourceList = BTreeMap<String, Quantity>;
 
 /// Reads a resource list; what is no quantity counts as nothing.
 pub fn resource_list(value: &Value) -> ResourceList {
-    value.entries().map(|(name, value)| (name.clone(), quantity(value))).collect()
+    value.entries().map(|(name, value)| (name.to_string(), quantity(value))).collect()
 }
 
 /// Writes a resource list.
 pub fn to_value(list: &ResourceList) -> Value {
-    let map: Map<String, Value> =
-        list.iter().map(|(name, value)| (name.clone(), Value::String(value.to_string()))).collect();
+    let map: Map = list.iter().map(|(name, value)| (name.into(), Value::String(value.to_string()))).collect();
     Value::Object(map)
 }
 
@@ -89,7 +88,7 @@ fn requirements(quota: &Value) -> Vec<Value> {
     let plain = quota["spec"]["scopes"].texts();
     let mut out: Vec<Value> = plain
         .into_iter()
-        .map(|scope| serde_json::json!({"scopeName": scope, "operator": "Exists"}))
+        .map(|scope| orlop_json::json!({"scopeName": scope, "operator": "Exists"}))
         .collect();
     out.extend(quota["spec"]["scopeSelector"]["matchExpressions"].items().iter().cloned());
     out

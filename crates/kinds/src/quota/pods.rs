@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use orlop_api::Quantity;
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::{ResourceList, add, meets, resource_list};
 use crate::core::pod::qos;
@@ -244,7 +244,7 @@ pub(super) fn matches_scope(requirement: &Value, pod: &Value) -> bool {
 mod tests {
     use super::*;
     use crate::quota::print;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn what_a_pod_uses() {

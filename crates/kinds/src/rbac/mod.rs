@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::cursor::{Cursor, child, default_empty_to, items_mut, same};
 use crate::validate::{SelectorValues, label_selector_with, object_name, selector_is_valid};
@@ -225,7 +225,7 @@ impl Strategy for RoleBinding {
 #[cfg(test)]
 mod tests {
     use crate::testing::{check_cells, check_create, check_update};
-    use serde_json::{Value, json};
+    use orlop_json::{Value, json};
 
     #[test]
     fn rules() {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::{
     MAX_ALTERNATIVES, MAX_LIST, configuration, device_class_name, each, each_unique, fully_qualified_name,

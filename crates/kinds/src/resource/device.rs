@@ -2,7 +2,7 @@
 
 use orlop_api::Quantity;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::{
     MAX_ID, TAINT_EFFECTS, binding_conditions, device_name, each, each_unique, label_value, qualified_name,

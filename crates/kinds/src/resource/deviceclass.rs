@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::{MAX_LIST, configuration, each, selectors};
 use crate::core::pod::resources::is_extended;

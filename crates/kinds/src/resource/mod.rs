@@ -14,7 +14,7 @@ use std::hash::Hash;
 
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::cursor::Cursor;
 use crate::validate::{csi_driver_name, dns_label, dns_subdomain, invalids};

@@ -1,7 +1,7 @@
 //! The status of a ResourceClaim: what was allocated, for whom, and what its drivers say of it.
 
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::claim::RequestNames;
 use super::{

@@ -1,4 +1,4 @@
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use crate::testing::{check_create, check_defaults, check_update};
 

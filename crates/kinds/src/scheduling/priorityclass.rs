@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::cursor::{Cursor, default_to, set_generation};
 use crate::validate::require_one_of;
@@ -103,7 +103,7 @@ impl Strategy for PriorityClass {
 #[cfg(test)]
 mod tests {
     use crate::testing::{check_create, check_update};
-    use serde_json::json;
+    use orlop_json::json;
 
     const GROUP: &str = "scheduling.k8s.io";
 

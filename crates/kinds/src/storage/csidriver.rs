@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use crate::cursor::{Cursor, child, default_to, same, set_generation};
 use crate::metadata::validate_immutable;

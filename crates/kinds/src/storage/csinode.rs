@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::cursor::{Cursor, remove};
 use crate::validate::{csi_driver_name, nonnegative, qualified_name};
@@ -86,7 +86,7 @@ impl Strategy for CsiNode {
 #[cfg(test)]
 mod tests {
     use crate::testing::{check_cells, check_create, check_update};
-    use serde_json::{Value, json};
+    use orlop_json::{Value, json};
 
     #[test]
     fn validation() {

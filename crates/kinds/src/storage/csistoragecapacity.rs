@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::core::pod::resources::quantity;
 use crate::cursor::Cursor;
@@ -46,7 +46,7 @@ impl Strategy for CsiStorageCapacity {
 #[cfg(test)]
 mod tests {
     use crate::testing::{check_create, check_update};
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn validation() {

@@ -8,7 +8,7 @@ pub mod volumeattachment;
 pub mod volumeattributesclass;
 
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::cursor::Cursor;
 use crate::validate::{invalids, require_text};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::{forbid_changes, validate_parameters, validate_provisioner};
 use crate::core::pod::warnings::deprecated_node_label;
@@ -133,7 +133,7 @@ impl Strategy for StorageClass {
 #[cfg(test)]
 mod tests {
     use crate::testing::{check_create, check_update, check_warnings};
-    use serde_json::{Value, json};
+    use orlop_json::{Value, json};
 
     #[test]
     fn validation() {

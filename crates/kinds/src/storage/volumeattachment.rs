@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use crate::core::persistentvolume::validate_spec as validate_volume;
 use crate::core::pod::defaults::round_quantities;

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use orlop_api::field::{ErrorList, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::{forbid_changes, validate_parameters, validate_provisioner};
 use crate::cursor::Cursor;
@@ -38,7 +38,7 @@ impl Strategy for VolumeAttributesClass {
 #[cfg(test)]
 mod tests {
     use crate::testing::{check_cells, check_create, check_update};
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn validation() {

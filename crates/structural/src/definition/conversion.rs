@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::{Options, child, items, text};
 

@@ -4,7 +4,7 @@
 
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_cel::Budget;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::Options;
 use crate::meta::{Malformed, coerce_at, validate_at};
@@ -102,7 +102,7 @@ impl Walk<'_> {
     ) -> bool {
         let mut object = default.clone();
         for name in inside.iter().rev() {
-            object = json!({ *name: object });
+            object = json!({ (*name): object });
         }
         for (name, own) in [("kind", "Validation"), ("apiVersion", "validation/v1")] {
             if object.get(name).is_none() {

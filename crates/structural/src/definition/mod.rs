@@ -12,7 +12,7 @@ mod subresources;
 
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names as rules_of_names;
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::meta::MetaRule;
 
@@ -207,7 +207,7 @@ fn printed(versions: &[Value], shared: &Shared<'_>) -> Value {
     versions
         .iter()
         .map(|version| {
-            serde_json::json!({
+            orlop_json::json!({
                 "Name": text(version, "name"),
                 "Served": flag(version, "served"),
                 "Storage": flag(version, "storage"),

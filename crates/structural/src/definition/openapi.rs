@@ -1,7 +1,7 @@
 //! Validation of one `openAPIV3Schema`, node by node.
 
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::{Options, child, defaults, flag, items, structural, text};
 use crate::paths;

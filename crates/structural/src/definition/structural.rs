@@ -3,7 +3,7 @@
 //! Answers to `apiserver/schema` (`ValidateStructural`).
 
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use orlop_json::{Key, Value};
 
 use super::{child, flag, items, text};
 use crate::pattern;
@@ -51,7 +51,7 @@ pub(super) fn unconvertible(schema: &Value) -> Option<String> {
     single.chain(choices).chain(properties(schema).map(|(_, property)| property)).find_map(unconvertible)
 }
 
-fn properties(schema: &Value) -> impl Iterator<Item = (&String, &Value)> {
+fn properties(schema: &Value) -> impl Iterator<Item = (&Key, &Value)> {
     schema.get("properties").and_then(Value::as_object).into_iter().flatten()
 }
 
@@ -160,7 +160,7 @@ fn restricts_names_only(metadata: &Value) -> bool {
 fn is_either(schema: &Value) -> bool {
     schema
         .get("anyOf")
-        .is_some_and(|any| *any == serde_json::json!([{"type": "integer"}, {"type": "string"}]))
+        .is_some_and(|any| *any == orlop_json::json!([{"type": "integer"}, {"type": "string"}]))
 }
 
 fn first_is_either(schema: &Value) -> bool {

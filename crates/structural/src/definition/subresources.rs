@@ -1,7 +1,7 @@
 //! Subresources, printer columns and selectable fields.
 
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::{child, text};
 use crate::paths;

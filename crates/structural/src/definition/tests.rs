@@ -1,8 +1,8 @@
 #![allow(clippy::unwrap_used)]
 use super::{MetaRule, Value, api_approval, field, unknown_formats};
 use orlop_api::field::{ErrorList, Path};
+use orlop_json::json;
 use pretty_assertions::assert_eq;
-use serde_json::json;
 
 /// Metadata's rule in these tests: nothing is called `bad`.
 const RULE: MetaRule = |object| match object["metadata"]["name"].as_str() {

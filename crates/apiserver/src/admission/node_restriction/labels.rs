@@ -1,6 +1,6 @@
 //! Which labels a node may give itself: not those by which workloads are steered or isolated.
 
-use serde_json::{Map, Value};
+use orlop_json::{Map, Value};
 
 use crate::admission::fields::Fields as _;
 
@@ -43,9 +43,9 @@ pub(super) fn forbidden(new: &Value, old: &Value) -> Vec<String> {
     let (new, old) = (labels(new).unwrap_or(empty.clone()), labels(old).unwrap_or(empty));
     let mut out: Vec<String> = new
         .iter()
-        .filter(|(key, value)| old.get(*key) != Some(value))
-        .chain(old.iter().filter(|(key, _)| !new.contains_key(*key)))
-        .map(|(key, _)| key.clone())
+        .filter(|(key, value)| old.get(key) != Some(value))
+        .chain(old.iter().filter(|(key, _)| !new.contains_key(key)))
+        .map(|(key, _)| key.to_string())
         .filter(|key| is_forbidden(key))
         .collect();
     out.sort();
@@ -55,7 +55,7 @@ pub(super) fn forbidden(new: &Value, old: &Value) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn labels_of_nodes() {

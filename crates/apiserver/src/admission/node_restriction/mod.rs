@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use orlop_api::equality::semantic_equal;
 use orlop_api::field::go_quote;
 use orlop_api::status::ApiError;
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::certificates::subject_of;
 use super::fields::Fields as _;
@@ -144,7 +144,7 @@ fn check_claim_status(request: &Request<'_>, node: &str) -> Result<(), String> {
         ] {
             if let Some(part) = claim.get_mut(part).and_then(Value::as_object_mut) {
                 for field in fields {
-                    part.shift_remove(*field);
+                    part.remove(field);
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use orlop_api::field::go_quote;
 use orlop_api::status::ApiError;
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::operation;
 use crate::admission::fields::Fields as _;
@@ -151,7 +151,7 @@ pub(super) fn check_status(request: &Request<'_>, node: &str) -> Result<(), Stri
         ));
     }
     let new = &*request.object;
-    let empty = serde_json::Map::new();
+    let empty = orlop_json::Map::new();
     let labels = |pod: &Value| pod["metadata"].map("labels").cloned().unwrap_or(empty.clone());
     if labels(new) != labels(old) {
         return Err(format!("node {quoted} cannot update labels through pod status"));
@@ -191,7 +191,7 @@ pub(super) fn check_eviction(registry: &Registry, request: &Request<'_>, node: &
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn what_a_mirror_may_not_refer_to() {

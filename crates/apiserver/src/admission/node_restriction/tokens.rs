@@ -2,7 +2,7 @@
 
 use orlop_api::field::go_quote;
 use orlop_api::status::ApiError;
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::pods::node_of;
 use crate::admission::Request;

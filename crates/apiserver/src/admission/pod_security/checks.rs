@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use orlop_api::field::go_quote;
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::policy::{Level, LevelVersion};
 use crate::admission::fields::Fields as _;

@@ -1,7 +1,7 @@
 //! `PodSecurityConfiguration`: what namespaces without labels get, and who is exempt.
 
 use orlop_api::field::go_quote;
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::policy::{Level, LevelVersion, Policy, Version};
 use crate::admission::fields::Fields as _;

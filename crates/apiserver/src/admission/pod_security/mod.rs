@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use orlop_api::field::{ErrorList, go_quote};
 use orlop_api::status::ApiError;
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::fields::Fields as _;
 use super::{Admission, Operation, Request};

@@ -1,6 +1,6 @@
 //! Pods against levels and versions.
 
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::checks::{Pod, evaluate};
 use super::policy::{Level, LevelVersion, Version};

@@ -13,8 +13,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use orlop_api::status::ApiError;
+use orlop_json::Value;
 use orlop_kinds::admissionregistration::expression::{Compiler, Declarations};
-use serde_json::Value;
 
 use self::params::ParamKind;
 use super::cel::{MatchConditions, Variable};

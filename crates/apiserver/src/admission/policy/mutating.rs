@@ -8,8 +8,8 @@ use orlop_api::managed::{ObjectType, merge_configuration};
 use orlop_api::patch::described::{self, DescribedError};
 use orlop_api::status::{ApiError, StatusCause};
 use orlop_cel::{RUNTIME_BUDGET, Val};
+use orlop_json::{Value, json};
 use orlop_kinds::admissionregistration::expression::{Declarations, Purpose};
-use serde_json::{Value, json};
 
 use super::super::cel::{Activation, Asking, Expression, Facts, Subject};
 use super::super::matching::{Matched, is_configuration, is_review};

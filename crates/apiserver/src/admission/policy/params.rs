@@ -1,7 +1,7 @@
 //! Parameters: objects of the kind a policy names, chosen by a binding.
 
 use orlop_api::selector::LabelSelector;
-use serde_json::{Map, Value};
+use orlop_json::{Map, Value};
 use std::sync::Arc;
 
 use crate::cache::{Cache, Entry, from};
@@ -98,10 +98,10 @@ fn selected(cache: &Cache, namespace: &str, selector: &LabelSelector) -> Vec<Arc
         .take_while(|(key, _)| key.starts_with(&prefix))
         .map(|(_, entry)| entry)
         .filter(|entry| {
-            let labels: Map<String, Value> = entry
+            let labels: Map = entry
                 .labels
                 .iter()
-                .map(|(key, value)| (key.to_string(), Value::from(value.as_ref())))
+                .map(|(key, value)| (key.as_ref().into(), value.as_ref().into()))
                 .collect();
             selector.matches(Some(&labels))
         })

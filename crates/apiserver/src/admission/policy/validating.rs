@@ -5,8 +5,8 @@ use std::time::Instant;
 use async_trait::async_trait;
 use orlop_api::status::{ApiError, StatusCause};
 use orlop_cel::{RUNTIME_BUDGET, Val};
+use orlop_json::{Value, json};
 use orlop_kinds::admissionregistration::expression::{Declarations, Purpose};
-use serde_json::{Value, json};
 
 use super::super::cel::{Activation, Asking, Expression, Facts, Subject};
 use super::super::matching::{is_configuration, is_review};

@@ -2,7 +2,7 @@
 
 use orlop_api::field::go_quote;
 use orlop_api::status::{ApiError, Status};
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::{Matched, Request, Webhook, review, shown};
 
@@ -76,7 +76,7 @@ pub(super) async fn call(
         let reason = format!("unsupported patch type {}", go_quote(&verdict.patch_type));
         return Err(Failure::call(400, reason));
     }
-    let patch: Value = serde_json::from_slice(&verdict.patch).map_err(|error| {
+    let patch: Value = orlop_json::from_slice(&verdict.patch).map_err(|error| {
         Failure::unclear(format!("received undecodable patch in webhook response: {error}"))
     })?;
     match &patch {
@@ -107,7 +107,7 @@ fn denied(webhook: &str, result: Option<Value>) -> ApiError {
     result["code"] = json!(code);
     result["message"] = json!(message);
     // Details that are not of the known form are left out rather than refused.
-    if let Ok(status) = serde_json::from_value::<Status>(result) {
+    if let Ok(status) = orlop_json::from_value::<Status>(&result) {
         error.0.details = status.details;
     }
     error

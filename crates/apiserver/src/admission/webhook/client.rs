@@ -19,7 +19,7 @@ use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use orlop_api::field::go_quote;
-use serde_json::Value;
+use orlop_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
@@ -151,10 +151,10 @@ fn join(host: &str, port: u16) -> String {
 
 /// An answer that is no success is an error of its own, as the generic client of upstream words it.
 fn read_answer(status: u16, body: &[u8]) -> Result<Value, CallError> {
-    let object: Option<Value> = serde_json::from_slice(body).ok();
+    let object: Option<Value> = orlop_json::from_slice(body).ok();
     if (200..=206).contains(&status) {
         return object.filter(Value::is_object).ok_or_else(|| {
-            CallError::new(match serde_json::from_slice::<Value>(body) {
+            CallError::new(match orlop_json::from_slice::<Value>(body) {
                 Err(error) => format!("couldn't get version/kind; json parse error: {error}"),
                 Ok(_) => "couldn't get version/kind; json parse error: the answer is not an object".into(),
             })
@@ -347,7 +347,7 @@ impl hyper::rt::Write for Stream {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn hosts() {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use orlop_api::field::{self, go_quote};
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::admission::fields::Fields as _;
 use crate::outbound::{Credentials as Shown, Kubeconfig};
@@ -76,7 +76,7 @@ impl Credentials {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     fn configuration(file: &str) -> Value {
         json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "WebhookAdmissionConfiguration", "kubeConfigFile": file})

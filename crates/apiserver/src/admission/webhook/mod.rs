@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use orlop_api::status::ApiError;
+use orlop_json::Value;
 use orlop_kinds::admissionregistration::expression::Compiler;
-use serde_json::Value;
 
 use self::call::{Failure, call};
 use self::client::{CallError, Client};
@@ -267,7 +267,7 @@ impl MutatingAdmissionWebhook {
             },
         };
         let mutated = matches!(changed, Ok(true));
-        let note = serde_json::json!({
+        let note = orlop_json::json!({
             "configuration": hook.configuration, "webhook": hook.name, "mutated": mutated,
         });
         request.call.annotate(key(""), note.to_string());

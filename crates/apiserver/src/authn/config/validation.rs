@@ -4,8 +4,8 @@
 use std::collections::HashSet;
 
 use orlop_api::field::{self, ErrorList, Path, go_quote};
+use orlop_json::json;
 use orlop_kinds::networking::ingressclass::domain_prefixed_path;
-use serde_json::json;
 
 use super::{AuthenticationConfiguration, IssuerConfig, JwtConfig, Mapping};
 use crate::authn::expressions::Expressions;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use orlop_api::status::ApiError;
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::super::backend::{Backend, CONNECT_TIMEOUT, any_certificate};
 use super::super::{Endpoint, kubelet};

@@ -44,7 +44,7 @@ async fn admit(endpoint: &Endpoint<'_>, path: &str) -> Result<(), ApiError> {
         "services" => "ServiceProxyOptions",
         _ => "NodeProxyOptions",
     };
-    let mut options = serde_json::json!({"kind": kind, "apiVersion": "v1"});
+    let mut options = orlop_json::json!({"kind": kind, "apiVersion": "v1"});
     if !path.is_empty() {
         options["path"] = path.into();
     }

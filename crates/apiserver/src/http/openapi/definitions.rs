@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use orlop_api::schema::{Field, ListType, Schemas, Struct, Type};
-use serde_json::{Map, Value, json};
+use orlop_json::{Map, Value, json};
 
 use super::descriptions;
 
@@ -34,7 +34,7 @@ impl Version {
     }
 
     /// A reference with what is said beside it.
-    pub fn reference_with(self, name: &str, beside: Map<String, Value>) -> Value {
+    pub fn reference_with(self, name: &str, beside: Map) -> Value {
         let mut out = beside;
         match self {
             _ if out.is_empty() => return self.reference(name),
@@ -122,11 +122,7 @@ fn kinds(name: &str, scope: Scope<'_>) -> Vec<Value> {
 }
 
 /// The definitions with these names, and those that they refer to.
-pub fn closure(
-    names: impl IntoIterator<Item = String>,
-    version: Version,
-    scope: Scope<'_>,
-) -> Map<String, Value> {
+pub fn closure(names: impl IntoIterator<Item = String>, version: Version, scope: Scope<'_>) -> Map {
     let mut found: BTreeMap<String, Value> = BTreeMap::new();
     let mut wanted: Vec<String> = names.into_iter().collect();
     while let Some(name) = wanted.pop() {
@@ -138,7 +134,7 @@ pub fn closure(
             found.insert(name, definition);
         }
     }
-    found.into_iter().collect()
+    found.into_iter().map(|(name, definition)| (name.into(), definition)).collect()
 }
 
 fn references(value: &Value, out: &mut Vec<String>) {
@@ -200,7 +196,7 @@ fn plain(name: &str, version: Version) -> Option<Value> {
     })
 }
 
-fn structure(out: &mut Map<String, Value>, ty: &Struct, version: Version) {
+fn structure(out: &mut Map, ty: &Struct, version: Version) {
     let properties: BTreeMap<&str, Value> =
         ty.fields.iter().map(|field| (field.json, property(ty, field, version))).collect();
     out.insert("type".into(), json!("object"));

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use orlop_api::schema::Struct;
-use serde_json::Value;
+use orlop_json::Value;
 
 /// The schema of every type that `k8s-openapi` has and documents show, by its name.
 static KNOWN: LazyLock<HashMap<String, Value>> = LazyLock::new(collect);
@@ -105,7 +105,8 @@ fn collect() -> HashMap<String, Value> {
         version { Info }
     );
     generator.subschema_for::<meta::v1::WatchEvent<runtime::RawExtension>>();
-    generator.take_definitions(false).into_iter().collect()
+    let definitions = generator.take_definitions(false).into_iter();
+    definitions.filter_map(|(name, schema)| Some((name, orlop_json::to_value(schema).ok()?))).collect()
 }
 
 #[cfg(test)]

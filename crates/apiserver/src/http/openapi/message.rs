@@ -5,7 +5,7 @@
 mod v3;
 
 use orlop_api::protobuf::wire::{put_bytes, put_double, put_message, put_number};
-use serde_json::{Map, Value};
+use orlop_json::{Map, Value};
 
 /// How a key of an object is written, and at which number.
 #[derive(Clone, Copy)]
@@ -202,15 +202,15 @@ pub fn document(value: &Value) -> Vec<u8> {
     let mut out = Vec::new();
     let Some(map) = value.as_object() else { return out };
     let mut rest = map.clone();
-    let paths = rest.shift_remove("paths");
+    let paths = rest.remove("paths");
     object(&mut out, &rest, &DOCUMENT);
     put_message(&mut out, 8, |out| named(out, 2, paths.as_ref().unwrap_or(&Value::Null), &PATH));
     out
 }
 
-fn object(out: &mut Vec<u8>, map: &Map<String, Value>, form: &Form) {
+fn object(out: &mut Vec<u8>, map: &Map, form: &Form) {
     for (key, number, shape) in form.keys {
-        if let Some(value) = map.get(*key) {
+        if let Some(value) = map.get(key) {
             property(out, *number, *shape, value);
         }
     }
@@ -361,7 +361,7 @@ fn own_parameter(out: &mut Vec<u8>, value: &Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn documents_are_messages() {

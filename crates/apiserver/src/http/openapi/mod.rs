@@ -17,8 +17,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header;
 use orlop_api::status::ApiError;
+use orlop_json::{Map, Value, json};
 use parking_lot::Mutex;
-use serde_json::{Map, Value, json};
 
 use super::body::{self, Response};
 use super::pipeline::Request;
@@ -227,11 +227,11 @@ fn index(server: &ApiServer) -> Value {
             found.insert(format!("apis/{}/{}", remote.group, remote.version), hash.clone());
         }
     }
-    let paths: Map<String, Value> = found
+    let paths: Map = found
         .into_iter()
         .map(|(path, hash)| {
             let url = format!("{V3}{path}?hash={hash}");
-            (path, json!({ "serverRelativeURL": url }))
+            (path.into(), json!({ "serverRelativeURL": url }))
         })
         .collect();
     json!({ "paths": paths })
@@ -253,7 +253,7 @@ fn v3_document_at(server: &ApiServer, path: &str, as_message: bool) -> Option<(B
         sources.get(path).map(|resources| v3_document(server, path, resources))
     })?;
     let bytes = match as_message {
-        true => Bytes::from(message::v3(&serde_json::from_slice(&bytes).ok()?)),
+        true => Bytes::from(message::v3(&orlop_json::from_slice(&bytes).ok()?)),
         false => bytes,
     };
     Some((bytes, hash))
@@ -340,7 +340,7 @@ fn v2_document(server: &ApiServer, form: &str) -> Bytes {
         let stamp = stamp(&table.list, published.generation);
         return kept(server, &format!("/openapi/v2{form}"), stamp, || {
             let json = v2_document(server, "");
-            let message = message::document(&serde_json::from_slice(&json).unwrap_or_default());
+            let message = message::document(&orlop_json::from_slice(&json).unwrap_or_default());
             (Bytes::from(message), String::new())
         })
         .0;
@@ -399,7 +399,7 @@ fn v2_head(server: &ApiServer) -> Arc<Head> {
     let mut rest = v2(&builtin, &remotes);
     let hash = hex(rest.to_string().as_bytes());
     let mut take = |section: &str| {
-        let value = rest.as_object_mut().and_then(|map| map.shift_remove(section));
+        let value = rest.as_object_mut().and_then(|map| map.remove(section));
         inside(value.unwrap_or_else(|| json!({})))
     };
     let text = Part { paths: take("paths"), definitions: take("definitions") };

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use base64::Engine as _;
-use serde_json::{Map, Value, json};
+use orlop_json::{Map, Value, json};
 
 use super::definitions::{META, Version};
 
@@ -261,12 +261,12 @@ pub fn v2_body(model: &str, required: bool) -> Value {
 }
 
 /// The `parameters` of a version 2 document.
-pub fn v2_shared() -> Map<String, Value> {
+pub fn v2_shared() -> Map {
     let mut all: Vec<(&String, &Value)> =
         SHARED.values().map(|shared| (&shared.reference, &shared.v2)).collect();
     all.extend(BODIES.iter().map(|(name, body)| (name, body)));
     all.sort_by_key(|(name, _)| *name);
-    all.into_iter().map(|(name, value)| (name.clone(), value.clone())).collect()
+    all.into_iter().map(|(name, value)| (name.into(), value.clone())).collect()
 }
 
 impl Parameter {

@@ -2,20 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Map, Value, json};
+use orlop_json::{Map, Value, json};
 
 use super::definitions::Version;
 use super::parameters::{self, Parameter};
 use super::routes::{Model, Route};
 
 /// The items of `paths`, sorted, and the definitions that they refer to.
-pub fn items(routes: &[Route], version: Version) -> (Map<String, Value>, BTreeSet<String>) {
+pub fn items(routes: &[Route], version: Version) -> (Map, BTreeSet<String>) {
     let mut by_path: BTreeMap<&str, Vec<&Route>> = BTreeMap::new();
     for route in routes {
         by_path.entry(&route.path).or_default().push(route);
     }
-    let items =
-        by_path.into_iter().map(|(path, routes)| (path.to_string(), item(&routes, version))).collect();
+    let items = by_path.into_iter().map(|(path, routes)| (path.into(), item(&routes, version))).collect();
     let mut names = BTreeSet::new();
     for route in routes {
         names.extend(route.body.iter().map(|(name, _)| name.clone()));
@@ -34,7 +33,7 @@ fn item(routes: &[&Route], version: Version) -> Value {
     let mut out = Map::new();
     for route in routes {
         let own = route.parameters.iter().filter(|parameter| !everywhere(parameter)).collect();
-        out.insert(route.method.to_string(), operation(route, own, version));
+        out.insert(route.method.into(), operation(route, own, version));
     }
     let common = routes.first().into_iter().flat_map(|route| &route.parameters);
     let common = values(common.filter(|parameter| everywhere(parameter)).collect(), version);
@@ -58,7 +57,7 @@ fn schema(model: &Model, version: Version) -> Value {
 
 /// The same schema in every content type.
 fn content(types: &[&str], schema: &Value) -> Value {
-    Value::Object(types.iter().map(|ty| ((*ty).to_string(), json!({ "schema": schema }))).collect())
+    Value::Object(types.iter().map(|ty| ((*ty).into(), json!({ "schema": schema }))).collect())
 }
 
 fn reason(code: u16) -> &'static str {
@@ -105,7 +104,7 @@ fn operation(route: &Route, parameters: Vec<&Parameter>, version: Version) -> Va
         } else {
             json!({"description": reason(*code), "content": content(route.produces, &schema)})
         };
-        answers.insert(code.to_string(), answer);
+        answers.insert(code.to_string().into(), answer);
     }
     answers.insert("401".into(), json!({"description": "Unauthorized"}));
     out.insert("responses".into(), Value::Object(answers));

@@ -7,7 +7,7 @@ use super::parameters::{self, Parameter};
 use crate::registry::delete::returns_object;
 use crate::resources::Resource;
 use orlop_api::resources::Subresource;
-use serde_json::Value;
+use orlop_json::Value;
 
 /// Content types in which objects are sent.
 const OBJECTS: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];

@@ -1,8 +1,8 @@
 #![allow(clippy::unwrap_used)]
 use std::sync::Arc;
 
+use orlop_json::{Value, json};
 use pretty_assertions::assert_eq;
-use serde_json::{Value, json};
 
 use super::definitions::{Scope, Version, closure};
 use super::{routes, v2, v3};

@@ -1,6 +1,6 @@
 //! Metrics as `kubectl get` shows them: what is and what should be, two of them and how many more.
 
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::cursor::Cursor;
 
@@ -70,7 +70,7 @@ pub(super) fn summary(specs: &[Value], statuses: &[Value]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn summaries() {

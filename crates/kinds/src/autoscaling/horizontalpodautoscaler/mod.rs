@@ -9,7 +9,7 @@ pub use v1::{HorizontalPodAutoscalerV1, V1};
 
 use jiff::Timestamp;
 use orlop_api::field::ErrorList;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use crate::cursor::{Cursor, child, default_to, keep};
 use crate::{Strategy, printer};

@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 use orlop_api::field::ErrorList;
-use serde_json::{Map, Value, json};
+use orlop_json::{Map, Value, json};
 
 use super::{HorizontalPodAutoscaler, cpu_utilization, default_metrics};
 use crate::cursor::{Cursor, child, default_to, items_mut, remove};
@@ -105,11 +105,8 @@ const VALUES: [&str; 3] = ["value", "averageValue", "averageUtilization"];
 
 /// A copy with only those of `keys` that are set, in their order.
 fn picked(value: &Value, keys: &[&str]) -> Value {
-    let chosen: Map<String, Value> = keys
-        .iter()
-        .filter(|key| value.has(key))
-        .map(|key| ((*key).to_owned(), value[*key].clone()))
-        .collect();
+    let chosen: Map =
+        keys.iter().filter(|key| value.has(key)).map(|key| ((*key).into(), value[*key].clone())).collect();
     chosen.into()
 }
 
@@ -215,7 +212,7 @@ fn behavior_to_v1(behavior: &Value) -> Value {
 
 /// [`behavior_to_v1`] backwards; `None` when there is nothing in it. Go reads names in any case.
 fn behavior_from_v1(text: &str) -> Option<Value> {
-    let behavior: Value = serde_json::from_str(text).ok()?;
+    let behavior: Value = orlop_json::from_str(text).ok()?;
     let get = |value: &Value, name: &str| -> Value {
         let found = value.entries().find(|(key, _)| key.eq_ignore_ascii_case(name));
         found.map_or(Value::Null, |(_, value)| value.clone())
@@ -266,7 +263,7 @@ fn is_cpu(metric: &Value) -> bool {
 
 /// A JSON list in an annotation that reads as one.
 fn list_in(obj: &Value, annotation: &str) -> Option<Vec<Value>> {
-    match serde_json::from_str(obj["metadata"]["annotations"][annotation].as_str()?) {
+    match orlop_json::from_str(obj["metadata"]["annotations"][annotation].as_str()?) {
         Ok(Value::Array(list)) if list.iter().all(Value::is_object) => Some(list),
         _ => None,
     }
@@ -493,7 +490,7 @@ mod tests {
         // And back, but for the null of a time.
         let mut back = V1.to_stored(served);
         remove(&mut back["status"]["conditions"][0], "lastTransitionTime");
-        assert_eq!(serde_json::to_string(&back).ok(), serde_json::to_string(&stored()).ok());
+        assert_eq!(orlop_json::to_string(&back).ok(), orlop_json::to_string(&stored()).ok());
     }
 
     #[test]

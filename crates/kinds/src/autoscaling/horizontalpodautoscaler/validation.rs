@@ -1,7 +1,7 @@
 //! Upstream's `ValidateHorizontalPodAutoscaler` and what it calls.
 
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::NameRule;
 use crate::core::pod::resources::{quantity, validate_container_resource_name};
@@ -336,7 +336,7 @@ pub(super) fn validate_status_update(obj: &Value, old: &Value) -> ErrorList {
 #[cfg(test)]
 mod tests {
     use crate::testing::{check_create, check_status, check_update};
-    use serde_json::{Value, json};
+    use orlop_json::{Value, json};
 
     const GROUP: &str = "autoscaling";
     const KIND: &str = "HorizontalPodAutoscaler";

@@ -7,7 +7,7 @@ pub(super) mod validation;
 use jiff::Timestamp;
 use orlop_api::field::ErrorList;
 use orlop_api::field::Path;
-use serde_json::Value;
+use orlop_json::Value;
 
 use crate::core::pod::warnings::pod_warnings;
 use crate::core::pod_template;
@@ -198,7 +198,7 @@ impl Strategy for Job {
 mod tests {
     use super::*;
     use crate::testing::{check_cells, check_create};
-    use serde_json::json;
+    use orlop_json::json;
 
     fn job(extra: Value) -> Value {
         let mut spec = json!({"template": {"metadata": {"labels": {"app": "x"}},

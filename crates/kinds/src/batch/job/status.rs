@@ -2,7 +2,7 @@
 //! status that was wrong already does not block writes of something else.
 
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::indexes;
 use crate::cursor::{Cursor, same};
@@ -256,8 +256,8 @@ fn validate_transition(errs: &mut ErrorList, path: &Path, obj: &Value, was: &Val
 mod tests {
     use super::*;
     use crate::testing::texts;
+    use orlop_json::json;
     use pretty_assertions::assert_eq;
-    use serde_json::json;
 
     fn job(spec: Value, status: Value) -> Value {
         json!({"metadata": {"name": "j", "namespace": "n", "resourceVersion": "1"}, "spec": spec, "status": status})

@@ -2,7 +2,7 @@
 
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
-use serde_json::{Map, Value, json};
+use orlop_json::{Map, Value, json};
 
 use crate::NameRule;
 use crate::core::pod::tolerated::Tolerated;
@@ -60,8 +60,7 @@ fn validate_generated_selector(errs: &mut ErrorList, obj: &Value, prefixed: bool
             errs.push(field::invalid(&path.key(key), labels.clone(), format!("must be '{value}'")));
         }
     }
-    let expected: Map<String, Value> =
-        expected.iter().map(|(key, value)| ((*key).to_owned(), (*value).into())).collect();
+    let expected: Map = expected.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
     let selector = &spec["selector"];
     if selector_is_valid(selector) && !selector_matches(selector, &expected.into()) {
         errs.push(field::invalid(

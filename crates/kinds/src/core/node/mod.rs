@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::pod::resources::validate_resource_quantity;
 use super::pod::validate_taint_effect;

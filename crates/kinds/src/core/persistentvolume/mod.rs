@@ -6,7 +6,7 @@ pub(crate) use validation::{validate_access_modes, validate_basic_resource, vali
 
 use jiff::Timestamp;
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::persistentvolumeclaim::{STORAGE_CLASS, short_modes};
 use super::pod::defaults::round_quantities;

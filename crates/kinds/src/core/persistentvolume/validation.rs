@@ -1,7 +1,7 @@
 //! What a persistent volume must be: upstream's `ValidatePersistentVolumeSpec`, and what its update may change.
 
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::MOUNT_OPTIONS;
 use crate::NameRule;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::tolerated::Tolerated;
 use crate::NameRule;

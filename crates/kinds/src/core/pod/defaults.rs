@@ -1,7 +1,7 @@
 //! Defaults of pods and pod templates: upstream's `SetDefaults_Pod`, `SetDefaults_PodSpec` and what they call.
 
 use orlop_api::Quantity;
-use serde_json::{Value, json};
+use orlop_json::{Key, Value, json};
 
 use crate::core::persistentvolumeclaim::set_spec_defaults;
 use crate::core::volume_source;
@@ -45,7 +45,7 @@ fn sync_ips(status: &mut Value, one: &str, many: &str) {
 }
 
 fn requests_from_limits(resources: &mut Value) {
-    let missing: Vec<(String, Value)> = resources["limits"]
+    let missing: Vec<(Key, Value)> = resources["limits"]
         .entries()
         .filter(|(name, _)| !resources["requests"].has(name))
         .map(|(name, value)| (name.clone(), value.clone()))
@@ -63,7 +63,7 @@ fn pod_level_requests(spec: &mut Value) {
             let value = super::resources::quantity(value);
             match sums.iter_mut().find(|(n, _)| n == name) {
                 Some((_, sum)) => *sum = *sum + value,
-                None => sums.push((name.clone(), value)),
+                None => sums.push((name.clone().into(), value)),
             }
         }
     }

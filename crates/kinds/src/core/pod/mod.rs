@@ -29,7 +29,7 @@ pub use update::{
 
 use jiff::Timestamp;
 use orlop_api::field::{ErrorList, Path};
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use crate::Strategy;
 use crate::cursor::{Cursor, bump_generation, child, items_mut, keep, keep_field, set_generation};

@@ -1,7 +1,7 @@
 //! The row `kubectl get pods` prints: what a pod's status amounts to in one word.
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use crate::cursor::Cursor;
 use crate::{duration, printer};
@@ -160,7 +160,7 @@ pub(super) fn cells(pod: &Value, now: Timestamp) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use crate::testing::check_cells;
-    use serde_json::{Value, json};
+    use orlop_json::{Value, json};
 
     fn pod(spec: Value, status: Value, deleted: bool) -> Value {
         let mut pod = json!({"metadata": {"name": "p", "creationTimestamp": "2024-01-01T00:00:00Z"}, "spec": spec, "status": status});

@@ -1,7 +1,7 @@
 //! The quality of service class of a pod, computed from its requests and limits of cpu and memory.
 
 use orlop_api::Quantity;
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::resources::quantity;
 use crate::cursor::Cursor;
@@ -56,7 +56,7 @@ pub fn class(spec: &Value) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::class;
-    use serde_json::json;
+    use orlop_json::json;
 
     #[test]
     fn classes() {

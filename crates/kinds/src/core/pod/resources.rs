@@ -3,7 +3,7 @@
 use orlop_api::Quantity;
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
-use serde_json::Value;
+use orlop_json::{Key, Value};
 
 use super::tolerated::Tolerated;
 use super::validation::Pod;
@@ -231,7 +231,7 @@ pub(super) fn validate_pod_level(errs: &mut ErrorList, path: &Path, pod: &Pod) {
         }
     }
     validate_requirements(errs, path, resources, &pod.claims, pod.tolerated);
-    let mut total: Vec<(&String, Quantity)> = Vec::new();
+    let mut total: Vec<(&Key, Quantity)> = Vec::new();
     for container in spec["containers"].items() {
         for (name, value) in container["resources"]["requests"].entries() {
             match total.iter_mut().find(|(n, _)| *n == name) {

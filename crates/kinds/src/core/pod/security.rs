@@ -1,7 +1,7 @@
 //! Security contexts of pods and containers, and what an operating system rules out.
 
 use orlop_api::field::{self, ErrorList, ErrorType, FieldError, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::tolerated::Tolerated;
 use super::validation::{Pod, visit_containers};

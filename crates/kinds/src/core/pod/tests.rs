@@ -6,7 +6,7 @@ mod scheduling;
 mod security;
 mod volumes;
 
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use crate::testing::check_create;
 

@@ -2,7 +2,7 @@
 //! `PodValidationOptions`. Rules that came late must not lock out the objects that were stored without them.
 
 use orlop_api::field::{ErrorList, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::affinity::{
     NodeLabelValues, affinity_terms, node_label_values, required_node_terms, validate_spread_label_keys,
@@ -107,7 +107,7 @@ fn any_container(spec: &Value, holds: impl Fn(&Value) -> bool) -> bool {
 #[cfg(test)]
 mod tests {
     use crate::testing::{check_create, check_update};
-    use serde_json::{Value, json};
+    use orlop_json::{Value, json};
 
     /// A pod template with `changes` in its spec.
     fn template(changes: &Value, restart: &str) -> Value {

@@ -2,7 +2,7 @@
 
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::tolerated::Tolerated;
 use super::validation::validate_metadata_and_spec;

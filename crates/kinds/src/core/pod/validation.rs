@@ -3,7 +3,7 @@
 
 use orlop_api::field::{self, ErrorList, Path};
 use orlop_api::names;
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::resources::{validate_pod_level, validate_requirements};
 use super::tolerated::Tolerated;
@@ -154,7 +154,7 @@ fn validate_pod_spec(
         );
     }
     if spec["overhead"].is_set() {
-        let limits = serde_json::json!({"limits": spec["overhead"]});
+        let limits = orlop_json::json!({"limits": spec["overhead"]});
         validate_requirements(errs, &path.child("overhead"), &limits, &[], tolerated);
     }
     security::validate_os(errs, path, spec);

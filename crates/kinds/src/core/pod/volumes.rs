@@ -1,7 +1,7 @@
 //! Volumes: exactly one source each, and what each source needs.
 
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::env::{VOLUME_FIELDS, validate_field_ref, validate_resource_field_ref};
 use super::tolerated::Tolerated;

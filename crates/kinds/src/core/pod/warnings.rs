@@ -2,7 +2,7 @@
 
 use orlop_api::field::Path;
 use orlop_api::names;
-use serde_json::Value;
+use orlop_json::Value;
 
 use super::resources::quantity;
 use super::validation::visit_containers;
@@ -357,8 +357,8 @@ fn overlapping_ports(out: &mut Vec<String>, path: &Path, spec: &Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use orlop_json::json;
     use pretty_assertions::assert_eq;
-    use serde_json::json;
 
     fn check(spec: Value, expected: &[&str]) {
         assert_eq!(pod_warnings(&Path::root(), &json!({"metadata": {}, "spec": spec})), expected);

@@ -2,7 +2,7 @@
 //! `patchAllocatedValues` and `initIPFamilyFields`. The API server calls these before it allocates.
 
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::{needs_cluster_ip, needs_health_check, needs_node_port, validate_cluster_ips_related_fields};
 use crate::cursor::{Cursor, child, default_empty_to, items_mut, remove, same};

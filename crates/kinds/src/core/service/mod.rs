@@ -9,7 +9,7 @@ pub use validation::validate_cluster_ips_related_fields;
 
 use jiff::Timestamp;
 use orlop_api::field::{ErrorList, Path};
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use crate::addresses::{cidr_warning, ip_warning};
 use crate::cursor::{Cursor, child, default_empty_to, default_to, items_mut, keep, remove, same};

@@ -1,7 +1,7 @@
 //! Upstream's `ValidateService`, `ValidateServiceUpdate` and what they call.
 
 use orlop_api::field::{self, ErrorList, Path};
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::{externally_accessible, is_headless, needs_health_check};
 use crate::NameRule;

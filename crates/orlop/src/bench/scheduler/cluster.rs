@@ -10,7 +10,7 @@ use futures::{StreamExt, TryStreamExt};
 use http::Method;
 use http_body_util::{BodyExt, Full};
 use orlop_apiserver::components::Running;
-use orlop_apiserver::{ApiServer, Options, UserInfo};
+use orlop_apiserver::{ApiServer, InMemory, Options, UserInfo};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::io::AsyncBufReadExt;
@@ -27,6 +27,7 @@ const CREATORS: usize = 32;
 #[derive(Clone)]
 pub struct Cluster {
     server: Arc<ApiServer>,
+    administrator: InMemory,
     shutdown: CancellationToken,
     tasks: Arc<Mutex<Tasks>>,
 }
@@ -53,7 +54,7 @@ impl Cluster {
             start_controllers(&server, Default::default(), Running::default(), &shutdown, &mut tasks);
         }
         start_scheduler(&server, Running::default(), &shutdown, &mut tasks);
-        Ok(Cluster { server, shutdown, tasks: Arc::new(Mutex::new(tasks)) })
+        Ok(Cluster::of(server, shutdown, tasks))
     }
 
     /// Starts a whole control plane as `orlop server` does, with every admission plugin, without the controllers.
@@ -62,7 +63,12 @@ impl Cluster {
         let server = ApiServer::new(options, open_store(&directory.join("store")).await?).await?;
         let (shutdown, mut tasks) = (CancellationToken::new(), Tasks::new());
         start_scheduler(&server, Running::default(), &shutdown, &mut tasks);
-        Ok(Cluster { server, shutdown, tasks: Arc::new(Mutex::new(tasks)) })
+        Ok(Cluster::of(server, shutdown, tasks))
+    }
+
+    fn of(server: Arc<ApiServer>, shutdown: CancellationToken, tasks: Tasks) -> Cluster {
+        let administrator = server.in_memory(Self::administrator().authenticated());
+        Cluster { server, administrator, shutdown, tasks: Arc::new(Mutex::new(tasks)) }
     }
 
     /// Starts the controllers; they end when the answer is dropped.
@@ -145,8 +151,7 @@ impl Cluster {
             .uri(path)
             .header(http::header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))?;
-        let service = self.server.in_memory(Self::administrator().authenticated());
-        let response = service.oneshot(request).await.map_err(|error| anyhow::anyhow!("{shown}: {error}"))?;
+        let response = self.administrator.clone().oneshot(request).await.map_err(|error| anyhow::anyhow!("{shown}: {error}"))?;
         let status = response.status();
         let body = response.into_body().collect().await;
         let body = body.map_err(|error| anyhow::anyhow!("{shown}: {error}"))?.to_bytes();
@@ -166,11 +171,11 @@ impl Cluster {
         self.send(Method::DELETE, path, Bytes::new()).await
     }
 
-    /// Creates many objects, [`CREATORS`] at once; `object` names the collection and the object of a number.
+    /// Creates many objects, [`CREATORS`] at once; `object` names the collection and the encoded object of a number.
     pub async fn create_all(
         &self,
         count: usize,
-        object: impl Fn(usize) -> anyhow::Result<(String, Value)>,
+        object: impl Fn(usize) -> anyhow::Result<(String, Bytes)>,
     ) -> anyhow::Result<()> {
         let requests = futures::stream::iter(0..count).map(|number| {
             let object = object(number);
@@ -178,7 +183,7 @@ impl Cluster {
             // A task each, so that all cores take part.
             let created = async move {
                 let (collection, object) = object?;
-                cluster.create(&collection, &object).await
+                cluster.send(Method::POST, &collection, object).await
             };
             async move { tokio::spawn(created).await? }
         });
@@ -208,8 +213,7 @@ impl Cluster {
 
     async fn follow(&self, path: &str, event: &str, prefix: &str) -> anyhow::Result<Bound> {
         let request = http::Request::get(path).body(Full::new(Bytes::new()))?;
-        let service = self.server.in_memory(Self::administrator().authenticated());
-        let response = service.oneshot(request).await.map_err(|error| anyhow::anyhow!("watch: {error}"))?;
+        let response = self.administrator.clone().oneshot(request).await.map_err(|error| anyhow::anyhow!("watch: {error}"))?;
         if !response.status().is_success() {
             bail!("{path}: {}", response.status());
         }

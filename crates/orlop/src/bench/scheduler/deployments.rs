@@ -46,7 +46,7 @@ async fn measure(arguments: &DeploymentsArguments, directory: &std::path::Path) 
         let object = json!({"metadata": {"name": name}, "spec": {"replicas": arguments.replicas,
             "selector": {"matchLabels": labels},
             "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}}}});
-        Ok(("/apis/apps/v1/namespaces/default/deployments".to_owned(), object))
+        Ok(("/apis/apps/v1/namespaces/default/deployments".to_owned(), serde_json::to_vec(&object)?.into()))
     };
     cluster.create_all(arguments.deployments, deployment).await?;
     let mut times = Vec::new();

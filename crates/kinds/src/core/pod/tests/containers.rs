@@ -1,6 +1,6 @@
 //! Containers: ports, environment, mounts, probes, resources.
 
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::{LABEL, check, check_container, container};
 

@@ -1,7 +1,7 @@
 //! What happens to pods as they change: updates, generations, warnings, fields of disabled features.
 
 use orlop_api::field::Path;
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::super::warnings::pod_warnings;
 use super::{container, pod};

@@ -1,6 +1,6 @@
 //! Where pods may run.
 
-use serde_json::json;
+use orlop_json::json;
 
 use super::{LABEL, check};
 use crate::Strategy as _;

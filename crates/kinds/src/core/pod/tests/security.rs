@@ -1,6 +1,6 @@
 //! Security contexts, and pods for Windows.
 
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::{LABEL, check};
 

@@ -1,6 +1,6 @@
 //! Volumes and their sources; what mounts them.
 
-use serde_json::{Value, json};
+use orlop_json::{Value, json};
 
 use super::{check, container};
 use crate::testing::check_create;
