@@ -100,12 +100,11 @@ impl Cycle<'_> {
         for offset in 0..candidates.len() {
             let index = candidates[(cursor.0 + offset) % candidates.len()];
             looked_at += 1;
-            let node = self.cache.node(index);
             let judged;
             let verdict = match share {
-                true => shared.verdict(node, || filters.run(node)),
+                true => shared.verdict(self.cache, index, || filters.run(self.cache.node(index))),
                 false => {
-                    judged = filters.run_with_nominated(pod, node, self.nominator);
+                    judged = filters.run_with_nominated(pod, self.cache.node(index), self.nominator);
                     &judged
                 }
             };
@@ -126,8 +125,7 @@ impl Cycle<'_> {
 
     /// Weighted scores of nodes, in their order.
     pub fn prioritize(&self, pod: &PodInfo, nodes: &[NodeIndex], shared: &mut Shared) -> Vec<i64> {
-        let nodes: Vec<_> = nodes.iter().map(|index| self.cache.node(*index)).collect();
-        self.framework.run_score(pod, self.cache, &nodes, shared)
+        self.framework.run_score(pod, self.cache, nodes, shared)
     }
 }
 

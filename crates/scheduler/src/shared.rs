@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use crate::cache::NodeInfo;
+use crate::cache::{Cache, NodeIndex};
 use crate::framework::{Framework, Status};
 use crate::pod_info::PodInfo;
 
@@ -42,36 +42,48 @@ impl Shared {
     /// Whether the pod can run on a node; `judge` is asked when that is not known.
     pub fn verdict(
         &mut self,
-        node: &NodeInfo,
+        cache: &Cache,
+        node: NodeIndex,
         judge: impl FnOnce() -> Result<(), Status>,
     ) -> &Result<(), Status> {
-        kept(&mut self.verdicts, self.class, node, Ok(()), judge)
+        kept(&mut self.verdicts, self.class, cache, node, Ok(()), judge)
     }
 
-    /// A plugin's raw score of a node.
-    pub fn score(&mut self, plugin: usize, node: &NodeInfo, score: impl FnOnce() -> i64) -> i64 {
+    /// A plugin's raw scores of nodes; `score` is asked for those that are not known, by their number in the list.
+    pub fn scores(
+        &mut self,
+        plugin: usize,
+        cache: &Cache,
+        nodes: &[NodeIndex],
+        scores: &mut [i64],
+        score: impl Fn(usize) -> i64,
+    ) {
         if self.scores.len() <= plugin {
             self.scores.resize_with(plugin + 1, Vec::new);
         }
-        *kept(&mut self.scores[plugin], self.class, node, 0, score)
+        let (list, class) = (&mut self.scores[plugin], self.class);
+        for (number, (index, out)) in nodes.iter().zip(scores).enumerate() {
+            *out = *kept(list, class, cache, *index, 0, || score(number));
+        }
     }
 }
 
 fn kept<'a, T: Clone>(
     list: &'a mut Vec<Kept<T>>,
     class: u64,
-    node: &NodeInfo,
+    cache: &Cache,
+    node: NodeIndex,
     initial: T,
     make: impl FnOnce() -> T,
 ) -> &'a T {
-    let place = node.index.place();
+    let (place, touched) = (node.place(), cache.touched(node));
     if list.len() <= place {
         // Class 0 is none: what is filled in is never taken for an answer.
         list.resize_with(place + 1, || Kept { class: 0, touched: 0, value: initial.clone() });
     }
     let slot = &mut list[place];
-    if (slot.class, slot.touched) != (class, node.touched) {
-        *slot = Kept { class, touched: node.touched, value: make() };
+    if (slot.class, slot.touched) != (class, touched) {
+        *slot = Kept { class, touched, value: make() };
     }
     &slot.value
 }
@@ -85,7 +97,6 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::cache::Cache;
     use crate::config::KubeSchedulerConfiguration;
     use crate::plugins;
     use crate::testing::{node, parse, pod};
@@ -110,13 +121,15 @@ mod tests {
             judged.set(0);
             shared.begin(profile, &info(pod));
             for name in ["a", "b"] {
-                let node = cache.node_by_name(name).unwrap();
+                let node = cache.node_by_name(name).unwrap().index;
                 let judge = || {
                     judged.set(judged.get() + 1);
                     if name == "a" { Ok(()) } else { Err(Status::unschedulable("full")) }
                 };
-                assert_eq!(shared.verdict(node, judge).is_ok(), name == "a");
-                assert_eq!(shared.score(3, node, || node.index.place() as i64), node.index.place() as i64);
+                assert_eq!(shared.verdict(cache, node, judge).is_ok(), name == "a");
+                let mut scores = [0];
+                shared.scores(3, cache, &[node], &mut scores, |_| node.place() as i64);
+                assert_eq!(scores, [node.place() as i64]);
             }
             assert_eq!(judged.get(), times);
         };

@@ -65,6 +65,8 @@ pub struct Cache {
     generation: u64,
     /// Grows with every change of a node or of the pods on one.
     touches: u64,
+    /// The last touch of each node, by its place: beside the nodes, because each cycle looks at many.
+    touched: Vec<u64>,
 
     placed: HashMap<ObjectKey, PodState>,
     assumed: HashSet<ObjectKey>,
@@ -96,6 +98,12 @@ impl Cache {
 
     pub fn node(&self, index: NodeIndex) -> &NodeInfo {
         &self.nodes[index.place()]
+    }
+
+    /// A number that differs after every change of the node or of the pods on it; never the same for two nodes at one
+    /// place.
+    pub fn touched(&self, index: NodeIndex) -> u64 {
+        self.touched[index.place()]
     }
 
     /// A node that exists.
@@ -156,6 +164,7 @@ impl Cache {
             None => {
                 let index = NodeIndex(u32::try_from(self.nodes.len()).unwrap_or(u32::MAX));
                 self.nodes.push(NodeInfo::new(index, name));
+                self.touched.push(0);
                 index
             }
         };
@@ -205,11 +214,10 @@ impl Cache {
         self.order_is_old |= zone_changed;
         self.images.set_node(index, info.node.as_deref(), Some(&node));
         info.set_node(node, self.generation, taints);
-        self.touches += 1;
-        info.touched = self.touches;
         for change in self.topology.set_node(index, Some(info.labels())) {
             self.pods.follow(&change);
         }
+        self.touch(index);
         self.forget_unused_taints();
     }
 
@@ -230,7 +238,7 @@ impl Cache {
 
     fn touch(&mut self, index: NodeIndex) {
         self.touches += 1;
-        self.nodes[index.place()].touched = self.touches;
+        self.touched[index.place()] = self.touches;
     }
 
     fn release(&mut self, index: NodeIndex) {

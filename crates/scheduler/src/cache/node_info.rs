@@ -32,8 +32,6 @@ pub struct NodeInfo {
     pub node: Option<Arc<Node>>,
     /// Grows with every change of the node object, over all nodes.
     pub generation: u64,
-    /// Differs after every change of the node or of the pods on it; never the same for two nodes at one place.
-    pub touched: u64,
     pub allocatable: Resources,
     /// How many pods it takes.
     pub allowed_pods: i64,
@@ -57,7 +55,6 @@ impl NodeInfo {
             name: name.to_owned(),
             node: None,
             generation: 0,
-            touched: 0,
             allocatable: Resources::default(),
             allowed_pods: 0,
             unschedulable: false,

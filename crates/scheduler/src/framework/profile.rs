@@ -9,7 +9,7 @@ use super::status::{Code, Status};
 use super::{
     ClusterEvent, ExtensionPoint, Filter, Plugin, PreFilter, QueueingHint, Registration, Reservation,
 };
-use crate::cache::{Cache, NodeInfo};
+use crate::cache::{Cache, NodeIndex, NodeInfo};
 use crate::config::{ConfigError, KubeSchedulerProfile, PluginRef};
 use crate::nominator::Nominator;
 use crate::pod_info::PodInfo;
@@ -25,6 +25,11 @@ pub struct Framework {
     pub percentage_of_nodes_to_score: Option<i32>,
     points: Vec<(ExtensionPoint, Plugins)>,
     scores: Vec<(Arc<dyn Plugin>, i64)>,
+    /// What looks at a pod before its nodes: the PreFilter plugins, then those that only filter; each with its place
+    /// among the Filter plugins.
+    filtering: Vec<(Arc<dyn Plugin>, Option<usize>)>,
+    /// What filters or scores, each once.
+    preparing: Plugins,
     registrations: Vec<(Arc<dyn Plugin>, Vec<Registration>)>,
 }
 
@@ -77,7 +82,20 @@ impl Framework {
         }
         let scores =
             at(ExtensionPoint::Score).iter().map(|plugin| (plugin.clone(), weight(profile, plugin.name())));
-        let scores = scores.collect();
+        let scores: Vec<_> = scores.collect();
+        let (pre, filter) = (at(ExtensionPoint::PreFilter), at(ExtensionPoint::Filter));
+        let place = |plugin: &Arc<dyn Plugin>, list: &[Arc<dyn Plugin>]| {
+            list.iter().position(|other| other.name() == plugin.name())
+        };
+        let only_filter = filter.iter().filter(|plugin| place(plugin, pre).is_none());
+        let filtering = pre.iter().chain(only_filter);
+        let filtering: Vec<_> = filtering.map(|plugin| (plugin.clone(), place(plugin, filter))).collect();
+        let mut preparing: Plugins = filtering.iter().map(|(plugin, _)| plugin.clone()).collect();
+        for (plugin, _) in &scores {
+            if place(plugin, &preparing).is_none() {
+                preparing.push(plugin.clone());
+            }
+        }
         let registrations =
             built.iter().map(|plugin| (plugin.clone(), plugin.events_to_register())).collect();
         Ok(Self {
@@ -85,6 +103,8 @@ impl Framework {
             percentage_of_nodes_to_score: profile.percentage_of_nodes_to_score,
             points,
             scores,
+            filtering,
+            preparing,
             registrations,
         })
     }
@@ -130,20 +150,7 @@ impl Framework {
     /// Asks the cache to keep what the plugins will look at.
     pub fn prepare(&self, pod: &PodInfo, cache: &mut Cache) {
         cache.refresh();
-        let scoring = self.scores.iter().map(|(plugin, _)| plugin);
-        let filtering = self.filtering();
-        let only_scoring =
-            scoring.filter(|plugin| !self.filtering().any(|other| other.name() == plugin.name()));
-        for plugin in filtering.chain(only_scoring) {
-            plugin.prepare(pod, cache);
-        }
-    }
-
-    fn filtering(&self) -> impl Iterator<Item = &Arc<dyn Plugin>> {
-        let pre = self.at(ExtensionPoint::PreFilter);
-        let only_filter = self.at(ExtensionPoint::Filter).iter();
-        let only_filter = only_filter.filter(|plugin| !pre.iter().any(|other| other.name() == plugin.name()));
-        pre.iter().chain(only_filter)
+        self.preparing.iter().for_each(|plugin| plugin.prepare(pod, cache));
     }
 
     /// Looks at a pod once for all nodes. A refusal that preemption may change does not keep the other plugins from
@@ -151,8 +158,8 @@ impl Framework {
     pub fn run_pre_filter<'a>(&'a self, pod: &'a PodInfo, cache: &'a Cache) -> Result<Filters<'a>, Status> {
         let mut result = Filters { filters: Vec::new(), nodes: None, restricted_by: BTreeSet::new() };
         let mut refused = None;
-        let filter = self.at(ExtensionPoint::Filter);
-        for plugin in self.filtering() {
+        let mut places = Vec::new();
+        for (plugin, place) in &self.filtering {
             let name = plugin.name();
             let own = match plugin.pre_filter(pod, cache) {
                 PreFilter::Skip => None,
@@ -171,8 +178,11 @@ impl Framework {
                 }
                 PreFilter::Reject(status) => return Err(status.by(name)),
             };
-            if let Some(own) = own.filter(|_| filter.iter().any(|other| other.name() == name)) {
-                result.filters.push((name, own));
+            if let (Some(own), Some(place)) = (own, place) {
+                // In the order of the Filter extension point.
+                let at = places.partition_point(|other| other < place);
+                places.insert(at, *place);
+                result.filters.insert(at, (name, own));
             }
             if result.nodes.as_ref().is_some_and(BTreeSet::is_empty) {
                 let plugins: Vec<_> = result.restricted_by.iter().copied().collect();
@@ -185,12 +195,7 @@ impl Framework {
         }
         match refused {
             Some(status) => Err(status),
-            None => {
-                // In the order of the Filter extension point.
-                let place = |name: &str| filter.iter().position(|plugin| plugin.name() == name);
-                result.filters.sort_by_key(|(name, _)| place(name));
-                Ok(result)
-            }
+            None => Ok(result),
         }
     }
 
@@ -199,18 +204,20 @@ impl Framework {
         &'a self,
         pod: &'a PodInfo,
         cache: &'a Cache,
-        nodes: &[&'a NodeInfo],
+        indices: &[NodeIndex],
         shared: &mut Shared,
     ) -> Vec<i64> {
+        let nodes: Vec<_> = indices.iter().map(|index| cache.node(*index)).collect();
         let mut totals = vec![0_i64; nodes.len()];
         let mut scores = vec![0_i64; nodes.len()];
         for (place, (plugin, weight)) in self.scores.iter().enumerate() {
-            let Some(scorer) = plugin.pre_score(pod, cache, nodes) else { continue };
-            for (score, node) in scores.iter_mut().zip(nodes) {
-                let work_out = || scorer.score(node);
-                *score = if scorer.is_local() { shared.score(place, node, work_out) } else { work_out() };
+            let Some(scorer) = plugin.pre_score(pod, cache, &nodes) else { continue };
+            if scorer.is_local() {
+                shared.scores(place, cache, indices, &mut scores, |number| scorer.score(nodes[number]));
+            } else {
+                scores.iter_mut().zip(&nodes).for_each(|(score, node)| *score = scorer.score(node));
             }
-            scorer.normalize(nodes, &mut scores);
+            scorer.normalize(&nodes, &mut scores);
             totals.iter_mut().zip(&scores).for_each(|(total, score)| *total += score * weight);
         }
         totals
