@@ -180,9 +180,6 @@ pub struct Event {
     pub kind: EventKind,
     /// The key after the change. For a delete: the value is empty, `create_revision` is 0.
     pub kv: KeyValue,
-    /// The key before the change; `None` when it did not exist. etcd also leaves it out when a compaction has overtaken
-    /// the event on its way to a watcher.
-    pub prev: Option<KeyValue>,
 }
 
 /// A question about consecutive keys.

@@ -27,11 +27,6 @@ impl State {
         let value = self.records.get(&version.id).map(|r| r.value.clone()).unwrap_or_default();
         plan::key_value(key.clone(), value, version)
     }
-
-    fn event(&self, record: Record) -> Event {
-        let prev = record.prev.and_then(|id| Some((id, self.records.get(&id)?.value.clone())));
-        plan::event(record, prev)
-    }
 }
 
 struct Inner {
@@ -78,7 +73,7 @@ impl Store for MemoryStore {
                 Ok(TxnOutcome::GuardFailed { current: guarded.iter().map(current).collect() })
             }
             Verdict::Records(records) => {
-                let events: Vec<Event> = records.iter().map(|r| state.event(r.clone())).collect();
+                let events: Vec<Event> = records.iter().map(|r| plan::event(r.clone())).collect();
                 for record in records {
                     state.bytes += (record.key.len() + record.value.len()) as u64;
                     state.index.apply(&record.key, record.version);
@@ -156,7 +151,7 @@ impl Log for Inner {
                 return Ok(Replay { events, next: Revision(id.revision) });
             }
             if record.key.starts_with(prefix) {
-                events.push(state.event(record.clone()));
+                events.push(plan::event(record.clone()));
             }
         }
         Ok(Replay { events, next: to.next() })

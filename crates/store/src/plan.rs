@@ -15,8 +15,6 @@ pub(crate) struct Record {
     pub key: Bytes,
     pub value: Bytes,
     pub version: Version,
-    /// The version that this one supersedes, if the key existed.
-    pub prev: Option<Id>,
 }
 
 /// What evaluating a transaction says.
@@ -69,15 +67,14 @@ pub(crate) fn evaluate(txn: Txn, revision: u64, latest: impl Fn(&[u8]) -> Option
         let existing = live(op.key());
         // MAX_TXN_OPS keeps the number of records far below u32::MAX.
         let id = Id { revision, sub: records.len() as u32 };
-        let prev = existing.map(|v| v.id);
         let create = existing.map_or(revision, |v| v.create);
         match op {
             Op::Put { key, value } => {
-                records.push(Record { key, value, version: Version { id, create, deleted: false }, prev });
+                records.push(Record { key, value, version: Version { id, create, deleted: false } });
             }
             Op::Delete { key } if existing.is_some() => {
                 let version = Version { id, create, deleted: true };
-                records.push(Record { key, value: Bytes::new(), version, prev });
+                records.push(Record { key, value: Bytes::new(), version });
             }
             Op::Delete { .. } => {}
         }
@@ -95,16 +92,12 @@ pub(crate) fn key_value(key: Bytes, value: Bytes, version: Version) -> KeyValue 
     }
 }
 
-/// The event of a record whose previous value is known.
-pub(crate) fn event(record: Record, prev: Option<(Id, Bytes)>) -> Event {
+/// The event of a record.
+pub(crate) fn event(record: Record) -> Event {
     let Record { key, value, version, .. } = record;
-    let prev = prev.map(|(id, value)| {
-        key_value(key.clone(), value, Version { id, create: version.create, deleted: false })
-    });
     Event {
         revision: Revision(version.id.revision),
         kind: if version.deleted { EventKind::Delete } else { EventKind::Put },
         kv: key_value(key, value, version),
-        prev,
     }
 }

@@ -236,6 +236,5 @@ impl Drop for Reader {
 
 /// What an event weighs in a queue, in bytes.
 pub(crate) fn event_bytes(event: &Event) -> usize {
-    let value = |kv: &crate::KeyValue| kv.key.len() + kv.value.len() + 64;
-    value(&event.kv) + event.prev.as_ref().map_or(0, value)
+    event.kv.key.len() + event.kv.value.len() + 64
 }

@@ -190,10 +190,6 @@ impl Shared {
     }
 
     async fn event(&self, mut event: Event) -> Event {
-        // The value before goes first, so that what is remembered about the key is how it is written now.
-        if let Some(kv) = event.prev.take() {
-            event.prev = Some(self.decrypt_in_time(kv).await);
-        }
         match event.kind {
             orlop_store::EventKind::Put => event.kv = self.decrypt_in_time(event.kv).await,
             orlop_store::EventKind::Delete => {

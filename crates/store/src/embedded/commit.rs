@@ -172,23 +172,11 @@ fn publish(shared: &Shared, committed: &sync_mpsc::Receiver<Vec<Record>>) {
             shared.hub.skip(first, last);
             continue;
         }
-        match events(shared, records) {
-            Ok(events) => shared.hub.publish(&events, last),
-            Err(error) => {
-                tracing::error!(%error, "cannot read previous values; watchers will read the log themselves");
-                shared.hub.skip(first, last);
-            }
-        }
+        shared.hub.publish(&events(records), last);
     }
 }
 
-/// The records' events, with the values that they replaced.
-pub(super) fn events(shared: &Shared, records: Vec<Record>) -> Result<Vec<Event>, StoreError> {
-    let replaced: Vec<Id> = records.iter().filter_map(|r| r.prev).collect();
-    let mut values = shared.engine.values(&replaced)?.into_iter();
-    let event = |record: Record| {
-        let prev = record.prev.and_then(|id| Some((id, values.next()??)));
-        plan::event(record, prev)
-    };
-    Ok(records.into_iter().map(event).collect())
+/// The records' events.
+pub(super) fn events(records: Vec<Record>) -> Vec<Event> {
+    records.into_iter().map(plan::event).collect()
 }

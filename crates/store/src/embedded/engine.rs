@@ -23,7 +23,6 @@ use crate::plan::Record;
 pub(super) struct Entry {
     pub key: Bytes,
     pub version: Version,
-    pub prev: Option<Id>,
 }
 
 /// A visitor of the log; it may end the scan.
@@ -214,15 +213,14 @@ fn decode_id(bytes: &[u8]) -> Option<Id> {
 }
 
 const DELETED: u8 = 1;
+/// Logs once held the id of the version before; it is passed over.
 const HAS_PREV: u8 = 2;
 
-/// One byte of flags, the create revision, the previous version's id if there is one, the key.
+/// One byte of flags, the create revision, the key.
 fn encode_entry(record: &Record) -> Vec<u8> {
-    let mut out = Vec::with_capacity(21 + record.key.len());
-    let deleted = if record.version.deleted { DELETED } else { 0 };
-    out.push(deleted | if record.prev.is_some() { HAS_PREV } else { 0 });
+    let mut out = Vec::with_capacity(9 + record.key.len());
+    out.push(if record.version.deleted { DELETED } else { 0 });
     out.extend(record.version.create.to_be_bytes());
-    out.extend(record.prev.iter().flat_map(|id| encode_id(*id)));
     out.extend(&record.key[..]);
     out
 }
@@ -234,14 +232,11 @@ fn decode_entry(id: &[u8], record: &[u8]) -> Option<Entry> {
     if flags & !(DELETED | HAS_PREV) != 0 {
         return None;
     }
-    let mut prev = None;
     if flags & HAS_PREV != 0 {
-        let (before, key) = rest.split_at_checked(12)?;
-        prev = Some(decode_id(before)?);
-        rest = key;
+        rest = rest.split_at_checked(12)?.1;
     }
     let version = Version { id, create: u64::from_be_bytes(*create), deleted: flags & DELETED != 0 };
-    Some(Entry { key: Bytes::copy_from_slice(rest), version, prev })
+    Some(Entry { key: Bytes::copy_from_slice(rest), version })
 }
 
 #[cfg(test)]
@@ -251,12 +246,16 @@ mod tests {
     #[test]
     fn records_read_back() {
         let id = Id { revision: 7, sub: 3 };
-        for (deleted, prev) in [(false, None), (false, Some(Id { revision: 6, sub: 1 })), (true, Some(id))] {
+        for deleted in [false, true] {
             let version = Version { id, create: 5, deleted };
-            let record = Record { key: "/registry/a".into(), value: Bytes::new(), version, prev };
+            let record = Record { key: "/registry/a".into(), value: Bytes::new(), version };
             let entry = decode_entry(&encode_id(id), &encode_entry(&record)).unwrap();
-            assert_eq!(entry, Entry { key: record.key, version, prev });
+            assert_eq!(entry, Entry { key: record.key, version });
         }
+        let with_id_before = [&[HAS_PREV, 0, 0, 0, 0, 0, 0, 0, 5][..], &encode_id(id), b"/registry/a"].concat();
+        let version = Version { id, create: 5, deleted: false };
+        let entry = decode_entry(&encode_id(id), &with_id_before);
+        assert_eq!(entry, Some(Entry { key: "/registry/a".into(), version }));
     }
 
     #[test]

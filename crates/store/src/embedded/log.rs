@@ -86,7 +86,7 @@ fn read(shared: &Shared, prefix: &[u8], from: Revision, to: Revision) -> Result<
         }
         let piece: Vec<Entry> =
             std::iter::from_fn(|| rest.next_if(|e| e.version.id.revision < revision + PIECE)).collect();
-        let new = commit::events(shared, with_values(shared, piece, from)?)?;
+        let new = commit::events(with_values(shared, piece, from)?);
         bytes += new.iter().map(event_bytes).sum::<usize>();
         events.extend(new);
     }
@@ -97,7 +97,7 @@ fn read(shared: &Shared, prefix: &[u8], from: Revision, to: Revision) -> Result<
 
 fn with_values(shared: &Shared, entries: Vec<Entry>, from: Revision) -> Result<Vec<Record>, StoreError> {
     let ids: Vec<Id> = entries.iter().map(|e| e.version.id).collect();
-    let record = |(Entry { key, version, prev }, value): (Entry, Option<Bytes>)| {
+    let record = |(Entry { key, version }, value): (Entry, Option<Bytes>)| {
         let value = match value {
             Some(value) => value,
             None if version.deleted => Bytes::new(),
@@ -107,7 +107,7 @@ fn with_values(shared: &Shared, entries: Vec<Entry>, from: Revision) -> Result<V
                 return Err(StoreError::Corrupt { path: shared.path.clone(), detail });
             }
         };
-        Ok(Record { key, value, version, prev })
+        Ok(Record { key, value, version })
     };
     entries.into_iter().zip(shared.engine.values(&ids)?).map(record).collect()
 }

@@ -69,7 +69,6 @@ pub(super) fn event(keys: &KeyMap, event: &etcd_client::Event) -> Option<Event> 
         revision: Revision(unsigned(kv.mod_revision())),
         kind,
         kv: key_value(keys, kv),
-        prev: event.prev_kv().map(|kv| key_value(keys, kv)),
     })
 }
 
@@ -82,7 +81,7 @@ pub(super) fn progress(revision: i64) -> Event {
         create_revision: Revision::NONE,
         mod_revision: revision,
     };
-    Event { revision, kind: EventKind::Progress, kv: nothing, prev: None }
+    Event { revision, kind: EventKind::Progress, kv: nothing }
 }
 
 #[cfg(test)]

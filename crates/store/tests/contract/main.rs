@@ -106,18 +106,18 @@ pub fn kv(key: &str, value: &str, create: u64, modified: u64) -> KeyValue {
     }
 }
 
-pub fn put_event(now: KeyValue, prev: Option<KeyValue>) -> Event {
-    Event { revision: now.mod_revision, kind: EventKind::Put, kv: now, prev }
+pub fn put_event(now: KeyValue) -> Event {
+    Event { revision: now.mod_revision, kind: EventKind::Put, kv: now }
 }
 
-pub fn delete_event(revision: u64, prev: KeyValue) -> Event {
+pub fn delete_event(revision: u64, before: KeyValue) -> Event {
     let gone = KeyValue {
-        key: prev.key.clone(),
+        key: before.key,
         value: Bytes::new(),
         create_revision: Revision::NONE,
         mod_revision: Revision(revision),
     };
-    Event { revision: Revision(revision), kind: EventKind::Delete, kv: gone, prev: Some(prev) }
+    Event { revision: Revision(revision), kind: EventKind::Delete, kv: gone }
 }
 
 /// The next `n` events; batches must be whole revisions in order, and none empty.

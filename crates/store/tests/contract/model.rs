@@ -79,9 +79,8 @@ impl Model {
         }
     }
 
-    /// Revision, key, new value (`None`: deleted), previous state.
-    #[allow(clippy::type_complexity)]
-    fn events(&self, prefix: &str, from: u64) -> Vec<(u64, String, Option<Bytes>, Option<KeyValue>)> {
+    /// Revision, key, new value (`None`: deleted).
+    fn events(&self, prefix: &str, from: u64) -> Vec<(u64, String, Option<Bytes>)> {
         let mut out = Vec::new();
         for revision in from.max(2)..=self.revision() {
             let (before, after) = (&self.states[revision as usize - 1], &self.states[revision as usize]);
@@ -90,7 +89,7 @@ impl Model {
             keys.dedup();
             for key in keys.into_iter().filter(|k| k.starts_with(prefix) && before.get(*k) != after.get(*k)) {
                 let value = after.get(key).map(|kv| kv.value.clone());
-                out.push((revision, key.clone(), value, before.get(key).cloned()));
+                out.push((revision, key.clone(), value));
             }
         }
         out
@@ -211,7 +210,7 @@ async fn watch(s: &Subject, model: &Model, prefix: &str, back: u64) {
         .into_iter()
         .map(|e| {
             let value = (e.kind == EventKind::Put).then_some(e.kv.value);
-            (e.revision.0, String::from_utf8(e.kv.key.to_vec()).unwrap(), value, e.prev)
+            (e.revision.0, String::from_utf8(e.kv.key.to_vec()).unwrap(), value)
         })
         .collect();
     assert_eq!(seen, expected);

@@ -30,12 +30,12 @@ async fn history_then_live(s: Subject) {
     delete(store, "a").await;
     let mut watch = store.watch(Bytes::from("a"), Revision(0)).await.unwrap();
     let (one, two) = (kv("a", "1", 2, 2), kv("a", "2", 2, 3));
-    let past = vec![put_event(one.clone(), None), put_event(two.clone(), Some(one)), delete_event(4, two)];
+    let past = vec![put_event(one), put_event(two.clone()), delete_event(4, two)];
     assert_eq!(take(&mut watch, 3).await, past);
     assert!(watch.next().now_or_never().is_none());
     commit(store, vec![op_put("a", "3"), op_put("ab", "4")]).await;
     let (three, four) = (kv("a", "3", 5, 5), kv("ab", "4", 5, 5));
-    assert_eq!(take(&mut watch, 2).await, vec![put_event(three.clone(), None), put_event(four, None)]);
+    assert_eq!(take(&mut watch, 2).await, vec![put_event(three.clone()), put_event(four)]);
     delete(store, "a").await;
     assert_eq!(take(&mut watch, 1).await, vec![delete_event(6, three)]);
     // From the middle.
@@ -50,7 +50,7 @@ async fn from_the_future(s: Subject) {
     for value in ["1", "2", "3"] {
         put(store, "a", value).await;
     }
-    assert_eq!(take(&mut watch, 1).await, vec![put_event(kv("a", "3", 2, 4), Some(kv("a", "2", 2, 3)))]);
+    assert_eq!(take(&mut watch, 1).await, vec![put_event(kv("a", "3", 2, 4))]);
 }
 
 async fn only_the_prefix(s: Subject) {
@@ -64,7 +64,7 @@ async fn only_the_prefix(s: Subject) {
     .await;
     put(store, "/nodes/a", "x").await;
     commit(store, vec![op_delete("/nodes/a"), op_put("/pods/b", "1")]).await;
-    let expected = vec![put_event(kv("/pods/a", "1", 2, 2), None), put_event(kv("/pods/b", "1", 4, 4), None)];
+    let expected = vec![put_event(kv("/pods/a", "1", 2, 2)), put_event(kv("/pods/b", "1", 4, 4))];
     assert_eq!(take(&mut live, 2).await, expected);
     let mut replayed = store.watch(Bytes::from("/pods/"), Revision(2)).await.unwrap();
     assert_eq!(take(&mut replayed, 2).await, expected);
@@ -80,25 +80,18 @@ async fn long_history(s: Subject) {
     let events = take(&mut watch, 3000).await;
     for (n, event) in events.iter().enumerate() {
         assert_eq!(event.revision, Revision(2 + 2 * (n as u64 / 100)));
-        assert_eq!(event.prev.is_some(), n >= 100);
+        assert_eq!(event.kv.create_revision, Revision(2));
     }
 }
 
-/// Every watcher must have seen exactly the revisions from `from` to the last, each with its right predecessor.
+/// Every watcher must have seen exactly the revisions from `from` to the last, and each key's life as one.
 fn check_complete(events: &[Event], from: u64, last: u64) {
-    check_events(events, from, last, false);
-}
-
-/// The same beside compactions; where `may_lack` says so, a predecessor may be missing, but never be a wrong one.
-fn check_events(events: &[Event], from: u64, last: u64, may_lack: bool) {
     let revisions: Vec<u64> = events.iter().map(|e| e.revision.0).collect();
     assert_eq!(revisions, (from..=last).collect::<Vec<_>>());
-    let mut state = std::collections::HashMap::new();
+    let mut created = std::collections::HashMap::new();
     for event in events {
-        let before = state.insert(event.kv.key.clone(), event.kv.clone());
-        if before.is_some() && !(may_lack && event.prev.is_none()) {
-            assert_eq!(event.prev, before);
-        }
+        let since = *created.entry(event.kv.key.clone()).or_insert(event.kv.create_revision);
+        assert_eq!(event.kv.create_revision, since);
     }
 }
 
@@ -136,7 +129,7 @@ async fn a_slow_reader_misses_nothing(s: Subject) {
     let store = &*s.store;
     let mut watch = store.watch(Bytes::from("k"), Revision(2)).await.unwrap();
     assert!(watch.next().now_or_never().is_none());
-    // More than a queue holds (4 MiB with previous values).
+    // More than a queue holds (4 MiB).
     let value = "v".repeat(200 << 10);
     for _ in 0..40 {
         put(store, "k", &value).await;
@@ -162,7 +155,7 @@ async fn compacted_history(s: Subject) {
     }
     let mut watch = store.watch(Bytes::new(), Revision(5)).await.unwrap();
     let events = take(&mut watch, 2).await;
-    assert_eq!(events[0].prev, Some(kv("a", "2", 2, 4)));
+    assert_eq!(events, [put_event(kv("a", "3", 2, 5)), put_event(kv("a", "4", 2, 6))]);
 }
 
 async fn compaction_ends_a_reader_that_is_behind(s: Subject) {
@@ -176,7 +169,7 @@ async fn compaction_ends_a_reader_that_is_behind(s: Subject) {
     match watch.next().await.unwrap() {
         Ok(events) => {
             assert!(s.reads_ahead(), "compacted history was delivered: {events:?}");
-            check_events(&events, 2, 6, true);
+            check_complete(&events, 2, 6);
         }
         Err(error) => {
             assert!(matches!(error, StoreError::Compacted { compact_revision: Revision(4), .. }), "{error}");
@@ -186,11 +179,11 @@ async fn compaction_ends_a_reader_that_is_behind(s: Subject) {
 }
 
 async fn compaction_does_not_disturb_live_watchers(s: Subject) {
-    let (store, may_lack) = (s.store.clone(), s.reads_ahead());
+    let store = s.store.clone();
     let mut watch = store.watch(Bytes::from("k"), Revision(2)).await.unwrap();
     assert!(watch.next().now_or_never().is_none());
     let reader = tokio::spawn(async move {
-        check_events(&take(&mut watch, 200).await, 2, 201, may_lack);
+        check_complete(&take(&mut watch, 200).await, 2, 201);
     });
     for n in 0..200 {
         put(&*store, &format!("k/{}", n % 7), "v").await;
