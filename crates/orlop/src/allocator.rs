@@ -28,7 +28,8 @@ unsafe impl GlobalAlloc for Mimalloc {
         let (size, align) = (layout.size(), layout.align());
         // SAFETY: any size may be asked for; `align` is a power of two.
         unsafe {
-            if is_natural(size, align) { mi::mi_malloc(size) } else { mi::mi_malloc_aligned(size, align) }.cast()
+            if is_natural(size, align) { mi::mi_malloc(size) } else { mi::mi_malloc_aligned(size, align) }
+                .cast()
         }
     }
 
@@ -37,7 +38,8 @@ unsafe impl GlobalAlloc for Mimalloc {
         let (size, align) = (layout.size(), layout.align());
         // SAFETY: as in `alloc`.
         unsafe {
-            if is_natural(size, align) { mi::mi_zalloc(size) } else { mi::mi_zalloc_aligned(size, align) }.cast()
+            if is_natural(size, align) { mi::mi_zalloc(size) } else { mi::mi_zalloc_aligned(size, align) }
+                .cast()
         }
     }
 

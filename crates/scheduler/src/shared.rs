@@ -113,26 +113,23 @@ mod tests {
         cache.set_node(node("a", "4", "4Gi"));
         cache.set_node(node("b", "4", "4Gi"));
         let judged = Cell::new(0);
-        let check = |shared: &mut Shared,
-                     cache: &Cache,
-                     profile: &Arc<Framework>,
-                     pod: Arc<Pod>,
-                     times: i32| {
-            judged.set(0);
-            shared.begin(profile, &info(pod));
-            for name in ["a", "b"] {
-                let node = cache.node_by_name(name).unwrap().index;
-                let judge = || {
-                    judged.set(judged.get() + 1);
-                    if name == "a" { Ok(()) } else { Err(Status::unschedulable("full")) }
-                };
-                assert_eq!(shared.verdict(cache, node, judge).is_ok(), name == "a");
-                let mut scores = [0];
-                shared.scores(3, cache, &[node], &mut scores, |_| node.place() as i64);
-                assert_eq!(scores, [node.place() as i64]);
-            }
-            assert_eq!(judged.get(), times);
-        };
+        let check =
+            |shared: &mut Shared, cache: &Cache, profile: &Arc<Framework>, pod: Arc<Pod>, times: i32| {
+                judged.set(0);
+                shared.begin(profile, &info(pod));
+                for name in ["a", "b"] {
+                    let node = cache.node_by_name(name).unwrap().index;
+                    let judge = || {
+                        judged.set(judged.get() + 1);
+                        if name == "a" { Ok(()) } else { Err(Status::unschedulable("full")) }
+                    };
+                    assert_eq!(shared.verdict(cache, node, judge).is_ok(), name == "a");
+                    let mut scores = [0];
+                    shared.scores(3, cache, &[node], &mut scores, |_| node.place() as i64);
+                    assert_eq!(scores, [node.place() as i64]);
+                }
+                assert_eq!(judged.get(), times);
+            };
         check(&mut shared, &cache, &framework, pod("x", "1", "1Gi"), 2);
         check(&mut shared, &cache, &framework, pod("y", "1", "1Gi"), 0);
         // A pod comes to one of the nodes.

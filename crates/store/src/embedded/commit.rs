@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Shared;
-use crate::index::{Id, Version};
+use crate::index::Version;
 use crate::plan::{self, Record, Verdict};
 use crate::{Event, Op, Revision, StoreError, Txn};
 

@@ -252,7 +252,8 @@ mod tests {
             let entry = decode_entry(&encode_id(id), &encode_entry(&record)).unwrap();
             assert_eq!(entry, Entry { key: record.key, version });
         }
-        let with_id_before = [&[HAS_PREV, 0, 0, 0, 0, 0, 0, 0, 5][..], &encode_id(id), b"/registry/a"].concat();
+        let with_id_before =
+            [&[HAS_PREV, 0, 0, 0, 0, 0, 0, 0, 5][..], &encode_id(id), b"/registry/a"].concat();
         let version = Version { id, create: 5, deleted: false };
         let entry = decode_entry(&encode_id(id), &with_id_before);
         assert_eq!(entry, Some(Entry { key: "/registry/a".into(), version }));

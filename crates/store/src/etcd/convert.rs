@@ -65,11 +65,7 @@ pub(super) fn event(keys: &KeyMap, event: &etcd_client::Event) -> Option<Event> 
         etcd_client::EventType::Put => EventKind::Put,
         etcd_client::EventType::Delete => EventKind::Delete,
     };
-    Some(Event {
-        revision: Revision(unsigned(kv.mod_revision())),
-        kind,
-        kv: key_value(keys, kv),
-    })
+    Some(Event { revision: Revision(unsigned(kv.mod_revision())), kind, kv: key_value(keys, kv) })
 }
 
 /// What tells a reader that it has seen everything up to `revision`.

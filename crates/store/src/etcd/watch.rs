@@ -34,8 +34,7 @@ pub(super) async fn start(
         end => end.to_vec(),
     };
     // 0 would mean "from now on".
-    let options =
-        WatchOptions::new().with_range(end).with_start_revision(convert::signed(from).max(1));
+    let options = WatchOptions::new().with_range(end).with_start_revision(convert::signed(from).max(1));
     let mut stream = shared.in_time("watch", client.watch(key, Some(options))).await?;
     let first = shared.in_time("watch", stream.message()).await?;
     if let Some(answer) = &first

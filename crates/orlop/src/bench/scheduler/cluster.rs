@@ -151,7 +151,12 @@ impl Cluster {
             .uri(path)
             .header(http::header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))?;
-        let response = self.administrator.clone().oneshot(request).await.map_err(|error| anyhow::anyhow!("{shown}: {error}"))?;
+        let response = self
+            .administrator
+            .clone()
+            .oneshot(request)
+            .await
+            .map_err(|error| anyhow::anyhow!("{shown}: {error}"))?;
         let status = response.status();
         let body = response.into_body().collect().await;
         let body = body.map_err(|error| anyhow::anyhow!("{shown}: {error}"))?.to_bytes();
@@ -213,7 +218,12 @@ impl Cluster {
 
     async fn follow(&self, path: &str, event: &str, prefix: &str) -> anyhow::Result<Bound> {
         let request = http::Request::get(path).body(Full::new(Bytes::new()))?;
-        let response = self.administrator.clone().oneshot(request).await.map_err(|error| anyhow::anyhow!("watch: {error}"))?;
+        let response = self
+            .administrator
+            .clone()
+            .oneshot(request)
+            .await
+            .map_err(|error| anyhow::anyhow!("watch: {error}"))?;
         if !response.status().is_success() {
             bail!("{path}: {}", response.status());
         }

@@ -32,7 +32,7 @@ async fn measure(arguments: &DeploymentsArguments, directory: &std::path::Path) 
         let service = |number: usize| {
             let name = format!("web-{number}");
             let object = json!({"metadata": {"name": name}, "spec": {"selector": {"app": name}, "ports": [{"port": 80}]}});
-            Ok(("/api/v1/namespaces/default/services".to_owned(), object))
+            Ok(("/api/v1/namespaces/default/services".to_owned(), serde_json::to_vec(&object)?.into()))
         };
         cluster.create_all(arguments.deployments, service).await?;
     }
