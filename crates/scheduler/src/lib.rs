@@ -15,6 +15,7 @@ mod dynamic_resources;
 mod extender;
 mod framework;
 mod go_duration;
+pub mod metrics;
 mod nominator;
 pub mod perf;
 mod plugins;

@@ -11,6 +11,7 @@ use orlop_client::ObjectKey;
 use tokio::time::Instant;
 
 use crate::framework::{ClusterEvent, QueueingHint, SortKey};
+use crate::metrics::{Attempt, Pending};
 use crate::pod_info::PodInfo;
 
 /// After this long an unschedulable pod is tried again in any case.
@@ -56,6 +57,10 @@ struct Waiting {
     pending: BTreeSet<&'static str>,
     /// When it was last put back.
     since: Instant,
+    /// When it came.
+    came: Instant,
+    /// When the latest attempt began.
+    tried: Instant,
 }
 
 /// The scheduling queue.
@@ -115,6 +120,8 @@ impl SchedulingQueue {
                 rejected_by: BTreeSet::new(),
                 pending: BTreeSet::new(),
                 since: now,
+                came: now,
+                tried: now,
             };
             self.pods.insert(key.clone(), waiting);
             return self.enqueue(&key, policy, now);
@@ -154,7 +161,24 @@ impl SchedulingQueue {
         self.put(&key, Place::InFlight);
         let waiting = self.pods.get_mut(&key)?;
         waiting.attempts += 1;
+        waiting.tried = now;
         Some(waiting.info.clone())
+    }
+
+    /// The latest attempt with a pod.
+    pub fn attempt(&self, key: &ObjectKey) -> Option<Attempt> {
+        let waiting = self.pods.get(key)?;
+        Some(Attempt { number: waiting.attempts, began: waiting.tried, waits_since: waiting.came })
+    }
+
+    /// How many pods wait, and for what.
+    pub fn pending(&self) -> Pending {
+        Pending {
+            active: self.active.len(),
+            backoff: self.backoff.len(),
+            unschedulable: self.unschedulable.len(),
+            gated: self.gated.values().map(HashSet::len).sum(),
+        }
     }
 
     fn flush(&mut self, policy: &impl Policy, now: Instant) {

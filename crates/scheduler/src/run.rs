@@ -22,6 +22,7 @@ use crate::framework::status::{Diagnosis, Status};
 use crate::framework::{
     ClusterEvent, EventResource, ExtensionPoint, Framework, PostFilter, QueueingHint, SortKey,
 };
+use crate::metrics::{self, Outcome};
 use crate::nominator::Nominator;
 use crate::plugins;
 use crate::pod_info::PodInfo;
@@ -95,6 +96,7 @@ async fn start(
         shell,
         sender,
     };
+    metrics::begin();
     scheduler.work(messages, shutdown).await;
     Ok(())
 }
@@ -153,6 +155,7 @@ impl Scheduler {
             self.expire(now);
             let judge = Judge { profiles: &self.profiles, cache: &self.cache };
             if let Some(pod) = self.queue.pop(&judge, now) {
+                metrics::pending(self.queue.pending());
                 self.schedule_one(pod).await;
                 // A long queue must not keep the runtime's thread from everybody else.
                 tokio::task::yield_now().await;
@@ -161,6 +164,7 @@ impl Scheduler {
                 }
                 continue;
             }
+            metrics::pending(self.queue.pending());
             let wake = self.queue.next_wake().into_iter().chain(self.cache.next_expiry()).min();
             let alarm = async {
                 match wake {
@@ -453,6 +457,7 @@ impl Scheduler {
         }
         let best = select_candidate(&candidates)?.clone();
         let node = best.node.clone();
+        metrics::victims(best.victims.len());
         // Less important pods that hoped for the same room will not fit any more.
         let others = self.nominator.on(&node).to_vec();
         for other in others.iter().filter(|other| other.priority < pod.priority) {
@@ -481,6 +486,7 @@ impl Scheduler {
     fn rejected(&mut self, pod: &Arc<PodInfo>, diagnosis: Diagnosis, nomination: Nomination) {
         let message = diagnosis.to_string();
         debug!(pod = %pod.key, message, "unschedulable");
+        self.attempted(pod, Outcome::Unschedulable);
         let (rejected, pending) = (diagnosis.unschedulable_plugins, diagnosis.pending_plugins);
         self.queue.unschedulable(&pod.key, rejected, pending, Instant::now());
         match &nomination {
@@ -494,10 +500,17 @@ impl Scheduler {
     /// Puts a pod back for which something failed.
     fn errored(&mut self, pod: &Arc<PodInfo>, message: &str) {
         error!(pod = %pod.key, message, "scheduling failed; trying again");
+        self.attempted(pod, Outcome::Error);
         self.queue.failed(&pod.key, Instant::now());
         self.nominator.remove(&pod.key);
         let refusal = Refusal { reason: "SchedulerError", message: message.to_owned() };
         self.report(pod, refusal, Nomination::Clear);
+    }
+
+    fn attempted(&self, pod: &PodInfo, outcome: Outcome) {
+        if let Some(attempt) = self.queue.attempt(&pod.key) {
+            metrics::attempted(pod.scheduler_name(), outcome, attempt);
+        }
     }
 
     fn report(&self, pod: &Arc<PodInfo>, refusal: Refusal, nomination: Nomination) {

@@ -136,8 +136,26 @@ fn a_control_plane_of_three_processes() {
     ]);
     let bearer = |token: &str| format!("Authorization: Bearer {token}");
     let token = server.ok(&["create", "token", "monitor"]);
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "huge"}, "spec": {"containers": [
+        {"name": "a", "image": "a:1", "resources": {"requests": {"cpu": "1000"}}}]}});
+    server.ok_stdin(&["create", "-f", "-"], &pod.to_string());
+    eventually("the huge pod is refused", || {
+        let pod = server.json(&["pods", "huge"]);
+        (pod["status"]["conditions"][0]["reason"] == "Unschedulable").then_some(())
+    });
     let metrics = first.get("/metrics", &["--header", &bearer(token.trim())]);
-    assert!(metrics.contains("leader_election_master_status{name=\"kube-scheduler\"} 1"), "{metrics}");
+    for expected in [
+        "leader_election_master_status{name=\"kube-scheduler\"} 1\n",
+        "scheduler_schedule_attempts_total{profile=\"default-scheduler\",result=\"scheduled\"} 3\n",
+        "scheduler_scheduling_attempt_duration_seconds_count{profile=\"default-scheduler\",result=\"unschedulable\"}",
+        "scheduler_pod_scheduling_sli_duration_seconds_bucket{attempts=\"1\",le=\"+Inf\"}",
+        "scheduler_pod_scheduling_attempts_count 3\n",
+        "scheduler_pending_pods{queue=\"active\"} 0\n",
+        "scheduler_pending_pods{queue=\"unschedulable\"} 1\n",
+        "scheduler_preemption_victims_count 0\n",
+    ] {
+        assert!(metrics.contains(expected), "{expected}\n{metrics}");
+    }
     let metrics = controllers.get("/metrics", &["--header", &bearer(token.trim())]);
     for expected in [
         "workqueue_depth{name=\"deployment\"} 0\n",
@@ -150,6 +168,8 @@ fn a_control_plane_of_three_processes() {
     ] {
         assert!(metrics.contains(expected), "{expected}\n{metrics}");
     }
+    // Nothing is told of a scheduler that does not run here.
+    assert!(!metrics.contains("scheduler_pending_pods"), "{metrics}");
     assert!(first.get("/configz", &["--header", &bearer(token.trim())]).contains("cannot get path"));
     assert!(first.get("/metrics", &["--header", &bearer("nonsense")]).contains("Unauthorized"));
 

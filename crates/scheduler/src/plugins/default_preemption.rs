@@ -11,6 +11,7 @@ use crate::framework::{
     ActionType, ClusterEvent, Code, Diagnosis, EventResource, ExtensionPoint, Framework, Plugin, PostFilter,
     QueueingHint, Registration, Status,
 };
+use crate::metrics;
 use crate::nominator::Nominator;
 use crate::pod_info::PodInfo;
 use crate::preemption::{DryRun, Preemption, num_candidates};
@@ -91,6 +92,7 @@ impl Plugin for DefaultPreemption {
         diagnosis: &Diagnosis,
         nominator: &Nominator,
     ) -> PostFilter {
+        metrics::preemption_asked();
         if let Err(reason) = eligible(pod, cache, diagnosis) {
             return refused(reason, false);
         }

@@ -13,6 +13,7 @@ use crate::cache::NodeIndex;
 use crate::extender::Extender;
 use crate::framework::status::{Diagnosis, Status};
 use crate::framework::{ClusterEvent, ExtensionPoint, Framework, Permit, Reservation};
+use crate::metrics::{self, Attempt, Outcome};
 use crate::pod_info::PodInfo;
 use crate::shell::{Nomination, Shell};
 
@@ -38,6 +39,8 @@ struct Binding {
     pod: Arc<PodInfo>,
     node: String,
     reservations: Vec<Box<dyn Reservation>>,
+    /// Kept here: once the pod is seen bound, the queue knows it no more.
+    attempt: Option<Attempt>,
 }
 
 impl Binding {
@@ -98,6 +101,7 @@ impl Scheduler {
             pod: pod.clone(),
             node,
             reservations,
+            attempt: self.queue.attempt(&pod.key),
         };
         let sender = self.sender.clone();
         tokio::spawn(async move {
@@ -120,6 +124,9 @@ impl Scheduler {
             self.cache.finish_binding(&pod.key, self.expiry.map(|expiry| Instant::now() + expiry));
             if same {
                 self.queue.remove(&pod.key);
+            }
+            if let Some(attempt) = binding.attempt {
+                metrics::attempted(pod.scheduler_name(), Outcome::Scheduled, attempt);
             }
             for plugin in binding.framework.at(ExtensionPoint::PostBind) {
                 plugin.post_bind(pod, &binding.node);
