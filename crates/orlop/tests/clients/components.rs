@@ -148,7 +148,7 @@ fn a_control_plane_of_three_processes() {
         "leader_election_master_status{name=\"kube-scheduler\"} 1\n",
         "scheduler_schedule_attempts_total{profile=\"default-scheduler\",result=\"scheduled\"} 3\n",
         "scheduler_scheduling_attempt_duration_seconds_count{profile=\"default-scheduler\",result=\"unschedulable\"}",
-        "scheduler_pod_scheduling_sli_duration_seconds_bucket{attempts=\"1\",le=\"+Inf\"}",
+        "scheduler_pod_scheduling_sli_duration_seconds_bucket{attempts=\"",
         "scheduler_pod_scheduling_attempts_count 3\n",
         "scheduler_pending_pods{queue=\"active\"} 0\n",
         "scheduler_pending_pods{queue=\"unschedulable\"} 1\n",
