@@ -18,10 +18,10 @@ use crate::{Event, Op, Revision, StoreError, Txn};
 const BATCH_TXNS: usize = 1024;
 /// Bytes of keys and values at which a batch is full.
 const BATCH_BYTES: usize = 4 << 20;
-/// After a batch of so many, the next one waits a moment for its writers: they come again, and an fsync costs more CPU
-/// than a commit.
-const CROWD: usize = 8;
-const LINGER: Duration = Duration::from_micros(100);
+/// After a batch of so many, the next one waits a moment for its writers: they come again, and an fsync takes as long and
+/// costs more CPU than many commits. Fewer writers never wait.
+const CROWD: usize = 4;
+const LINGER: Duration = Duration::from_micros(300);
 /// Free bytes below which a failed commit is put down to a full disk.
 const FULL: u64 = 4 << 20;
 /// Committed batches whose events wait to be published before the committer waits.
