@@ -127,8 +127,15 @@ impl Tokens {
             let renewal = state.renewal.get_or_insert_with(|| {
                 // A task, so that it goes on when whoever needed it has given up or goes on with the old token.
                 let task = tokio::spawn(self.clone().renewed());
-                let lost = NoToken { reason: "the process ends".to_owned(), ..self.no_token("") };
-                async move { task.await.unwrap_or(Err(lost)) }.boxed().shared()
+                let tokens = self.clone();
+                let outcome = task.then(async move |outcome| match outcome {
+                    Ok(outcome) => outcome,
+                    Err(error) => {
+                        tokens.state.lock().renewal = None;
+                        Err(tokens.no_token(&error.to_string()))
+                    }
+                });
+                outcome.boxed().shared()
             });
             match valid {
                 Some(header) => return Ok(header),
@@ -228,6 +235,8 @@ mod tests {
     #[derive(Default)]
     struct Server {
         away: bool,
+        /// Its transport panics.
+        panics: bool,
         hangs: bool,
         account: bool,
         /// Tokens issued, and the first that is still accepted.
@@ -279,6 +288,8 @@ mod tests {
                 if server.lock().away {
                     return Err::<_, BoxError>("connection refused".into());
                 }
+                let panics = server.lock().panics;
+                assert!(!panics, "as asked");
                 if server.lock().hangs {
                     std::future::pending::<Infallible>().await;
                 }
@@ -352,6 +363,16 @@ mod tests {
         pass(10_000).await;
         assert_eq!(bed.request().await, "ok");
         assert_eq!(bed.log(), ["token", "Bearer 3"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_that_dies_takes_nothing_with_it() {
+        let bed = bed(600);
+        bed.server.lock().panics = true;
+        let outcome = bed.request().await;
+        assert!(outcome.contains("no token of service account kube-system/a"), "{outcome}");
+        bed.server.lock().panics = false;
+        assert_eq!(bed.request().await, "ok");
     }
 
     #[tokio::test(start_paused = true)]

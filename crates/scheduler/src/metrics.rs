@@ -66,7 +66,7 @@ pub(crate) struct Attempt {
     pub number: u32,
     /// When it began.
     pub began: Instant,
-    /// Since when the pod waits, over all attempts.
+    /// Since when the pod waits, over all attempts; the time in which it was gated is not counted.
     pub waits_since: Instant,
 }
 

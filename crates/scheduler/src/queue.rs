@@ -57,8 +57,8 @@ struct Waiting {
     pending: BTreeSet<&'static str>,
     /// When it was last put back.
     since: Instant,
-    /// When it came.
-    came: Instant,
+    /// Since when nothing gates it.
+    waits_since: Option<Instant>,
     /// When the latest attempt began.
     tried: Instant,
 }
@@ -120,7 +120,7 @@ impl SchedulingQueue {
                 rejected_by: BTreeSet::new(),
                 pending: BTreeSet::new(),
                 since: now,
-                came: now,
+                waits_since: None,
                 tried: now,
             };
             self.pods.insert(key.clone(), waiting);
@@ -168,7 +168,8 @@ impl SchedulingQueue {
     /// The latest attempt with a pod.
     pub fn attempt(&self, key: &ObjectKey) -> Option<Attempt> {
         let waiting = self.pods.get(key)?;
-        Some(Attempt { number: waiting.attempts, began: waiting.tried, waits_since: waiting.came })
+        let waits_since = waiting.waits_since.unwrap_or(waiting.tried);
+        Some(Attempt { number: waiting.attempts, began: waiting.tried, waits_since })
     }
 
     /// How many pods wait, and for what.
@@ -278,10 +279,11 @@ impl SchedulingQueue {
 
     /// To be tried after what is left of the back-off.
     fn enqueue(&mut self, key: &ObjectKey, policy: &impl Policy, now: Instant) {
-        let Some(waiting) = self.pods.get(key) else { return };
+        let Some(waiting) = self.pods.get_mut(key) else { return };
         if let Some(plugin) = policy.gate(&waiting.info) {
             return self.put(key, Place::Gated(plugin));
         }
+        waiting.waits_since.get_or_insert(now);
         let until = waiting.since + backoff(waiting.attempts, self.initial_backoff, self.max_backoff);
         if waiting.attempts > 0 && until > now {
             return self.put(key, Place::Backoff(until, false));

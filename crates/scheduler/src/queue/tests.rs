@@ -135,8 +135,14 @@ fn gates_hold_a_pod_back_until_they_are_gone() {
     queue.set(info("a", gated), None, &Rules, now);
     queue.event(&event(EventResource::Node), ["SchedulingGates"].into_iter(), &Rules, now);
     assert_eq!((pop(&mut queue, now), queue.next_wake()), (None, None));
-    queue.set(info("a", json!({})), None, &Rules, now);
-    assert_eq!(pop(&mut queue, now).as_deref(), Some("a"));
+    assert_eq!(queue.pending(), Pending { gated: 1, ..Pending::default() });
+    let (free, tried) = (now + Duration::from_secs(100), now + Duration::from_secs(103));
+    queue.set(info("a", json!({})), None, &Rules, free);
+    assert_eq!(queue.pending(), Pending { active: 1, ..Pending::default() });
+    assert_eq!(pop(&mut queue, tried).as_deref(), Some("a"));
+    // Nobody waited for it while it was gated.
+    let attempt = queue.attempt(&info("a", json!({})).key).unwrap();
+    assert_eq!((attempt.number, attempt.waits_since, attempt.began), (1, free, tried));
 }
 
 #[test]
