@@ -18,8 +18,7 @@ pub use convert::{ToJson, from_value, to_value};
 pub use index::Index;
 pub use map::Map;
 pub use serde_json::{
-    Error, Number, from_reader, from_slice, from_str, to_string, to_string_pretty, to_vec, to_vec_pretty,
-    to_writer,
+    Error, Number, from_slice, from_str, to_string, to_string_pretty, to_vec, to_vec_pretty, to_writer,
 };
 pub use smol_str::SmolStr as Key;
 pub use value::Value;

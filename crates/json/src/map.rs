@@ -270,14 +270,6 @@ impl<'a> Entry<'a> {
             Large(all) => &mut all[at],
         }
     }
-
-    /// Changes its value if it is there.
-    pub fn and_modify(self, change: impl FnOnce(&mut Value)) -> Entry<'a> {
-        if let Some(value) = self.map.get_mut(&self.name) {
-            change(value);
-        }
-        self
-    }
 }
 
 macro_rules! iterator {

@@ -95,16 +95,6 @@ impl Value {
         matches!(self, Value::Object(_))
     }
 
-    /// Whether it is an integer of 64 bits with a sign.
-    pub fn is_i64(&self) -> bool {
-        self.as_i64().is_some()
-    }
-
-    /// Whether it is an integer of 64 bits without a sign.
-    pub fn is_u64(&self) -> bool {
-        self.as_u64().is_some()
-    }
-
     /// Whether it is a number that is kept as a float.
     pub fn is_f64(&self) -> bool {
         matches!(self, Value::Number(number) if number.is_f64())

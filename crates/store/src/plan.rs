@@ -94,7 +94,7 @@ pub(crate) fn key_value(key: Bytes, value: Bytes, version: Version) -> KeyValue 
 
 /// The event of a record.
 pub(crate) fn event(record: Record) -> Event {
-    let Record { key, value, version, .. } = record;
+    let Record { key, value, version } = record;
     Event {
         revision: Revision(version.id.revision),
         kind: if version.deleted { EventKind::Delete } else { EventKind::Put },

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use orlop_json::{Map, Number, Value};
 
-/// How deep lists and objects may nest. Everything inside reads JSON with `orlop_json`, whose limit this is; upstream
+/// How deep lists and objects may nest. Everything inside reads JSON with `serde_json`, whose limit this is; upstream
 /// stops at 10,000.
 pub const MAX_DEPTH: usize = 127;
 

@@ -10,6 +10,7 @@ use futures::{StreamExt, TryStreamExt};
 use http::Method;
 use http_body_util::{BodyExt, Full};
 use orlop_apiserver::components::Running;
+use orlop_apiserver::http::Response;
 use orlop_apiserver::{ApiServer, InMemory, Options, UserInfo};
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -144,6 +145,11 @@ impl Cluster {
         self.fetch(method, path, body).await.map(drop)
     }
 
+    async fn answer(&self, request: http::Request<Full<Bytes>>, shown: &str) -> anyhow::Result<Response> {
+        let answer = self.administrator.clone().oneshot(request).await;
+        answer.map_err(|error| anyhow::anyhow!("{shown}: {error}"))
+    }
+
     async fn fetch(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Bytes> {
         let shown = format!("{method} {path}");
         let request = http::Request::builder()
@@ -151,12 +157,7 @@ impl Cluster {
             .uri(path)
             .header(http::header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))?;
-        let response = self
-            .administrator
-            .clone()
-            .oneshot(request)
-            .await
-            .map_err(|error| anyhow::anyhow!("{shown}: {error}"))?;
+        let response = self.answer(request, &shown).await?;
         let status = response.status();
         let body = response.into_body().collect().await;
         let body = body.map_err(|error| anyhow::anyhow!("{shown}: {error}"))?.to_bytes();
@@ -218,12 +219,7 @@ impl Cluster {
 
     async fn follow(&self, path: &str, event: &str, prefix: &str) -> anyhow::Result<Bound> {
         let request = http::Request::get(path).body(Full::new(Bytes::new()))?;
-        let response = self
-            .administrator
-            .clone()
-            .oneshot(request)
-            .await
-            .map_err(|error| anyhow::anyhow!("watch: {error}"))?;
+        let response = self.answer(request, "watch").await?;
         if !response.status().is_success() {
             bail!("{path}: {}", response.status());
         }

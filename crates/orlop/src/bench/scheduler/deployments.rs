@@ -78,6 +78,7 @@ const REST: Duration = Duration::from_secs(10);
 const AFTERMATH: Duration = Duration::from_secs(5);
 /// How often it is looked whether something was written.
 const LOOK: Duration = Duration::from_millis(100);
+
 /// What a cluster writes that has nothing to do.
 async fn rest(cluster: &Cluster) -> anyhow::Result<()> {
     let mut before = cluster.revision().await?;
