@@ -20,9 +20,9 @@ struct Node {
 
 #[derive(Debug)]
 enum Step {
-    Child(Box<str>),
+    Child(orlop_json::Key),
     Index(usize),
-    Key(Box<str>),
+    Key(orlop_json::Key),
 }
 
 impl Path {

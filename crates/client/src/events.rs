@@ -1,18 +1,26 @@
 //! Events as people read them in `kubectl describe`: equal ones are counted instead of written again, and one object
 //! cannot flood the store. Answers to client-go's `tools/record`.
 
+mod series;
+
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Resource;
-use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::core::Request;
+use kube::core::request::Error as RequestError;
+use rand::Rng;
 use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tracing::{debug, warn};
+
+pub use series::{Occurrence, SeriesRecorder};
 
 /// Events that wait for being written; what comes on top of a full queue is dropped, as upstream does.
 const QUEUE: usize = 1000;
@@ -21,6 +29,9 @@ const BURST: f64 = 25.0;
 const REFILL_PER_SECOND: f64 = 1.0 / 300.0;
 /// How many equal events and objects are remembered.
 const REMEMBERED: usize = 4096;
+/// How often a server that does not answer is tried again, and after how long, more or less.
+const TRIES: usize = 12;
+const PAUSE: Duration = Duration::from_secs(10);
 
 /// `type` of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,14 +147,7 @@ impl Writer {
                 continue;
             }
             if let Err(error) = self.write(&record).await {
-                let name = record.object.name.unwrap_or_default();
-                match error {
-                    // The namespace is going away, or the event outlived its series: nobody misses it.
-                    kube::Error::Api(status) if matches!(status.code, 403 | 404) => {
-                        debug!(name, reason = record.reason, error = status.message, "event not written");
-                    }
-                    error => warn!(name, reason = record.reason, %error, "event not written"),
-                }
+                log_failure(record.object.name.as_deref().unwrap_or_default(), &record.reason, &error);
             }
         }
     }
@@ -174,10 +178,11 @@ impl Writer {
         );
         if let Some(series) = self.series.get_mut(&key) {
             let count = series.count + 1;
-            let patch = json!({"count": count, "lastTimestamp": Time(record.at)});
-            let events: Api<Event> = Api::namespaced(self.client.clone(), &series.namespace);
-            match events.patch(&series.name, &PatchParams::default(), &Patch::Strategic(patch)).await {
-                Ok(_) => {
+            let patch = Patch::Strategic(json!({"count": count, "lastTimestamp": Time(record.at)}));
+            let events = Request::new(Event::url_path(&(), Some(&series.namespace)));
+            let params = PatchParams::default();
+            match send(&self.client, || events.patch(&series.name, &params, &patch)).await {
+                Ok(()) => {
                     (series.count, series.last) = (count, Instant::now());
                     return Ok(());
                 }
@@ -191,11 +196,9 @@ impl Writer {
         let event = self.compose(record);
         let namespace = event.metadata.namespace.clone().unwrap_or_default();
         let name = event.metadata.name.clone().unwrap_or_default();
-        let events = kube::core::Request::new(Event::url_path(&(), Some(&namespace)));
+        let events = Request::new(Event::url_path(&(), Some(&namespace)));
         let body = serde_json::to_vec(&event).map_err(kube::Error::SerdeError)?;
-        let request = events.create(&PostParams::default(), body).map_err(kube::Error::BuildRequest)?;
-        // The answer is the event again; nobody needs it decoded.
-        let _: IgnoredAny = self.client.request(request).await?;
+        send(&self.client, || events.create(&PostParams::default(), body.clone())).await?;
         forget_oldest(&mut self.series, |series| series.last);
         self.series.insert(key, Series { name, namespace, count: 1, last: Instant::now() });
         Ok(())
@@ -226,8 +229,39 @@ impl Writer {
     }
 }
 
+/// Sends a write until the server answers; an answer is final, whatever it says. What is written is an event: nobody
+/// needs it decoded.
+async fn send(
+    client: &kube::Client,
+    request: impl Fn() -> Result<http::Request<Vec<u8>>, RequestError>,
+) -> Result<(), kube::Error> {
+    let mut tries = 1;
+    loop {
+        let request = request().map_err(kube::Error::BuildRequest)?;
+        match client.request::<IgnoredAny>(request).await {
+            Err(kube::Error::HyperError(_) | kube::Error::Service(_)) if tries < TRIES => tries += 1,
+            result => return result.map(drop),
+        }
+        let pause = PAUSE.mul_f64(1.0 + rand::rng().random_range(0.0..0.25));
+        tokio::time::sleep(pause).await;
+    }
+}
+
+fn log_failure(name: &str, reason: &str, error: &kube::Error) {
+    match error {
+        // The namespace is going away, or the event outlived its series: nobody misses it.
+        kube::Error::Api(status) if matches!(status.code, 403 | 404) => {
+            debug!(name, reason, error = status.message, "event not written");
+        }
+        error => warn!(name, reason, %error, "event not written"),
+    }
+}
+
 /// Keeps a memory bounded: when it is full, the older half goes, so that a flood of events costs each of them little.
-fn forget_oldest<K: Eq + std::hash::Hash, V>(memory: &mut HashMap<K, V>, last: impl Fn(&V) -> Instant) {
+fn forget_oldest<K: Eq + std::hash::Hash, V>(
+    memory: &mut HashMap<K, V>,
+    last: impl Fn(&V) -> Instant,
+) {
     if memory.len() < REMEMBERED {
         return;
     }

@@ -2,7 +2,8 @@
 //! caches, work queues, event recording and leader election, on kube-rs.
 //!
 //! The crate knows no kind in particular and takes no decision; it must never know whether the API server is in the
-//! same process. It answers to client-go's `tools/cache`, `util/workqueue`, `tools/record` and `tools/leaderelection`.
+//! same process. It answers to client-go's `tools/cache`, `util/workqueue`, `tools/record`, `tools/events` and
+//! `tools/leaderelection`.
 
 mod account;
 mod connect;
@@ -18,7 +19,7 @@ mod trim;
 pub use account::ServiceAccounts;
 pub use connect::{ConnectError, Connection, from_kubeconfig, in_memory};
 pub use controller::run_workers;
-pub use events::{EventRecorder, EventType, object_reference};
+pub use events::{EventRecorder, EventType, Occurrence, SeriesRecorder, object_reference};
 pub use factory::SharedInformerFactory;
 pub use informer::{Informer, InformerEvent, Object, ObjectKey};
 pub use leader::{LeaderElection, LeaderElectionOptions, Leadership};

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
-use orlop_client::{EventType, ObjectKey, SharedInformerFactory};
+use orlop_client::{ObjectKey, SharedInformerFactory};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -97,7 +98,17 @@ async fn start(
         sender,
     };
     metrics::begin();
-    scheduler.work(messages, shutdown).await;
+    // A thread of its own: a long cycle keeps no worker of the runtime from others, and their tasks do not keep the
+    // next pod waiting. It ends when nobody waits for it any more, too.
+    let shutdown = shutdown.child_token();
+    let _stop = shutdown.clone().drop_guard();
+    let runtime = Handle::current();
+    let work = tokio::task::spawn_blocking(move || runtime.block_on(scheduler.work(messages, shutdown)));
+    if let Err(panicked) = work.await
+        && let Ok(panic) = panicked.try_into_panic()
+    {
+        std::panic::resume_unwind(panic);
+    }
     Ok(())
 }
 
@@ -157,8 +168,6 @@ impl Scheduler {
             if let Some(pod) = self.queue.pop(&judge, now) {
                 metrics::pending(self.queue.pending());
                 self.schedule_one(pod).await;
-                // A long queue must not keep the runtime's thread from everybody else.
-                tokio::task::yield_now().await;
                 if shutdown.is_cancelled() {
                     return;
                 }
@@ -514,7 +523,7 @@ impl Scheduler {
     }
 
     fn report(&self, pod: &Arc<PodInfo>, refusal: Refusal, nomination: Nomination) {
-        self.shell.event(pod, EventType::Warning, "FailedScheduling", &refusal.message);
+        self.shell.failed_scheduling(pod, &refusal.message);
         // The newest state knows best what its status says.
         let newest = self.queue.get(&pod.key).unwrap_or(pod);
         self.shell.write_status(newest, Some(refusal), nomination);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use orlop_client::{EventRecorder, EventType, Informer, ObjectKey};
+use orlop_client::{EventType, Informer, ObjectKey, Occurrence, SeriesRecorder, object_reference};
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 use tracing::{debug, warn};
@@ -23,7 +23,7 @@ const MAX_NOTE: usize = 1024;
 /// The way to the API server.
 pub struct Shell {
     client: kube::Client,
-    recorders: Vec<(String, EventRecorder)>,
+    recorders: Vec<(String, SeriesRecorder)>,
     permits: Semaphore,
     nodes: Informer<Node>,
     volumes: Informer<PersistentVolume>,
@@ -60,7 +60,10 @@ pub struct Refusal {
 impl Shell {
     /// Events are recorded under the scheduler names that pods give.
     pub fn new(client: kube::Client, scheduler_names: &[String], caches: Caches) -> Arc<Self> {
-        let recorder = |name: &String| (name.clone(), EventRecorder::new(client.clone(), name, ""));
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let instance = |name: &str| format!("{name}-{}", host.trim());
+        let recorder =
+            |name: &String| (name.clone(), SeriesRecorder::new(client.clone(), name, &instance(name)));
         Arc::new(Self {
             recorders: scheduler_names.iter().map(recorder).collect(),
             permits: Semaphore::new(REQUESTS),
@@ -78,11 +81,43 @@ impl Shell {
         self.storage_changes.send_replace(());
     }
 
-    /// Records an event about a pod.
-    pub fn event(&self, pod: &PodInfo, kind: EventType, reason: &str, message: &str) {
-        let name = pod.scheduler_name();
-        if let Some((_, recorder)) = self.recorders.iter().find(|(own, _)| own == name) {
-            recorder.event(&*pod.pod, kind, reason, truncated(message));
+    /// Records that a pod is bound.
+    pub fn scheduled(&self, pod: &PodInfo, node: &str) {
+        let note = format!("Successfully assigned {} to {node}", pod.key);
+        let happened = Occurrence {
+            kind: EventType::Normal,
+            reason: "Scheduled",
+            action: "Binding",
+            note: &note,
+        };
+        self.event(pod.scheduler_name(), pod, None, happened);
+    }
+
+    /// Records why no node takes a pod.
+    pub fn failed_scheduling(&self, pod: &PodInfo, message: &str) {
+        let happened = Occurrence {
+            kind: EventType::Warning,
+            reason: "FailedScheduling",
+            action: "Scheduling",
+            note: &truncated(message),
+        };
+        self.event(pod.scheduler_name(), pod, None, happened);
+    }
+
+    fn preempted(&self, victim: &PodInfo, preemptor: &PodInfo, node: &str) {
+        let note = format!("Preempted by pod {} on node {node}", preemptor.uid);
+        let happened = Occurrence {
+            kind: EventType::Normal,
+            reason: "Preempted",
+            action: "Preempting",
+            note: &note,
+        };
+        self.event(preemptor.scheduler_name(), victim, Some(preemptor), happened);
+    }
+
+    fn event(&self, scheduler: &str, pod: &PodInfo, related: Option<&PodInfo>, happened: Occurrence<'_>) {
+        if let Some((_, recorder)) = self.recorders.iter().find(|(own, _)| own == scheduler) {
+            recorder.event(&*pod.pod, related.map(|pod| object_reference(&*pod.pod)), happened);
         }
     }
 
@@ -204,11 +239,7 @@ impl Shell {
         let same = Preconditions { uid: Some(victim.uid.clone()), resource_version: None };
         let params = DeleteParams { preconditions: Some(same), ..DeleteParams::default() };
         if gone(pods.delete(&victim.key.name, &params).await.map(drop))? {
-            let message = format!("Preempted by pod {} on node {node}", preemptor.uid);
-            let name = preemptor.scheduler_name();
-            if let Some((_, recorder)) = self.recorders.iter().find(|(own, _)| own == name) {
-                recorder.event(&*victim.pod, EventType::Normal, "Preempted", message);
-            }
+            self.preempted(victim, preemptor, node);
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ mod node_info;
 mod pods;
 mod topology;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Taint};
@@ -70,6 +70,8 @@ pub struct Cache {
 
     placed: HashMap<ObjectKey, PodState>,
     assumed: HashSet<ObjectKey>,
+    /// The deadlines of assumed pods, soonest first. What has been confirmed or forgotten since stays until it is due.
+    deadlines: VecDeque<(Instant, ObjectKey)>,
 
     taint_sets: Vec<Vec<Taint>>,
     topology: Topology,
@@ -257,24 +259,28 @@ impl Cache {
         self.put(pod, node, true);
     }
 
-    /// The binding of an assumed pod is done; without a confirmation it is given up at `deadline`.
+    /// The binding of an assumed pod is done; without a confirmation it is given up at `deadline`. Deadlines come in
+    /// the order of time.
     pub fn finish_binding(&mut self, key: &ObjectKey, deadline: Option<Instant>) {
         if let Some(state) = self.placed.get_mut(key).filter(|state| state.assumed) {
             state.deadline = deadline;
+            self.deadlines.extend(deadline.map(|deadline| (deadline, key.clone())));
         }
     }
 
-    /// The assumed pods that were never confirmed in time.
-    pub fn expired(&self, now: Instant) -> Vec<ObjectKey> {
-        let late = |key: &&ObjectKey| {
-            self.placed.get(*key).and_then(|state| state.deadline).is_some_and(|deadline| deadline <= now)
+    /// The assumed pods that were never confirmed in time; each is named once.
+    pub fn expired(&mut self, now: Instant) -> Vec<ObjectKey> {
+        let due = self.deadlines.partition_point(|(deadline, _)| *deadline <= now);
+        let waits = |(deadline, key): (Instant, ObjectKey)| {
+            let state = self.placed.get(&key)?;
+            (state.assumed && state.deadline == Some(deadline)).then_some(key)
         };
-        self.assumed.iter().filter(late).cloned().collect()
+        self.deadlines.drain(..due).filter_map(waits).collect()
     }
 
-    /// When the next assumed pod expires.
+    /// When to look for expired pods again.
     pub fn next_expiry(&self) -> Option<Instant> {
-        self.assumed.iter().filter_map(|key| self.placed.get(key)?.deadline).min()
+        self.deadlines.front().map(|(deadline, _)| *deadline)
     }
 
     /// Whether a pod is decided about here and not yet confirmed.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use orlop_client::EventType;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::debug;
@@ -107,8 +106,7 @@ impl Scheduler {
         tokio::spawn(async move {
             let result = binding.run(waits).await;
             if result.is_ok() {
-                let message = format!("Successfully assigned {} to {}", binding.pod.key, binding.node);
-                binding.shell.event(&binding.pod, EventType::Normal, "Scheduled", &message);
+                binding.shell.scheduled(&binding.pod, &binding.node);
             }
             let done: Message = Box::new(move |scheduler| scheduler.bound(binding, result));
             // Fails only once the loop has ended.
