@@ -83,20 +83,29 @@ struct Index<K> {
 }
 
 impl<K> Index<K> {
-    fn insert(&mut self, key: &ObjectKey, object: &K) {
-        for value in (self.values)(object) {
+    fn insert(&mut self, key: &ObjectKey, values: Vec<String>) {
+        for value in values {
             self.keys.entry(value).or_default().insert(key.clone());
         }
     }
 
-    fn remove(&mut self, key: &ObjectKey, object: &K) {
-        for value in (self.values)(object) {
-            if let Some(keys) = self.keys.get_mut(&value) {
+    fn remove(&mut self, key: &ObjectKey, values: &[String]) {
+        for value in values {
+            if let Some(keys) = self.keys.get_mut(value) {
                 keys.remove(key);
                 if keys.is_empty() {
-                    self.keys.remove(&value);
+                    self.keys.remove(value);
                 }
             }
+        }
+    }
+
+    fn update(&mut self, key: &ObjectKey, old: Option<&K>, new: &K) {
+        let (before, after) = (old.map(&self.values).unwrap_or_default(), (self.values)(new));
+        // Most changes are none of the index's business.
+        if before != after {
+            self.remove(key, &before);
+            self.insert(key, after);
         }
     }
 }
@@ -110,10 +119,7 @@ impl<K> Cache<K> {
     fn put(&mut self, key: ObjectKey, object: Arc<K>) -> Option<Arc<K>> {
         let old = self.objects.insert(key.clone(), object.clone());
         for index in self.indexes.values_mut() {
-            if let Some(old) = &old {
-                index.remove(&key, old);
-            }
-            index.insert(&key, &object);
+            index.update(&key, old.as_deref(), &object);
         }
         old
     }
@@ -121,7 +127,8 @@ impl<K> Cache<K> {
     fn take(&mut self, key: &ObjectKey) -> Option<Arc<K>> {
         let old = self.objects.remove(key)?;
         for index in self.indexes.values_mut() {
-            index.remove(key, &old);
+            let values = (index.values)(&old);
+            index.remove(key, &values);
         }
         Some(old)
     }
@@ -280,7 +287,7 @@ impl<K: Object> Informer<K> {
         cache.indexes.entry(name).or_insert_with(|| {
             let mut index = Index { values: Box::new(values), keys: HashMap::new() };
             for (key, object) in &cache.objects {
-                index.insert(key, object);
+                index.update(key, None, object);
             }
             index
         });
@@ -291,6 +298,15 @@ impl<K: Object> Informer<K> {
         let cache = self.shared.cache.read();
         let keys = cache.indexes.get(name).and_then(|index| index.keys.get(value));
         keys.into_iter().flatten().filter_map(|key| cache.objects.get(key).cloned()).collect()
+    }
+
+    /// The objects that index `name` holds under that one of the values which has the fewest; none without a value.
+    pub fn by_rarest(&self, name: &str, values: &[String]) -> Vec<Arc<K>> {
+        let cache = self.shared.cache.read();
+        let Some(index) = cache.indexes.get(name) else { return Vec::new() };
+        let keys = values.iter().map(|value| index.keys.get(value));
+        let rarest = keys.min_by_key(|keys| keys.map_or(0, BTreeSet::len)).flatten();
+        rarest.into_iter().flatten().filter_map(|key| cache.objects.get(key).cloned()).collect()
     }
 
     /// One object. `namespace` is empty for cluster-scoped kinds.

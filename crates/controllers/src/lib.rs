@@ -23,6 +23,7 @@ mod garbage;
 mod history;
 mod hpa;
 mod job;
+mod labels;
 mod legacy_tokens;
 mod names;
 mod namespace;

@@ -9,9 +9,11 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use orlop_client::{Informer, InformerEvent, ObjectKey, WorkQueue};
 use parking_lot::Mutex;
 
+use crate::labels;
 use crate::objects::{Labels, Meta, condition, is_finished};
 
 pub(crate) const LAST_CHANGE: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+const BY_SELECTOR: &str = "selector";
 pub(crate) const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 
 /// The Service's selector, when it has one and the controllers serve it.
@@ -25,11 +27,10 @@ pub(crate) fn selects(service: &Service, pod: &Pod) -> bool {
         .is_some_and(|wanted| wanted.iter().all(|(key, value)| pod.label(key) == Some(value.as_str())))
 }
 
-/// The pods of a Service's namespace that its selector matches, by name.
+/// The pods of a Service's namespace that its selector matches, by name; [`queue_for_pods`] prepares for it.
 pub(crate) fn pods_of(service: &Service, pods: &Informer<Pod>) -> Vec<Arc<Pod>> {
-    let mut found = pods.list_namespace(service.namespace());
-    found.retain(|pod| selects(service, pod));
-    found
+    let wanted = selector(service);
+    wanted.map_or_else(Vec::new, |wanted| labels::with_labels(pods, service.namespace(), wanted))
 }
 
 pub(crate) fn is_headless(service: &Service) -> bool {
@@ -105,6 +106,12 @@ pub(crate) fn queue_for_pods(
     services: &Informer<Service>,
     queue: &WorkQueue<ObjectKey>,
 ) {
+    labels::index(pods);
+    // One label of the selector is enough to find a Service by a pod that has all of them.
+    services.add_index(BY_SELECTOR, |service: &Service| {
+        let first = selector(service).and_then(Labels::first_key_value);
+        first.map(|(key, value)| labels::entry(service.namespace(), key, value)).into_iter().collect()
+    });
     let (services, queue) = (services.clone(), queue.clone());
     pods.subscribe(move |event| {
         let pod = event.object();
@@ -113,9 +120,11 @@ pub(crate) fn queue_for_pods(
             InformerEvent::Updated { old, .. } => Some(old),
             _ => None,
         };
-        for service in services.list_namespace(pod.namespace()) {
-            if selects(&service, pod) || before.is_some_and(|old| selects(&service, old)) {
-                queue.add(ObjectKey::of(&service.metadata));
+        for pod in before.into_iter().chain([pod]) {
+            for label in labels::entries(&**pod) {
+                let candidates = services.by_index(BY_SELECTOR, &label);
+                let behind = candidates.iter().filter(|service| selects(service, pod));
+                behind.for_each(|service| queue.add(ObjectKey::of(&service.metadata)));
             }
         }
     });

@@ -12,7 +12,7 @@ mod walk;
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
 use orlop_json::{Map, Value};
 
@@ -25,6 +25,7 @@ use walk::{Diff, FieldSet, Kind};
 
 use crate::decode::{self, FieldValidation};
 use crate::meta;
+use crate::schema::Struct;
 use crate::status::{ApiError, StatusCause};
 
 /// More Update entries than this are merged, oldest first.
@@ -233,17 +234,30 @@ fn reset(params: &ManagedParams) -> Set {
 }
 
 /// The object with which a create is compared: what an empty body decodes to.
-fn empty_object(of: &Value, params: &ManagedParams) -> Value {
+fn empty_object(of: &Value, params: &ManagedParams) -> Arc<Value> {
     if let ObjectType::Builtin(ty) = params.ty
-        && let Ok(decoded) = decode::decode_as(b"{}", ty, FieldValidation::Ignore)
+        && let Some(empty) = empty_builtin(ty)
     {
-        return decoded.value;
+        return empty;
     }
     let mut map = Map::new();
     for field in ["apiVersion", "kind"] {
         map.extend(of.get(field).map(|value| ((*field).into(), value.clone())));
     }
-    Value::Object(map)
+    Arc::new(Value::Object(map))
+}
+
+/// What `{}` is read as; read once for each type.
+fn empty_builtin(ty: &'static Struct) -> Option<Arc<Value>> {
+    static EMPTY: LazyLock<RwLock<HashMap<usize, Arc<Value>>>> = LazyLock::new(RwLock::default);
+    let place = std::ptr::from_ref(ty).addr();
+    let known = EMPTY.read().unwrap_or_else(PoisonError::into_inner).get(&place).cloned();
+    known.or_else(|| {
+        let decoded = decode::decode_as(b"{}", ty, FieldValidation::Ignore).ok()?;
+        let empty = Arc::new(decoded.value);
+        EMPTY.write().unwrap_or_else(PoisonError::into_inner).insert(place, empty.clone());
+        Some(empty)
+    })
 }
 
 fn take_managed(obj: &mut Value) -> Option<Value> {
@@ -408,7 +422,7 @@ pub fn on_apply(
         return Err(ApiError::generic(500, "", typed_error(applied, &reader.errors)));
     }
     let mut all = live.map(|live| entries(meta::managed_fields(live))).unwrap_or_default();
-    let before = live.map_or_else(|| empty_object(applied, params), without_managed);
+    let before = live.map_or_else(|| empty_object(applied, params).as_ref().clone(), without_managed);
     if all.is_empty() && live.is_some() {
         let diff = changes(&empty_object(&before, params), &before, params);
         all.push(Entry {

@@ -2,8 +2,7 @@
 //!
 //! A step of a path is kept in its written form: `f:NAME`, `k:{"key":"value"}`, `v:"value"`, `i:0`.
 
-use std::collections::BTreeMap;
-
+use litemap::LiteMap;
 use orlop_json::{Key, Map, Value};
 
 /// A set of paths: whether the path up to here is a member, and the paths that go on from here.
@@ -11,14 +10,15 @@ use orlop_json::{Key, Map, Value};
 pub struct Set {
     /// Whether the path itself is in the set.
     pub member: bool,
-    /// Longer paths by their next step.
-    pub children: BTreeMap<Key, Set>,
+    /// Longer paths by their next step: a sorted list, for most sets are small and are made, written and forgotten. Many
+    /// are added together, because each one added alone may move all behind it.
+    pub children: LiteMap<Key, Set>,
 }
 
 impl Set {
     /// A set of one path: the one it stands for.
     pub fn leaf() -> Set {
-        Set { member: true, children: BTreeMap::new() }
+        Set { member: true, children: LiteMap::new() }
     }
 
     /// A set of dotted paths of plain fields.
@@ -39,11 +39,9 @@ impl Set {
         !self.member && self.children.is_empty()
     }
 
-    /// Puts a longer path's set under a step; empty ones are dropped.
-    pub fn insert(&mut self, step: Key, set: Set) {
-        if !set.is_empty() {
-            self.children.insert(step, set);
-        }
+    /// Puts longer paths' sets under their steps; empty ones are dropped, the last of a step stays.
+    pub fn extend(&mut self, sets: impl IntoIterator<Item = (Key, Set)>) {
+        self.children.extend(sets.into_iter().filter(|(_, set)| !set.is_empty()));
     }
 
     /// Reads `fieldsV1`.
@@ -73,7 +71,7 @@ impl Set {
         if itself {
             map.insert(Key::new_static("."), Value::Object(Map::new()));
         }
-        for (step, set) in &self.children {
+        for (step, set) in self.children.iter() {
             map.insert(step.clone(), Value::Object(set.fields(set.member)));
         }
         map
@@ -83,12 +81,14 @@ impl Set {
     #[must_use]
     pub fn union(mut self, other: &Set) -> Set {
         self.member |= other.member;
-        for (step, set) in &other.children {
-            match self.children.remove(step) {
-                Some(known) => self.children.insert(step.clone(), known.union(set)),
-                None => self.children.insert(step.clone(), set.clone()),
-            };
+        let mut new = Vec::new();
+        for (step, set) in other.children.iter() {
+            match self.children.get_mut(step) {
+                Some(known) => *known = std::mem::take(known).union(set),
+                None => new.push((step.clone(), set.clone())),
+            }
         }
+        self.children.extend(new);
         self
     }
 
@@ -110,23 +110,23 @@ impl Set {
     }
 
     fn walk(mut self, other: &Set, rule: fn(Set, &Set) -> Set) -> Set {
-        for (step, set) in &other.children {
-            if let Some(known) = self.children.remove(step) {
-                self.insert(step.clone(), rule(known, set));
+        for (step, set) in other.children.iter() {
+            if let Some(known) = self.children.get_mut(step) {
+                *known = rule(std::mem::take(known), set);
             }
         }
+        self.children.retain(|_, set| !set.is_empty());
         self
     }
 
     /// The paths of both.
     #[must_use]
     pub fn intersection(&self, other: &Set) -> Set {
-        let mut out = Set { member: self.member && other.member, children: BTreeMap::new() };
-        for (step, set) in &self.children {
-            if let Some(theirs) = other.children.get(step) {
-                out.insert(step.clone(), set.intersection(theirs));
-            }
-        }
+        let mut out = Set { member: self.member && other.member, children: LiteMap::new() };
+        let both = self.children.iter().filter_map(|(step, set)| {
+            Some((step.clone(), set.intersection(other.children.get(step)?)))
+        });
+        out.extend(both);
         out
     }
 
@@ -141,7 +141,7 @@ impl Set {
         if self.member {
             out.push(path.clone());
         }
-        for (step, set) in &self.children {
+        for (step, set) in self.children.iter() {
             let length = path.len();
             path.push_str(&print_step(step));
             set.collect(path, out);
@@ -175,7 +175,7 @@ pub fn print_step(step: &str) -> String {
 /// Takes the paths of a set out of `fieldsV1` as it is stored, without reading all of it. True = something changed.
 pub fn subtract_stored(stored: &mut Map, set: &Set) -> bool {
     let mut changed = false;
-    for (step, set) in &set.children {
+    for (step, set) in set.children.iter() {
         let Some(Value::Object(node)) = stored.get_mut(step) else { continue };
         let was_member = node.is_empty() || node.contains_key(".");
         let mut touched = subtract_stored(node, set);

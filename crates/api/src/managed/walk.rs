@@ -248,11 +248,10 @@ pub(super) struct Diff {
 }
 
 impl Diff {
-    fn insert(&mut self, step: Key, diff: Diff) {
-        if !diff.removed.is_empty() {
-            self.removed.insert(step.clone(), diff.removed);
-        }
-        self.changed.insert(step, diff.changed);
+    fn extend(&mut self, steps: Vec<(Key, Diff)>) {
+        let removed = steps.iter().filter(|(_, diff)| !diff.removed.is_empty());
+        self.removed.extend(removed.map(|(step, diff)| (step.clone(), diff.removed.clone())));
+        self.changed.extend(steps.into_iter().map(|(step, diff)| (step, diff.changed)));
     }
 }
 
@@ -277,19 +276,21 @@ pub(super) fn diff(old: Option<&Value>, new: Option<&Value>, kind: Kind<'_>) -> 
             if olds.is_none() && news.is_none() {
                 return leaf(out);
             }
+            let mut steps = Vec::with_capacity(news.map_or(0, Map::len));
             for (name, value) in olds.into_iter().flatten() {
                 let child = kind.field(name).unwrap_or(Kind::Deduced);
                 let there = news.and_then(|map| map.get(name));
                 if there != Some(value) {
-                    out.insert(field_step(name), diff(Some(value), there, child));
+                    steps.push((field_step(name), diff(Some(value), there, child)));
                 }
             }
             for (name, value) in news.into_iter().flatten() {
                 if olds.is_none_or(|map| !map.contains_key(name)) {
                     let child = kind.field(name).unwrap_or(Kind::Deduced);
-                    out.insert(field_step(name), diff(None, Some(value), child));
+                    steps.push((field_step(name), diff(None, Some(value), child)));
                 }
             }
+            out.extend(steps);
         }
         Shape::Items => {
             let (olds, news) = (items(old), items(new));
@@ -307,9 +308,10 @@ pub(super) fn diff(old: Option<&Value>, new: Option<&Value>, kind: Kind<'_>) -> 
                     pairs.entry(step).or_default().1.push(item);
                 }
             }
-            for (step, (olds, news)) in pairs {
-                out.insert(step, diff_items(&olds, &news, kind.item()));
-            }
+            let steps = pairs.into_iter();
+            out.extend(
+                steps.map(|(step, (olds, news))| (step, diff_items(&olds, &news, kind.item()))).collect(),
+            );
         }
     }
     if old.is_none() {
@@ -367,6 +369,7 @@ impl FieldSet {
             }
             Shape::Fields => {
                 let Some(map) = self.object(value, path) else { return set };
+                let mut fields = Vec::with_capacity(map.len());
                 for (name, value) in map {
                     let step = field_step(name);
                     let Some(child) = kind.field(name) else {
@@ -377,35 +380,40 @@ impl FieldSet {
                     let named = kind.declares(name);
                     let empty = value.is_null() || value.as_object().is_some_and(Map::is_empty);
                     inner.member |= empty || !named;
-                    set.insert(step, inner);
+                    fields.push((step, inner));
                 }
+                set.extend(fields);
             }
             Shape::Items => {
                 let Some(list) = self.list(value, path) else { return set };
-                let mut seen: BTreeMap<Key, usize> = BTreeMap::new();
+                // How often a key is there, and whether that has been told.
+                let mut seen: BTreeMap<Key, (usize, bool)> = BTreeMap::new();
                 for item in list {
                     match kind.step(item) {
-                        Ok(step) => *seen.entry(step).or_default() += 1,
+                        Ok(step) => seen.entry(step).or_default().0 += 1,
                         Err(error) => {
                             let at = if path.is_empty() { "" } else { path.as_str() };
                             self.errors.push(format!("{at}: element 0: {error}"));
                         }
                     }
                 }
+                let mut items = Vec::with_capacity(list.len());
                 for item in list {
                     let Ok(step) = kind.step(item) else { continue };
-                    if seen.get(&step).is_some_and(|count| *count > 1) {
-                        if !self.allow_duplicates && !set.children.contains_key(&step) {
+                    if let Some((2.., told)) = seen.get_mut(&step) {
+                        if !self.allow_duplicates && !*told {
                             self.errors
                                 .push(format!("{path}: duplicate entries for key {}", print_step(&step)));
                         }
-                        set.insert(step, Set::leaf());
+                        *told = true;
+                        items.push((step, Set::leaf()));
                         continue;
                     }
                     let mut inner = self.descend(item, kind.item(), &step, path);
                     inner.member = true;
-                    set.insert(step, inner);
+                    items.push((step, inner));
                 }
+                set.extend(items);
             }
         }
         set
@@ -655,7 +663,7 @@ pub(super) fn remove(value: &Value, set: &Set, kind: Kind<'_>) -> Value {
 
 /// The set with every struct field that has members inside it as a member too.
 pub(super) fn with_named_fields(mut set: Set, kind: Kind<'_>) -> Set {
-    for (step, inner) in &mut set.children {
+    for (step, inner) in set.children.iter_mut() {
         let taken = std::mem::take(inner);
         let (named, child) = match step.strip_prefix("f:") {
             Some(name) => (kind.declares(name), kind.field(name).unwrap_or(Kind::Deduced)),

@@ -77,6 +77,26 @@ fn an_index_follows_changes_and_covers_what_came_before_it() {
 }
 
 #[test]
+fn the_rarest_value_is_looked_under() {
+    let objects = [("one", "red"), ("two", "red"), ("three", "blue")];
+    let informer = Informer::fixed(objects.map(|(name, color)| config_map("a", name, "1", color)));
+    informer.add_index("color", |object: &ConfigMap| {
+        let data = object.data.iter().flatten();
+        data.map(|(_, color)| color.clone()).chain(["any".to_owned()]).collect()
+    });
+    let count = |values: &[&str]| {
+        let values: Vec<String> = values.iter().map(|value| (*value).to_owned()).collect();
+        informer.by_rarest("color", &values).len()
+    };
+    assert_eq!(
+        [count(&["any", "red"]), count(&["red", "blue"]), count(&["any", "green"]), count(&[])],
+        [2, 1, 0, 0]
+    );
+    informer.insert(config_map("a", "one", "2", "blue"));
+    assert_eq!([count(&["any", "red"]), count(&["any", "blue"])], [1, 2]);
+}
+
+#[test]
 fn a_namespace_lists_its_own_objects_only() {
     let objects = ["a", "ab", "b"].map(|namespace| config_map(namespace, "x", "1", "red"));
     let informer = Informer::fixed(objects);

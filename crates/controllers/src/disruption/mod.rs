@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::error::{Error, is_conflict, unless_gone};
+use crate::labels;
 use crate::objects::Meta;
 use crate::shell::Shell;
 use decide::{Demand, covers, demand, failed, findings, needs_scale, print_selector, stale_announcement};
@@ -54,6 +55,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
     let (queue, announced) = (WorkQueue::named("disruption"), WorkQueue::named("stale_pod_disruption"));
     let own = queue.clone();
     controller.budgets.subscribe(move |event| own.add(ObjectKey::of(&event.object().metadata)));
+    labels::index(&controller.pods);
     queue_for_pods(&controller, &queue, &announced);
     let controller = &controller;
     tokio::join!(
@@ -107,7 +109,11 @@ impl Controller {
     async fn sync(&self, key: ObjectKey) -> Result<Option<Duration>, Error> {
         let Some(budget) = self.budgets.get_key(&key) else { return Ok(None) };
         let Some(spec) = &budget.spec else { return Ok(None) };
-        let mut pods = self.pods.list_namespace(&key.namespace);
+        let labels = spec.selector.as_ref().and_then(|selector| selector.match_labels.as_ref());
+        let mut pods = match labels.filter(|labels| !labels.is_empty()) {
+            Some(labels) => labels::with_labels(&self.pods, &key.namespace, labels),
+            None => self.pods.list_namespace(&key.namespace),
+        };
         pods.retain(|pod| covers(&budget, pod));
         match self.look(&budget, spec, &pods).await {
             Err(Error::Api(error)) if is_conflict(&error) => Err(error.into()),

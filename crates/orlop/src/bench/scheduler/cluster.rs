@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use http::Method;
 use http_body_util::{BodyExt, Full};
 use orlop_apiserver::components::Running;
@@ -21,7 +21,7 @@ use tower::ServiceExt;
 
 use crate::control_plane::{Tasks, client, open_store, start_controllers, start_scheduler};
 
-/// Requests under way at once while many objects are created.
+/// Workers that create many objects.
 const CREATORS: usize = 32;
 
 /// The cluster. Clones are the same one.
@@ -177,23 +177,32 @@ impl Cluster {
         self.send(Method::DELETE, path, Bytes::new()).await
     }
 
-    /// Creates many objects, [`CREATORS`] at once; `object` names the collection and the encoded object of a number.
+    /// Creates many objects with [`CREATORS`] workers, as upstream's benchmark does; `object` names the collection and
+    /// the encoded object of a number.
     pub async fn create_all(
         &self,
         count: usize,
-        object: impl Fn(usize) -> anyhow::Result<(String, Bytes)>,
+        object: impl Fn(usize) -> anyhow::Result<(String, Bytes)> + Send + Sync + 'static,
     ) -> anyhow::Result<()> {
-        let requests = futures::stream::iter(0..count).map(|number| {
-            let object = object(number);
-            let cluster = self.clone();
-            // A task each, so that all cores take part.
-            let created = async move {
-                let (collection, object) = object?;
-                cluster.send(Method::POST, &collection, object).await
-            };
-            async move { tokio::spawn(created).await? }
-        });
-        requests.buffer_unordered(CREATORS).try_collect::<()>().await
+        let (next, object) = (Arc::new(AtomicUsize::new(0)), Arc::new(object));
+        let mut workers = tokio::task::JoinSet::new();
+        for _ in 0..CREATORS.min(count) {
+            let (cluster, next, object) = (self.clone(), next.clone(), object.clone());
+            workers.spawn(async move {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= count {
+                        return anyhow::Ok(());
+                    }
+                    let (collection, object) = object(number)?;
+                    cluster.send(Method::POST, &collection, object).await?;
+                }
+            });
+        }
+        while let Some(ended) = workers.join_next().await {
+            ended??;
+        }
+        Ok(())
     }
 
     /// Begins to count the pods that are bound to a node and whose name begins with `prefix`.

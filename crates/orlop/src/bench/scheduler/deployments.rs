@@ -39,11 +39,12 @@ async fn measure(arguments: &DeploymentsArguments, directory: &std::path::Path) 
     let processes = Processes::new(Vec::new())?;
     let before = processes.read()?.client;
     let begun = Instant::now();
-    let deployment = |number: usize| {
+    let replicas = arguments.replicas;
+    let deployment = move |number: usize| {
         let name = format!("web-{number}");
         let labels = json!({"app": name});
         let container = json!({"name": "web", "image": "web:1", "resources": {"requests": {"cpu": "10m"}}});
-        let object = json!({"metadata": {"name": name}, "spec": {"replicas": arguments.replicas,
+        let object = json!({"metadata": {"name": name}, "spec": {"replicas": replicas,
             "selector": {"matchLabels": labels},
             "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}}}});
         Ok(("/apis/apps/v1/namespaces/default/deployments".to_owned(), serde_json::to_vec(&object)?.into()))

@@ -74,7 +74,7 @@ async fn play(
     let scaled = |count: usize| ((count as f64 * arguments.scale).ceil() as usize).max(1);
     let cluster = Cluster::start(directory, arguments.controllers).await?;
     let nodes = scaled(workload.nodes);
-    let node = |number| {
+    let node = move |number| {
         let node = serde_json::to_vec(&perf::node(number, workload.zones))?;
         Ok(("/api/v1/nodes".to_owned(), node.into()))
     };
@@ -128,10 +128,11 @@ async fn place(cluster: &Cluster, pods: &Pods, count: usize, prefix: &str) -> an
     template["metadata"]["name"] = json!(NAME);
     let template = template.to_string();
     let (head, tail) = template.split_once(NAME).context("the template has no name")?;
+    let (head, tail) = (format!("{head}{prefix}"), tail.to_owned());
     let bound = cluster.watch_bound(&format!("{prefix}-")).await?;
-    let pod = |number: usize| {
+    let pod = move |number: usize| {
         let namespace = namespaces.get(number % namespaces.len()).context("no namespace")?;
-        let pod = format!("{head}{prefix}-{number}{tail}");
+        let pod = format!("{head}-{number}{tail}");
         Ok((format!("/api/v1/namespaces/{namespace}/pods"), pod.into()))
     };
     cluster.create_all(count, pod).await?;
