@@ -258,10 +258,7 @@ fn log_failure(name: &str, reason: &str, error: &kube::Error) {
 }
 
 /// Keeps a memory bounded: when it is full, the older half goes, so that a flood of events costs each of them little.
-fn forget_oldest<K: Eq + std::hash::Hash, V>(
-    memory: &mut HashMap<K, V>,
-    last: impl Fn(&V) -> Instant,
-) {
+fn forget_oldest<K: Eq + std::hash::Hash, V>(memory: &mut HashMap<K, V>, last: impl Fn(&V) -> Instant) {
     if memory.len() < REMEMBERED {
         return;
     }

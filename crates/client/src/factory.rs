@@ -25,6 +25,7 @@ struct InformerId {
 /// Hands out informers and starts each on first use. Cheap to clone; clones share the informers.
 #[derive(Clone)]
 pub struct SharedInformerFactory {
+    reader: kube::Client,
     client: kube::Client,
     shutdown: CancellationToken,
     informers: Arc<Mutex<HashMap<InformerId, Box<dyn Any + Send + Sync>>>>,
@@ -33,10 +34,16 @@ pub struct SharedInformerFactory {
 impl SharedInformerFactory {
     /// A factory whose informers watch through `client` until `shutdown`.
     pub fn new(client: kube::Client, shutdown: CancellationToken) -> Self {
-        Self { client, shutdown, informers: Arc::default() }
+        Self { reader: client.clone(), client, shutdown, informers: Arc::default() }
     }
 
-    /// The client the informers watch through.
+    /// The same informers, which go on watching through the client they have, for somebody who writes through `client`.
+    #[must_use]
+    pub fn with_client(&self, client: kube::Client) -> Self {
+        Self { client, ..self.clone() }
+    }
+
+    /// The client to write through.
     pub fn client(&self) -> &kube::Client {
         &self.client
     }
@@ -57,7 +64,7 @@ impl SharedInformerFactory {
     {
         let kind = format!("{} {}", K::api_version(&()), K::kind(&()));
         self.shared(id::<K>(String::new(), fields, labels), || {
-            let stream = watcher::watcher(Api::<K>::all(self.client.clone()), config(fields, labels));
+            let stream = watcher::watcher(Api::<K>::all(self.reader.clone()), config(fields, labels));
             Informer::spawn(kind, stream.default_backoff(), self.shutdown.clone())
         })
     }
@@ -66,7 +73,7 @@ impl SharedInformerFactory {
     pub fn metadata(&self, resource: &ApiResource) -> Informer<PartialObjectMeta<DynamicObject>> {
         let name = format!("{} {}", resource.api_version, resource.plural);
         self.shared(id::<PartialObjectMeta<DynamicObject>>(name.clone(), "", ""), || {
-            let api = Api::<PartialObjectMeta<DynamicObject>>::all_with(self.client.clone(), resource);
+            let api = Api::<PartialObjectMeta<DynamicObject>>::all_with(self.reader.clone(), resource);
             Informer::spawn(
                 name,
                 watcher::watcher(api, config("", "")).default_backoff(),

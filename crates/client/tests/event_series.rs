@@ -108,7 +108,9 @@ async fn a_series_is_written_at_its_second_event_and_at_its_end() {
     assert_eq!((seen[1].1.as_str(), &seen[1].2["series"]["count"]), (created.as_str(), &json!(2)));
     assert_eq!(seen[1].2.as_object().unwrap().len(), 1, "nothing but the series is patched");
 
-    let [(method, path, patch)] = &server.seen(13 * MINUTE).await[..] else { panic!("the end of one series") };
+    let [(method, path, patch)] = &server.seen(13 * MINUTE).await[..] else {
+        panic!("the end of one series")
+    };
     assert_eq!((method, path), (&Method::PATCH, &created));
     assert_eq!(patch["series"]["count"], 4);
 

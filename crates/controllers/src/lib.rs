@@ -51,4 +51,4 @@ mod workload;
 pub use certificates::Signing;
 pub use error::Error;
 pub use names::{UnknownController, check_names};
-pub use shell::{CONTROLLERS, ClientFor, Context, Options, SecretToken, TokenSigner, run};
+pub use shell::{CONTROLLERS, ClientFor, Context, Options, READER, SecretToken, TokenSigner, run};

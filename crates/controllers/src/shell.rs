@@ -100,6 +100,9 @@ impl Default for Options {
     }
 }
 
+/// Who reads for all controllers.
+pub const READER: &str = "system:kube-controller-manager";
+
 /// What [`run`] needs.
 #[derive(Clone)]
 pub struct Context {
@@ -107,6 +110,9 @@ pub struct Context {
     pub client_for: ClientFor,
     /// Settings.
     pub options: Options,
+    /// Informers that others in this process use too; `None` makes some of their own, which read as
+    /// `system:kube-controller-manager`.
+    pub informers: Option<SharedInformerFactory>,
     /// Ends all controllers.
     pub shutdown: CancellationToken,
 }
@@ -197,8 +203,9 @@ pub fn run(context: Context) -> BoxFuture<'static, ()> {
 }
 
 async fn run_all(context: Context) {
-    let reader = (context.client_for)("system:kube-controller-manager");
-    let informers = SharedInformerFactory::new(reader, context.shutdown.clone());
+    let informers = context.informers.unwrap_or_else(|| {
+        SharedInformerFactory::new((context.client_for)(READER), context.shutdown.clone())
+    });
     let options = Arc::new(context.options.clone());
     let wanted = TABLE.iter().filter(|controller| is_enabled(controller.name, &options.controllers));
     join_all(wanted.map(|controller| {

@@ -32,10 +32,18 @@ pub fn client(server: &Arc<ApiServer>, user: UserInfo, component: &'static str) 
     orlop_client::in_memory(server.in_memory(user.authenticated()), component)
 }
 
+/// The informers that the components of one process share: each object is watched, decoded and kept once. They read as
+/// upstream's controller manager does, which may read everything.
+pub fn informers(server: &Arc<ApiServer>, shutdown: &CancellationToken) -> SharedInformerFactory {
+    let reader = client(server, UserInfo::new(orlop_controllers::READER, &[]), "kube-controller-manager");
+    SharedInformerFactory::new(reader, shutdown.clone())
+}
+
 /// Runs every controller, each under its own identity. `options` says what an administrator chose; what only the server
 /// knows (its CA, its key for tokens) is added here.
 pub fn start_controllers(
     server: &Arc<ApiServer>,
+    informers: &SharedInformerFactory,
     options: orlop_controllers::Options,
     running: Running,
     shutdown: &CancellationToken,
@@ -64,6 +72,7 @@ pub fn start_controllers(
             })),
             ..options
         },
+        informers: Some(informers.clone()),
         shutdown: shutdown.clone(),
     };
     tasks.spawn(async move {
@@ -76,12 +85,13 @@ pub fn start_controllers(
 /// Runs the scheduler with upstream's default profile.
 pub fn start_scheduler(
     server: &Arc<ApiServer>,
+    informers: &SharedInformerFactory,
     running: Running,
     shutdown: &CancellationToken,
     tasks: &mut Tasks,
 ) {
     let client = client(server, UserInfo::new("system:kube-scheduler", &[]), "kube-scheduler");
-    let (informers, shutdown) = (SharedInformerFactory::new(client, shutdown.clone()), shutdown.clone());
+    let (informers, shutdown) = (informers.with_client(client), shutdown.clone());
     tasks.spawn(async move {
         let _running = running.begin();
         Ok(orlop_scheduler::run(informers, orlop_scheduler::Options::default(), shutdown).await?)

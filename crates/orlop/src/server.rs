@@ -15,7 +15,7 @@ use tracing::{error, info};
 
 use crate::addons;
 use crate::cli::ServerArguments;
-use crate::control_plane::{Tasks, client, open_store, start_controllers, start_scheduler};
+use crate::control_plane::{Tasks, client, informers, open_store, start_controllers, start_scheduler};
 use crate::layout::Layout;
 use crate::metrics;
 use crate::node::{self, Identities, NodeName};
@@ -79,8 +79,9 @@ pub async fn run(arguments: ServerArguments) -> anyhow::Result<()> {
         service_cidr: Some(arguments.service_cidr.to_string()),
         ..orlop_controllers::Options::default()
     };
-    start_controllers(&server, options, controllers, &shutdown, &mut tasks);
-    start_scheduler(&server, scheduler, &shutdown, &mut tasks);
+    let informers = informers(&server, &shutdown);
+    start_controllers(&server, &informers, options, controllers, &shutdown, &mut tasks);
+    start_scheduler(&server, &informers, scheduler, &shutdown, &mut tasks);
     if let Some(node) = node {
         let ca = CertificateAuthority::load_or_generate(&layout.pki(), "ca", "orlop-ca")?;
         let identities = Identities {

@@ -42,6 +42,7 @@ async fn start() -> Cluster {
             })
         }),
         options: orlop_controllers::Options::default(),
+        informers: None,
         shutdown: stop.clone(),
     };
     tokio::spawn(orlop_controllers::run(context));

@@ -84,12 +84,8 @@ impl Shell {
     /// Records that a pod is bound.
     pub fn scheduled(&self, pod: &PodInfo, node: &str) {
         let note = format!("Successfully assigned {} to {node}", pod.key);
-        let happened = Occurrence {
-            kind: EventType::Normal,
-            reason: "Scheduled",
-            action: "Binding",
-            note: &note,
-        };
+        let happened =
+            Occurrence { kind: EventType::Normal, reason: "Scheduled", action: "Binding", note: &note };
         self.event(pod.scheduler_name(), pod, None, happened);
     }
 
@@ -106,12 +102,8 @@ impl Shell {
 
     fn preempted(&self, victim: &PodInfo, preemptor: &PodInfo, node: &str) {
         let note = format!("Preempted by pod {} on node {node}", preemptor.uid);
-        let happened = Occurrence {
-            kind: EventType::Normal,
-            reason: "Preempted",
-            action: "Preempting",
-            note: &note,
-        };
+        let happened =
+            Occurrence { kind: EventType::Normal, reason: "Preempted", action: "Preempting", note: &note };
         self.event(preemptor.scheduler_name(), victim, Some(preemptor), happened);
     }
 

@@ -123,9 +123,10 @@ impl Set {
     #[must_use]
     pub fn intersection(&self, other: &Set) -> Set {
         let mut out = Set { member: self.member && other.member, children: LiteMap::new() };
-        let both = self.children.iter().filter_map(|(step, set)| {
-            Some((step.clone(), set.intersection(other.children.get(step)?)))
-        });
+        let both = self
+            .children
+            .iter()
+            .filter_map(|(step, set)| Some((step.clone(), set.intersection(other.children.get(step)?))));
         out.extend(both);
         out
     }

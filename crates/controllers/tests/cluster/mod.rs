@@ -85,6 +85,7 @@ impl Cluster {
                 client(&server, user)
             }),
             options: self.options.clone(),
+            informers: None,
             shutdown: stop.clone(),
         };
         let ended = tokio::spawn(orlop_controllers::run(context));

@@ -43,7 +43,8 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
                     })
                 }
             };
-            orlop_controllers::run(Context { client_for, options, shutdown: working.clone() }).await;
+            let shutdown = working.clone();
+            orlop_controllers::run(Context { client_for, options, informers: None, shutdown }).await;
             Ok(())
         });
         Ok(tasks)

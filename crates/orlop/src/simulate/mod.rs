@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use self::hollow::HollowNodes;
-use crate::control_plane::{Tasks, client, open_store, start_controllers, start_scheduler};
+use crate::control_plane::{Tasks, client, informers, open_store, start_controllers, start_scheduler};
 use crate::server::{STOP, listen, until_told, write_kubeconfig};
 
 /// `orlop simulate`.
@@ -53,8 +53,9 @@ async fn simulate(arguments: &SimulateArguments, directory: &std::path::Path) ->
     let server = ApiServer::new(options, open_store(&directory.join("store")).await?).await?;
     listen(&server, &shutdown, &mut tasks).await?;
     write_kubeconfig(&server, &arguments.write_kubeconfig, arguments.https_listen_port)?;
-    start_controllers(&server, Default::default(), Running::default(), &shutdown, &mut tasks);
-    start_scheduler(&server, Running::default(), &shutdown, &mut tasks);
+    let informers = informers(&server, &shutdown);
+    start_controllers(&server, &informers, Default::default(), Running::default(), &shutdown, &mut tasks);
+    start_scheduler(&server, &informers, Running::default(), &shutdown, &mut tasks);
     let user = UserInfo::new("hollow-nodes", &["system:masters"]);
     let nodes = HollowNodes::register(client(&server, user, "hollow-kubelet"), arguments.nodes).await?;
     nodes.run(&shutdown, &mut tasks);

@@ -12,6 +12,7 @@ use http_body_util::{BodyExt, Full};
 use orlop_apiserver::components::Running;
 use orlop_apiserver::http::Response;
 use orlop_apiserver::{ApiServer, InMemory, Options, UserInfo};
+use orlop_client::SharedInformerFactory;
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::io::AsyncBufReadExt;
@@ -19,7 +20,7 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::ServiceExt;
 
-use crate::control_plane::{Tasks, client, open_store, start_controllers, start_scheduler};
+use crate::control_plane::{Tasks, client, informers, open_store, start_controllers, start_scheduler};
 
 /// Workers that create many objects.
 const CREATORS: usize = 32;
@@ -29,6 +30,7 @@ const CREATORS: usize = 32;
 pub struct Cluster {
     server: Arc<ApiServer>,
     administrator: InMemory,
+    informers: SharedInformerFactory,
     shutdown: CancellationToken,
     tasks: Arc<Mutex<Tasks>>,
 }
@@ -51,11 +53,13 @@ impl Cluster {
         };
         let server = ApiServer::new(options, open_store(&directory.join("store")).await?).await?;
         let (shutdown, mut tasks) = (CancellationToken::new(), Tasks::new());
+        let informers = informers(&server, &shutdown);
         if controllers {
-            start_controllers(&server, Default::default(), Running::default(), &shutdown, &mut tasks);
+            let options = Default::default();
+            start_controllers(&server, &informers, options, Running::default(), &shutdown, &mut tasks);
         }
-        start_scheduler(&server, Running::default(), &shutdown, &mut tasks);
-        Ok(Cluster::of(server, shutdown, tasks))
+        start_scheduler(&server, &informers, Running::default(), &shutdown, &mut tasks);
+        Ok(Cluster::of(server, informers, shutdown, tasks))
     }
 
     /// Starts a whole control plane as `orlop server` does, with every admission plugin, without the controllers.
@@ -63,20 +67,36 @@ impl Cluster {
         let options = Options { cert_dir: Some(directory.join("pki")), ..Options::default() };
         let server = ApiServer::new(options, open_store(&directory.join("store")).await?).await?;
         let (shutdown, mut tasks) = (CancellationToken::new(), Tasks::new());
-        start_scheduler(&server, Running::default(), &shutdown, &mut tasks);
-        Ok(Cluster::of(server, shutdown, tasks))
+        let informers = informers(&server, &shutdown);
+        start_scheduler(&server, &informers, Running::default(), &shutdown, &mut tasks);
+        Ok(Cluster::of(server, informers, shutdown, tasks))
     }
 
-    fn of(server: Arc<ApiServer>, shutdown: CancellationToken, tasks: Tasks) -> Cluster {
+    fn of(
+        server: Arc<ApiServer>,
+        informers: SharedInformerFactory,
+        shutdown: CancellationToken,
+        tasks: Tasks,
+    ) -> Cluster {
         let administrator = server.in_memory(Self::administrator().authenticated());
-        Cluster { server, administrator, shutdown, tasks: Arc::new(Mutex::new(tasks)) }
+        Cluster { server, administrator, informers, shutdown, tasks: Arc::new(Mutex::new(tasks)) }
     }
 
-    /// Starts the controllers; they end when the answer is dropped.
+    /// Starts the controllers beside the scheduler, as a server does; they end when the answer is dropped.
     pub fn start_controllers(&self) -> DropGuard {
+        self.start_controllers_with(self.informers.clone(), self.shutdown.child_token())
+    }
+
+    /// Starts the controllers as in a new process: they know nothing yet.
+    pub fn start_controllers_anew(&self) -> DropGuard {
         let stop = self.shutdown.child_token();
+        self.start_controllers_with(informers(&self.server, &stop), stop)
+    }
+
+    fn start_controllers_with(&self, informers: SharedInformerFactory, stop: CancellationToken) -> DropGuard {
         start_controllers(
             &self.server,
+            &informers,
             Default::default(),
             Running::default(),
             &stop,

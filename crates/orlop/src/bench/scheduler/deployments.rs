@@ -138,7 +138,7 @@ async fn restart(cluster: &Cluster, pods: usize, lost: usize) -> anyhow::Result<
         others.push(cluster.watch_writes(collection, since).await?);
     }
     let begun = Instant::now();
-    let _controllers = cluster.start_controllers();
+    let _controllers = cluster.start_controllers_anew();
     match tokio::time::timeout(LIMIT, seen.reached(pods)).await {
         Ok(reached) => reached.context("running again")?,
         Err(_) => bail!("{} of {pods} pods run after {LIMIT:?}", seen.seen()),
