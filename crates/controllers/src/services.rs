@@ -210,6 +210,58 @@ mod tests {
         check(json!({"port": 80, "targetPort": "once"}), None);
     }
 
+    #[tokio::test]
+    async fn a_pods_labels_lead_to_its_services() {
+        let service = |name: &str, version: u32, selector: Value| -> Service {
+            object(
+                json!({"metadata": {"namespace": "n", "name": name, "resourceVersion": version.to_string()},
+                "spec": {"selector": selector}}),
+            )
+        };
+        let pod = |namespace: &str, version: u32, labels: Value| -> Pod {
+            object(
+                json!({"metadata": {"namespace": namespace, "name": "p", "resourceVersion": version.to_string(),
+                "labels": labels}}),
+            )
+        };
+        let pods = Informer::fixed([pod("n", 1, json!({"app": "web", "tier": "front"}))]);
+        let services = Informer::fixed([
+            service("web", 1, json!({"app": "web"})),
+            service("front", 1, json!({"app": "web", "tier": "front"})),
+            service("back", 1, json!({"app": "web", "tier": "back"})),
+            service("none", 1, json!({})),
+        ]);
+        let queue = WorkQueue::new();
+        queue_for_pods(&pods, &services, &queue);
+        let queued = async |expected: &[&str]| {
+            let mut names = Vec::new();
+            while !queue.is_empty() {
+                let key = queue.get().await.unwrap();
+                queue.done(&key);
+                names.push(key.name);
+            }
+            names.sort();
+            assert_eq!(names, expected);
+        };
+        let behind = |name: &str| pods_of(&services.get("n", name).unwrap(), &pods).len();
+        queued(&["front", "web"]).await;
+        assert_eq!([behind("web"), behind("front"), behind("back"), behind("none")], [1, 1, 0, 0]);
+        // Where it goes and where it comes.
+        pods.insert(pod("n", 2, json!({"app": "web", "tier": "back"})));
+        queued(&["back", "front", "web"]).await;
+        assert_eq!([behind("web"), behind("front"), behind("back")], [1, 0, 1]);
+        // A Service that selects by something else now.
+        services.insert(service("web", 2, json!({"app": "other"})));
+        pods.insert(pod("n", 3, json!({"app": "other"})));
+        queued(&["back", "web"]).await;
+        assert_eq!([behind("web"), behind("back")], [1, 0]);
+        pods.insert(pod("elsewhere", 1, json!({"app": "other"})));
+        queued(&[]).await;
+        pods.remove(&ObjectKey::new("n", "p"));
+        queued(&["web"]).await;
+        assert_eq!(behind("web"), 0);
+    }
+
     #[test]
     fn trigger_time_is_the_earliest_change() {
         let times = TriggerTimes::default();

@@ -80,10 +80,7 @@ fn an_index_follows_changes_and_covers_what_came_before_it() {
 fn the_rarest_value_is_looked_under() {
     let objects = [("one", "red"), ("two", "red"), ("three", "blue")];
     let informer = Informer::fixed(objects.map(|(name, color)| config_map("a", name, "1", color)));
-    informer.add_index("color", |object: &ConfigMap| {
-        let data = object.data.iter().flatten();
-        data.map(|(_, color)| color.clone()).chain(["any".to_owned()]).collect()
-    });
+    informer.add_index("color", |object| [by_color(object), vec!["any".to_owned()]].concat());
     let count = |values: &[&str]| {
         let values: Vec<String> = values.iter().map(|value| (*value).to_owned()).collect();
         informer.by_rarest("color", &values).len()
