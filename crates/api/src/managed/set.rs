@@ -176,6 +176,7 @@ pub fn print_step(step: &str) -> String {
 /// Takes the paths of a set out of `fieldsV1` as it is stored, without reading all of it. True = something changed.
 pub fn subtract_stored(stored: &mut Map, set: &Set) -> bool {
     let mut changed = false;
+    let mut gone: Vec<&Key> = Vec::new();
     for (step, set) in set.children.iter() {
         let Some(Value::Object(node)) = stored.get_mut(step) else { continue };
         let was_member = node.is_empty() || node.contains_key(".");
@@ -194,9 +195,13 @@ pub fn subtract_stored(stored: &mut Map, set: &Set) -> bool {
             if member {
                 node.clear();
             } else {
-                stored.remove(step);
+                gone.push(step);
             }
         }
+    }
+    // All at once: each one alone would move all that stand behind it. They are sorted as the set's steps are.
+    if !gone.is_empty() {
+        stored.retain(|step, _| gone.binary_search(&step).is_err());
     }
     changed
 }
@@ -242,6 +247,12 @@ mod tests {
             (json!({"f:a": {"f:b": {}}}), json!({"f:a": {"f:b": {}}}), json!({}), true),
             (json!({"f:a": {".": {}, "f:b": {}}}), json!({"f:a": {}}), json!({"f:a": {"f:b": {}}}), true),
             (json!({"f:a": {}}), json!({"f:b": {}}), json!({"f:a": {}}), false),
+            (
+                json!({"f:d": {}, "f:a": {}, "f:c": {"f:x": {}}, "f:b": {}}),
+                json!({"f:a": {}, "f:c": {"f:x": {}}, "f:d": {}, "f:e": {}}),
+                json!({"f:b": {}}),
+                true,
+            ),
             (json!({"f:a": {}}), json!({"f:a": {"f:x": {}}}), json!({"f:a": {}}), false),
         ];
         for (mut stored, taken, want, changed) in cases {
