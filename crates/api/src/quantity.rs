@@ -107,15 +107,14 @@ impl Quantity {
             let exponent = parse_suffix(suffix).map_or(0, |(_, exponent, _)| exponent);
             let scale = exponent - fraction.len() as i32;
             let digits = number.len().max(1) + fraction.len();
-            let trailing = format!("{number}{fraction}");
-            if digits <= 18
-                && scale >= -9
-                && scale % 3 == 0
-                && !trailing.ends_with("000")
-                && !number.is_empty()
-            {
+            let mut last = fraction.bytes().rev().chain(number.bytes().rev());
+            let thousands = digits >= 3 && last.by_ref().take(3).all(|digit| digit == b'0');
+            if digits <= 18 && scale >= -9 && scale % 3 == 0 && !thousands && !number.is_empty() {
                 return Ok(text.to_owned());
             }
+        }
+        if quantity.format == Format::BinarySI && is_shortest_binary(text) {
+            return Ok(text.to_owned());
         }
         Ok(quantity.to_string())
     }
@@ -175,6 +174,17 @@ impl Quantity {
     }
 }
 
+/// Whether `text` is what [`Quantity`]'s `Display` writes for a few common binary quantities: a small whole number that
+/// no larger suffix divides.
+fn is_shortest_binary(text: &str) -> bool {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, suffix) = text.split_at(digits);
+    digits <= 6
+        && !number.starts_with('0')
+        && matches!(suffix, "Ki" | "Mi" | "Gi" | "Ti")
+        && number.parse::<u32>().is_ok_and(|number| number % 1024 != 0)
+}
+
 fn parse_suffix(suffix: &str) -> Result<(u32, i32, Format), QuantityError> {
     let known = match suffix {
         "" => Some((10, 0, Format::DecimalSI)),
@@ -215,6 +225,15 @@ fn parse_suffix(suffix: &str) -> Result<(u32, i32, Format), QuantityError> {
 
 /// `whole.fraction * base^exponent` in billionths, rounded up and capped.
 fn scale(whole: &str, fraction: &str, base: u32, exponent: i32) -> Result<i128, QuantityError> {
+    // What nearly every quantity is: a small whole number.
+    if fraction.is_empty()
+        && whole.len() <= 9
+        && exponent.unsigned_abs() <= if base == 2 { 30 } else { 9 }
+        && let Ok(number) = whole.parse::<u32>()
+    {
+        let unit = if base == 2 { NANO << exponent } else { 10i128.pow((9 + exponent).unsigned_abs()) };
+        return Ok(i128::from(number) * unit);
+    }
     let fraction = fraction.trim_end_matches('0');
     let mantissa = format!("{whole}{fraction}");
     let mantissa = mantissa.trim_start_matches('0');
@@ -407,6 +426,38 @@ mod tests {
         ];
         for (text, want) in cases {
             assert_eq!(Quantity::normalise(text).unwrap(), want, "{text}");
+        }
+    }
+
+    /// Small whole numbers are read by a shorter way; `1.0` takes the long one.
+    #[test]
+    fn short_and_long_way_agree() {
+        let suffixes = [
+            "", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei", "e3", "e-9",
+            "e12",
+        ];
+        for number in [
+            "0",
+            "1",
+            "007",
+            "1000",
+            "1023",
+            "1024",
+            "1025",
+            "2048",
+            "999999",
+            "1048576",
+            "999999999",
+            "4294967296",
+        ] {
+            for suffix in suffixes {
+                let (short, long) = (format!("{number}{suffix}"), format!("{number}.0{suffix}"));
+                let quantity = Quantity::parse(&short).unwrap();
+                assert_eq!(quantity, Quantity::parse(&long).unwrap(), "{short}");
+                if suffix.ends_with('i') {
+                    assert_eq!(Quantity::normalise(&short).unwrap(), quantity.to_string(), "{short}");
+                }
+            }
         }
     }
 

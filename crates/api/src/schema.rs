@@ -32,7 +32,13 @@ pub struct Struct {
     pub message: Vec<(u32, Place)>,
     /// Whether it, or a struct inside it, has a list that JSON shows even when it is empty.
     pub shows_empty_lists: bool,
-    index: HashMap<&'static str, usize>,
+    /// The places of the fields, ordered as [`shortest_first`] orders their names.
+    index: Box<[(&'static str, usize)]>,
+}
+
+/// An order of names that nearly always needs only their lengths.
+fn shortest_first(a: &str, b: &str) -> std::cmp::Ordering {
+    a.len().cmp(&b.len()).then_with(|| a.cmp(b))
 }
 
 impl Struct {
@@ -43,12 +49,13 @@ impl Struct {
 
     /// The field with this JSON name, case-sensitively.
     pub fn field(&self, json: &str) -> Option<&Field> {
-        self.index.get(json).map(|at| &self.fields[*at])
+        self.position(json).map(|at| &self.fields[at])
     }
 
     /// The place of the field with this JSON name in `fields`.
     pub fn position(&self, json: &str) -> Option<usize> {
-        self.index.get(json).copied()
+        let found = self.index.binary_search_by(|(name, _)| shortest_first(name, json));
+        found.ok().map(|at| self.index[at].1)
     }
 }
 
@@ -306,7 +313,8 @@ fn load() -> Schemas {
             fields.push(type_meta("apiVersion"));
         }
         flatten(at, &[], &rows, &heads, &mut fields);
-        let index = fields.iter().enumerate().map(|(at, field)| (field.json, at)).collect();
+        let mut index: Box<[_]> = fields.iter().enumerate().map(|(at, field)| (field.json, at)).collect();
+        index.sort_unstable_by(|a, b| shortest_first(a.0, b.0));
         let message = places(&fields, 0, &mut (0..fields.len()).collect::<Vec<_>>());
         let shows_empty_lists = fields.iter().any(Field::shows_empty_list);
         structs.push(Struct {
@@ -516,6 +524,12 @@ mod tests {
         assert_eq!(containers.list, ListType::Map(vec!["name"]));
         assert_eq!((containers.patch_strategy, containers.patch_merge_key), ("merge", "name"));
         assert!(kind("", "v1", "Nope").is_none());
+        for of in &Schemas::get().structs {
+            for (at, field) in of.fields.iter().enumerate() {
+                assert_eq!(of.position(field.json), Some(at), "{} of {}", field.json, of.go_type);
+            }
+            assert_eq!(of.position("noSuchField"), None, "{}", of.go_type);
+        }
     }
 
     #[test]
