@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use orlop_api::selector::{LabelSelector, Operator};
 use orlop_client::{Informer, Object};
 
 use crate::objects::{Labels, Meta};
@@ -20,7 +21,7 @@ pub(crate) fn entries<K: Meta>(object: &K) -> Vec<String> {
     labels.map(|(key, value)| entry(object.namespace(), key, value)).collect()
 }
 
-/// Prepares for [`with_labels`].
+/// Prepares for [`with_labels`] and [`selected`].
 pub(crate) fn index<K: Object + Meta>(objects: &Informer<K>) {
     objects.add_index(BY_LABEL, entries);
 }
@@ -35,5 +36,32 @@ pub(crate) fn with_labels<K: Object + Meta>(
     let asked: Vec<String> = wanted.iter().map(|(key, value)| entry(namespace, key, value)).collect();
     let mut found = objects.by_rarest(BY_LABEL, &asked);
     found.retain(|object| wanted.iter().all(|(key, value)| object.label(key) == Some(value.as_str())));
+    found
+}
+
+/// The objects of a namespace that a selector matches, by name. Needs [`index`]; a selector that asks for no certain
+/// value of any label looks at the whole namespace.
+pub(crate) fn selected<K: Object + Meta>(
+    objects: &Informer<K>,
+    namespace: &str,
+    by: &LabelSelector,
+) -> Vec<Arc<K>> {
+    let exact = by.requirements().iter().filter_map(|requirement| match &requirement.values[..] {
+        [value] if matches!(requirement.operator, Operator::In | Operator::Equals) => {
+            Some(entry(namespace, &requirement.key, value))
+        }
+        _ => None,
+    });
+    let exact: Vec<String> = exact.collect();
+    let mut found = if exact.is_empty() {
+        objects.list_namespace(namespace)
+    } else {
+        objects.by_rarest(BY_LABEL, &exact)
+    };
+    found.retain(|object| {
+        let labels = object.meta().labels.iter().flatten();
+        let labels = labels.map(|(key, value)| (key.into(), value.as_str().into())).collect();
+        by.matches(Some(&labels))
+    });
     found
 }

@@ -3,10 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{
+    Binding, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod,
+};
 use k8s_openapi::api::resource::v1::ResourceClaim;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use orlop_client::{EventType, Informer, ObjectKey, Occurrence, SeriesRecorder, object_reference};
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 use tracing::{debug, warn};
@@ -121,14 +125,23 @@ impl Shell {
     pub async fn bind(&self, pod: &PodInfo, node: &str) -> Result<(), kube::Error> {
         // The semaphore is never closed.
         let _permit = self.permits.acquire().await;
-        let binding = json!({
-            "apiVersion": "v1",
-            "kind": "Binding",
-            "metadata": {"name": pod.key.name, "namespace": pod.key.namespace, "uid": pod.uid},
-            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
-        });
+        let text = |text: &str| Some(text.to_owned());
+        let binding = Binding {
+            metadata: ObjectMeta {
+                name: text(&pod.key.name),
+                namespace: text(&pod.key.namespace),
+                uid: text(&pod.uid),
+                ..Default::default()
+            },
+            target: ObjectReference {
+                api_version: text("v1"),
+                kind: text("Node"),
+                name: text(node),
+                ..Default::default()
+            },
+        };
         let pods = self.pods(&pod.key.namespace);
-        let _: Value =
+        let _: IgnoredAny =
             pods.create_subresource("binding", &pod.key.name, &PostParams::default(), &binding).await?;
         Ok(())
     }

@@ -18,12 +18,12 @@ fn merge(doc: &mut Value, patch: &Value) {
         *doc = Value::Object(Map::new());
     }
     let Value::Object(doc) = doc else { return };
-    for (key, value) in patch {
-        if value.is_null() {
-            doc.remove(key);
-        } else {
-            merge(doc.entry(key.clone()).or_insert(Value::Null), value);
-        }
+    // At once: each removal alone moves all fields behind it.
+    if patch.values().any(Value::is_null) {
+        doc.retain(|key, _| patch.get(key).is_none_or(|value| !value.is_null()));
+    }
+    for (key, value) in patch.iter().filter(|(_, value)| !value.is_null()) {
+        merge(doc.entry(key.clone()).or_insert(Value::Null), value);
     }
 }
 

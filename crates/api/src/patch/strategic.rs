@@ -3,6 +3,8 @@
 //! Answers to `k8s.io/apimachinery/pkg/util/strategicpatch`: `$patch` (replace, delete, merge), `$retainKeys`,
 //! `$setElementOrder/LIST` and `$deleteFromPrimitiveList/LIST`.
 
+use std::collections::{HashMap, HashSet};
+
 use orlop_json::{Key, Map, Value};
 
 use super::PatchError;
@@ -90,17 +92,20 @@ fn merge_map(mut original: Object, mut patch: Object, schema: Schema) -> Result<
     }
     retain_keys(&mut original, &mut patch)?;
     set_element_orders(&mut original, &mut patch, schema)?;
+    // Taken out at once in the end: each removal alone moves all fields behind it.
+    let mut gone = HashSet::new();
     for (key, value) in patch {
         let (key, deletes) = match key.strip_prefix(DELETE_FROM_PRIMITIVE_LIST) {
             Some(name) => (name.into(), true),
             None => (key, false),
         };
         if value.is_null() {
-            original.remove(&key);
+            gone.insert(key);
             continue;
         }
         let known = schema.field(&key);
-        let merged = match (original.get_mut(&key).map(Value::take), value) {
+        let present = if gone.contains(&key) { None } else { original.get_mut(&key).map(Value::take) };
+        let merged = match (present, value) {
             (None, _) if deletes => continue,
             (None, value) => without_directives(value),
             (Some(Value::Object(old)), Value::Object(new)) => {
@@ -122,12 +127,16 @@ fn merge_map(mut original: Object, mut patch: Object, schema: Schema) -> Result<
         };
         match merged {
             Some(value) => {
+                gone.remove(&key);
                 original.insert(key, value);
             }
             None => {
-                original.remove(&key);
+                gone.insert(key);
             }
         }
+    }
+    if !gone.is_empty() {
+        original.retain(|key, _| !gone.contains(key));
     }
     Ok(original)
 }
@@ -175,7 +184,8 @@ fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), PatchErr
     let Some(retained) = patch.remove(RETAIN_KEYS) else { return Ok(()) };
     let bad = || directive("invalid patch format of retainKeys");
     let Value::Array(retained) = retained else { return Err(bad()) };
-    let listed = |key: &str| retained.iter().any(|name| name.as_str() == Some(key));
+    let retained: HashSet<&str> = retained.iter().filter_map(Value::as_str).collect();
+    let listed = |key: &str| retained.contains(key);
     for (key, value) in patch.iter() {
         let skipped = value.is_null()
             || key.starts_with(DELETE_FROM_PRIMITIVE_LIST)
@@ -190,11 +200,27 @@ fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), PatchErr
 
 /// Merges the lists that come with an order and puts them into it; they leave the patch.
 fn set_element_orders(original: &mut Object, patch: &mut Object, schema: Schema) -> Result<(), PatchError> {
-    let directives: Vec<Key> =
-        patch.keys().filter(|key| key.starts_with(SET_ELEMENT_ORDER)).cloned().collect();
-    for key in directives {
-        let order = patch.remove(&key).unwrap_or_default();
-        let name = &key[SET_ELEMENT_ORDER.len()..];
+    let mut directives = Vec::new();
+    patch.retain(|key, order| match key.strip_prefix(SET_ELEMENT_ORDER) {
+        Some(name) => {
+            directives.push((Key::from(name), order.take()));
+            false
+        }
+        None => true,
+    });
+    if directives.is_empty() {
+        return Ok(());
+    }
+    let mut patched: HashMap<Key, Value> = HashMap::new();
+    let names: HashSet<&Key> = directives.iter().map(|(name, _)| name).collect();
+    patch.retain(|key, value| {
+        let ordered = names.contains(key);
+        if ordered {
+            patched.insert(key.clone(), value.take());
+        }
+        !ordered
+    });
+    for (name, order) in &directives {
         let Value::Array(order) = order else {
             return Err(directive("expected a list for the $setElementOrder directive"));
         };
@@ -205,9 +231,9 @@ fn set_element_orders(original: &mut Object, patch: &mut Object, schema: Schema)
             Some(Value::Array(items)) => Ok(Some(items)),
             Some(other) => Err(directive(format!("expected a list, but received {}", go_print(&other)))),
         };
-        let patched = as_list(patch.remove(name))?;
+        let patched = as_list(patched.remove(name))?;
         let present = as_list(original.get(name).cloned())?;
-        check_order(patched.as_deref().unwrap_or_default(), &order, merge_key)?;
+        check_order(patched.as_deref().unwrap_or_default(), order, merge_key)?;
         let server_order = present.clone().unwrap_or_default();
         let merged = match (present, patched) {
             (None, None) => continue,
@@ -221,10 +247,10 @@ fn set_element_orders(original: &mut Object, patch: &mut Object, schema: Schema)
             }
             (Some(_), Some(patched)) => patched,
         };
-        let (ordered, server_only) = partition(merged, &order, merge_key)?;
+        let (ordered, server_only) = partition(merged, order, merge_key)?;
         original.insert(
-            name.into(),
-            Value::Array(in_order(ordered, server_only, &order, &server_order, merge_key)),
+            name.clone(),
+            Value::Array(in_order(ordered, server_only, order, &server_order, merge_key)),
         );
     }
     Ok(())

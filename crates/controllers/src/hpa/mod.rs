@@ -29,6 +29,7 @@ use orlop_client::{EventRecorder, EventType, Informer, InformerEvent, ObjectKey,
 use parking_lot::Mutex;
 
 use crate::error::{Error, unless_gone};
+use crate::labels;
 use crate::shell::Shell;
 use behavior::History;
 use metrics::Metrics;
@@ -59,6 +60,7 @@ pub(crate) async fn run(shell: Shell) -> Result<(), Error> {
         recorder: shell.recorder,
         histories: Mutex::default(),
     };
+    labels::index(&controller.pods);
     controller.autoscalers.synced().await;
     controller.pods.synced().await;
     let queue = WorkQueue::named("horizontalpodautoscaler");
@@ -217,12 +219,7 @@ impl Look<'_> {
     /// The highest of what the metrics ask for, with the name of that metric.
     async fn propose(&mut self, key: &ObjectKey, scale: &Scale) -> Result<(i32, String), String> {
         let selector = self.selector(scale)?;
-        let mut pods = self.controller.pods.list_namespace(&key.namespace);
-        pods.retain(|pod| {
-            let labels = pod.metadata.labels.iter().flatten();
-            let labels = labels.map(|(key, value)| (key.into(), value.as_str().into())).collect();
-            selector.matches(Some(&labels))
-        });
+        let pods = labels::selected(&self.controller.pods, &key.namespace, &selector);
         let metrics = self.hpa.spec.metrics.clone().unwrap_or_default();
         let (mut best, mut statuses, mut failures) = (None::<(i32, String)>, Vec::new(), Vec::new());
         for metric in &metrics {

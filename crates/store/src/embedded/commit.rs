@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Shared;
@@ -18,10 +19,11 @@ use crate::{Event, Op, Revision, StoreError, Txn};
 const BATCH_TXNS: usize = 1024;
 /// Bytes of keys and values at which a batch is full.
 const BATCH_BYTES: usize = 4 << 20;
-/// After a batch of so many, the next one waits a moment for its writers: they come again, and an fsync takes as long and
-/// costs more CPU than many commits. Fewer writers never wait.
+/// After a batch of so many, the next one waits for more writers, so many moments at most, as long as all workers of the
+/// runtime have something else to do: an fsync costs more CPU than many commits then, and nobody waits who could go on.
 const CROWD: usize = 4;
-const LINGER: Duration = Duration::from_micros(300);
+const MOMENT: Duration = Duration::from_micros(100);
+const MOMENTS: usize = 3;
 /// Free bytes below which a failed commit is put down to a full disk.
 const FULL: u64 = 4 << 20;
 /// Committed batches whose events wait to be published before the committer waits.
@@ -54,9 +56,10 @@ impl Committer {
             })
         };
         let (publisher, committer) = (shared.clone(), shared.clone());
+        let runtime = Handle::try_current().ok();
         let threads = vec![
             spawn("store-publish", Box::new(move || publish(&publisher, &to_publish)))?,
-            spawn("store-commit", Box::new(move || run(&committer, requests, &committed)))?,
+            spawn("store-commit", Box::new(move || run(&committer, runtime.as_ref(), requests, &committed)))?,
         ];
         Ok(Committer { threads })
     }
@@ -72,15 +75,25 @@ impl Drop for Committer {
     }
 }
 
+/// Whether no worker of a runtime sleeps.
+fn all_busy(runtime: &Handle) -> bool {
+    let metrics = runtime.metrics();
+    (0..metrics.num_workers()).all(|worker| metrics.worker_park_unpark_count(worker) % 2 == 0)
+}
+
 fn run(
     shared: &Shared,
+    runtime: Option<&Handle>,
     mut requests: mpsc::Receiver<Request>,
     committed: &sync_mpsc::SyncSender<Vec<Record>>,
 ) {
     let mut last = 0;
     while let Some(first) = requests.blocking_recv() {
-        if last >= CROWD {
-            std::thread::sleep(LINGER);
+        for _ in 0..MOMENTS {
+            if last < CROWD || !runtime.is_some_and(all_busy) {
+                break;
+            }
+            std::thread::sleep(MOMENT);
         }
         let mut bytes = weight(&first.txn);
         let mut batch = vec![first];
