@@ -59,7 +59,7 @@ pub(crate) fn selected<K: Object + Meta>(
         objects.by_rarest(BY_LABEL, &exact)
     };
     found.retain(|object| {
-        let labels = object.meta().labels.iter().flatten();
+        let labels = Meta::meta(&**object).labels.iter().flatten();
         let labels = labels.map(|(key, value)| (key.into(), value.as_str().into())).collect();
         by.matches(Some(&labels))
     });

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use http::{Method, Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, StreamBody};
 use kube::client::Body;
 use orlop_client::SharedInformerFactory;
@@ -14,6 +15,8 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+
+type Answer = Response<UnsyncBoxBody<Bytes, std::io::Error>>;
 
 /// Has one node and one pod that waits for it, whatever happens; what is written comes out of the channel.
 fn client(written: mpsc::Sender<(String, Value)>) -> kube::Client {
@@ -24,23 +27,24 @@ fn client(written: mpsc::Sender<(String, Value)>) -> kube::Client {
 async fn answer(
     request: Request<Body>,
     written: mpsc::Sender<(String, Value)>,
-) -> Result<Response<Body>, std::io::Error> {
+) -> Result<Answer, std::io::Error> {
     let (head, body) = request.into_parts();
     let path = head.uri.path();
     if head.method == Method::GET {
         let lines = watched(path.rsplit('/').next().unwrap());
         let frames =
             lines.into_iter().map(|line| Ok(http_body::Frame::data(Bytes::from(format!("{line}\n")))));
-        let body =
-            StreamBody::new(stream::iter(frames).chain(stream::pending::<Result<_, std::io::Error>>()));
-        return Ok(Response::new(Body::wrap_body(body)));
+        return Ok(Response::new(
+            StreamBody::new(stream::iter(frames).chain(stream::pending())).boxed_unsync(),
+        ));
     }
     let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
     // The test may have seen enough.
     let _ = written.send((format!("{} {path}", head.method), serde_json::from_slice(&body).unwrap()));
     let answer =
         json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-    Ok(Response::builder().status(201).body(answer.to_string().into_bytes().into()).unwrap())
+    let body = http_body_util::Full::from(answer.to_string()).map_err(|never| match never {});
+    Ok(Response::builder().status(201).body(body.boxed_unsync()).unwrap())
 }
 
 /// The objects of a resource as a watch sends them, and the mark after them.

@@ -78,7 +78,7 @@ impl Drop for Committer {
 /// Whether no worker of a runtime sleeps.
 fn all_busy(runtime: &Handle) -> bool {
     let metrics = runtime.metrics();
-    (0..metrics.num_workers()).all(|worker| metrics.worker_park_unpark_count(worker) % 2 == 0)
+    (0..metrics.num_workers()).all(|worker| metrics.worker_park_unpark_count(worker).is_multiple_of(2))
 }
 
 fn run(
