@@ -193,3 +193,45 @@ fn publish(shared: &Shared, committed: &sync_mpsc::Receiver<Vec<Record>>) {
 pub(super) fn events(records: Vec<Record>) -> Vec<Event> {
     records.into_iter().map(plan::event).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Barrier;
+    use std::time::Instant;
+
+    use super::*;
+
+    fn becomes(busy: bool, runtime: &Handle) -> bool {
+        let end = Instant::now() + Duration::from_secs(20);
+        while all_busy(runtime) != busy {
+            if Instant::now() > end {
+                return false;
+            }
+            std::thread::yield_now();
+        }
+        true
+    }
+
+    #[test]
+    fn a_runtime_is_busy_when_its_last_worker_is() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+        let occupy = |end: &Arc<Barrier>| {
+            let (began, end) = (Arc::new(Barrier::new(2)), end.clone());
+            let seen = began.clone();
+            runtime.spawn(async move {
+                seen.wait();
+                end.wait();
+            });
+            began.wait();
+        };
+        let end = Arc::new(Barrier::new(3));
+        assert!(becomes(false, runtime.handle()), "two idle workers");
+        occupy(&end);
+        assert!(becomes(false, runtime.handle()), "one idle worker");
+        occupy(&end);
+        assert!(becomes(true, runtime.handle()), "no idle worker");
+        end.wait();
+        assert!(becomes(false, runtime.handle()), "two idle workers again");
+    }
+}
