@@ -134,6 +134,22 @@ impl Map {
         }
     }
 
+    /// Takes a field out in a time that does not grow with the map, and says whether the others have lost their order
+    /// for it ([`order_as`](Map::order_as) gives it back).
+    pub fn swap_remove(&mut self, name: &str) -> Option<(Value, bool)> {
+        match &mut self.0 {
+            Small(_) => self.remove(name).map(|value| (value, false)),
+            Large(map) => map.swap_remove(name).map(|value| (value, true)),
+        }
+    }
+
+    /// Puts the fields in the order that they have in another map, those that are not there behind.
+    pub fn order_as(&mut self, other: &Map) {
+        if let (Large(map), Large(other)) = (&mut self.0, &other.0) {
+            map.sort_by_cached_key(|name, _| other.get_index_of(name).unwrap_or(usize::MAX));
+        }
+    }
+
     /// The field of this name, there or not.
     pub fn entry(&mut self, name: impl Into<Key>) -> Entry<'_> {
         Entry { map: self, name: name.into() }

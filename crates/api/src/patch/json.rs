@@ -4,9 +4,15 @@
 use orlop_json::Value;
 
 use super::PatchError;
+use crate::decode::MAX_DEPTH;
 
 /// A patch may name at most so many operations.
 pub const MAX_OPERATIONS: usize = 10_000;
+/// The `copy` operations of a patch may add at most so many bytes of JSON, as upstream's `JSONPatchMaxCopyBytes` says.
+pub const MAX_COPIED: usize = 3 << 20;
+/// How deep a document may be between two operations. What is in the end deeper than a request may be is refused; more
+/// room on the way means that its depth need not be measured after each step.
+const DEEPEST_MEANWHILE: usize = 8 * MAX_DEPTH;
 
 /// The document after the operations, or why they do not fit. Nothing is applied by halves.
 ///
@@ -29,12 +35,11 @@ pub fn apply(doc: &Value, patch: &Value) -> Result<Value, PatchError> {
             operations.len()
         )));
     }
-    let mut doc = doc.clone();
+    let mut work = Work { doc: doc.clone(), deepest: MAX_DEPTH, copied: 0, disordered: false };
     for operation in operations {
-        perform(&mut doc, operation)
-            .map_err(|why| PatchError::Unprocessable(format!("{operation}: {why}")))?;
+        work.perform(operation).map_err(|why| PatchError::Unprocessable(format!("{operation}: {why}")))?;
     }
-    Ok(doc)
+    work.finish(doc).map_err(|why| PatchError::Unprocessable(why.to_owned()))
 }
 
 /// What the decoder of operations says of a patch that is no list of them, as strict and warning requests read it.
@@ -93,41 +98,145 @@ type Outcome<T> = Result<T, &'static str>;
 
 const MISSING: &str = "there is nothing at the path";
 
-fn perform(doc: &mut Value, operation: &Value) -> Outcome<()> {
-    let text = |field: &str| operation.get(field).and_then(Value::as_str);
-    let path = text("path").ok_or("no path")?;
-    let value = || operation.get("value").cloned().unwrap_or(Value::Null);
-    match text("op") {
-        Some("replace") if path.is_empty() => {
-            *doc = value();
-            Ok(())
+const TOO_DEEP: &str = "the document becomes too deep";
+
+/// A document that is being patched. Each step may be hostile: a document that doubles, one that becomes a chain without
+/// end, fields that are taken out of a large map one by one.
+struct Work {
+    doc: Value,
+    /// It is not deeper than this.
+    deepest: usize,
+    /// Bytes of JSON that `copy` has added.
+    copied: usize,
+    /// Whether the fields of some map have lost their order.
+    disordered: bool,
+}
+
+impl Work {
+    fn perform(&mut self, operation: &Value) -> Outcome<()> {
+        let text = |field: &str| operation.get(field).and_then(Value::as_str);
+        let path = text("path").ok_or("no path")?;
+        let value = || operation.get("value").cloned().unwrap_or(Value::Null);
+        match text("op") {
+            Some("replace") if path.is_empty() => {
+                self.doc = value();
+                Ok(())
+            }
+            Some("add") => self.add(path, value(), MAX_DEPTH),
+            Some("remove") => self.remove(path).map(drop),
+            Some("replace") => {
+                let value = value();
+                self.deepen(path, &value, MAX_DEPTH)?;
+                let (parent, key) = find(&mut self.doc, path)?;
+                *member(parent, &key)? = value;
+                Ok(())
+            }
+            Some("move") => {
+                let moved = self.remove(text("from").ok_or("no from")?)?;
+                self.add(path, moved, self.deepest)
+            }
+            Some("copy") => {
+                let (parent, key) = find(&mut self.doc, text("from").ok_or("no from")?)?;
+                let source = member(parent, &key)?;
+                self.copied += source.to_string().len();
+                if self.copied > MAX_COPIED {
+                    return Err("the copies become too large");
+                }
+                let copy = source.clone();
+                self.add(path, copy, self.deepest)
+            }
+            Some("test") => {
+                let (parent, key) = find(&mut self.doc, path)?;
+                let actual =
+                    if parent.is_object() { parent.get(&key) } else { Some(&*member(parent, &key)?) };
+                let expected = operation.get("value").unwrap_or(&Value::Null);
+                if actual.unwrap_or(&Value::Null) == expected { Ok(()) } else { Err("the test failed") }
+            }
+            _ => Err("unknown operation"),
         }
-        Some("add") => add(doc, path, value()),
-        Some("remove") => remove(doc, path).map(drop),
-        Some("replace") => {
-            let (parent, key) = find(doc, path)?;
-            *member(parent, &key)? = value();
-            Ok(())
+    }
+
+    fn finish(mut self, before: &Value) -> Outcome<Value> {
+        if self.deepest > MAX_DEPTH && depth(&self.doc) > MAX_DEPTH {
+            return Err(TOO_DEEP);
         }
-        Some("move") => {
-            let moved = remove(doc, text("from").ok_or("no from")?)?;
-            add(doc, path, moved)
+        if self.disordered {
+            restore_order(&mut self.doc, before);
         }
-        Some("copy") => {
-            let (parent, key) = find(doc, text("from").ok_or("no from")?)?;
-            let copied = member(parent, &key)?.clone();
-            add(doc, path, copied)
+        Ok(self.doc)
+    }
+
+    fn add(&mut self, path: &str, value: Value, at_most: usize) -> Outcome<()> {
+        self.deepen(path, &value, at_most)?;
+        match find(&mut self.doc, path)? {
+            (Value::Object(map), key) => {
+                map.insert(key.into(), value);
+            }
+            (Value::Array(list), key) if key == "-" => list.push(value),
+            (Value::Array(list), key) => {
+                let at = index(&key, list.len() + 1)?;
+                if at > list.len() {
+                    return Err("an index beyond the end");
+                }
+                list.insert(at, value);
+            }
+            _ => return Err(MISSING),
         }
-        Some("test") => {
-            let (parent, key) = find(doc, path)?;
-            let actual = if parent.is_object() {
-                parent.get(&key).cloned()
-            } else {
-                Some(member(parent, &key)?.clone())
-            };
-            if actual.unwrap_or(Value::Null) == value() { Ok(()) } else { Err("the test failed") }
+        Ok(())
+    }
+
+    /// A value that is `at_most` so deep is about to be put at a path.
+    fn deepen(&mut self, path: &str, value: &Value, at_most: usize) -> Outcome<()> {
+        let steps = path.matches('/').count();
+        let mut below = at_most;
+        if steps + below > DEEPEST_MEANWHILE {
+            (self.deepest, below) = (depth(&self.doc), depth(value));
         }
-        _ => Err("unknown operation"),
+        self.deepest = self.deepest.max(steps + below);
+        if self.deepest > DEEPEST_MEANWHILE { Err(TOO_DEEP) } else { Ok(()) }
+    }
+
+    fn remove(&mut self, path: &str) -> Outcome<Value> {
+        match find(&mut self.doc, path)? {
+            (Value::Object(map), key) => {
+                let (removed, disordered) = map.swap_remove(&key).ok_or(MISSING)?;
+                self.disordered |= disordered;
+                Ok(removed)
+            }
+            (Value::Array(list), key) => {
+                let at = index(&key, list.len())?;
+                if at < list.len() { Ok(list.remove(at)) } else { Err(MISSING) }
+            }
+            _ => Err(MISSING),
+        }
+    }
+}
+
+/// How deep lists and objects nest.
+fn depth(value: &Value) -> usize {
+    let deepest = match value {
+        Value::Object(map) => map.values().map(depth).max(),
+        Value::Array(list) => list.iter().map(depth).max(),
+        _ => return 0,
+    };
+    1 + deepest.unwrap_or(0)
+}
+
+/// Gives fields that lost their order the one they have in the document before.
+fn restore_order(doc: &mut Value, before: &Value) {
+    match (doc, before) {
+        (Value::Object(map), Value::Object(before)) => {
+            map.order_as(before);
+            for (name, value) in map {
+                if let Some(before) = before.get(name) {
+                    restore_order(value, before);
+                }
+            }
+        }
+        (Value::Array(list), Value::Array(before)) => {
+            list.iter_mut().zip(before).for_each(|(item, before)| restore_order(item, before));
+        }
+        _ => {}
     }
 }
 
@@ -160,35 +269,6 @@ fn index(key: &str, len: usize) -> Outcome<usize> {
     let at: i64 = key.parse().map_err(|_| "no index")?;
     let at = if at < 0 { at + i64::try_from(len).unwrap_or(i64::MAX) } else { at };
     usize::try_from(at).map_err(|_| "an index before the beginning")
-}
-
-fn add(doc: &mut Value, path: &str, value: Value) -> Outcome<()> {
-    match find(doc, path)? {
-        (Value::Object(map), key) => {
-            map.insert(key.into(), value);
-        }
-        (Value::Array(list), key) if key == "-" => list.push(value),
-        (Value::Array(list), key) => {
-            let at = index(&key, list.len() + 1)?;
-            if at > list.len() {
-                return Err("an index beyond the end");
-            }
-            list.insert(at, value);
-        }
-        _ => return Err(MISSING),
-    }
-    Ok(())
-}
-
-fn remove(doc: &mut Value, path: &str) -> Outcome<Value> {
-    match find(doc, path)? {
-        (Value::Object(map), key) => map.remove(&key).ok_or(MISSING),
-        (Value::Array(list), key) => {
-            let at = index(&key, list.len())?;
-            if at < list.len() { Ok(list.remove(at)) } else { Err(MISSING) }
-        }
-        _ => Err(MISSING),
-    }
 }
 
 #[cfg(test)]
