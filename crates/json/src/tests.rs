@@ -108,6 +108,14 @@ fn maps_keep_their_order() {
         map.retain(|name, _| !name.ends_with('1'));
         model.retain(|(name, _)| !name.ends_with('1'));
         same(&map, &model);
+        let ordered = map.clone();
+        if let Some((name, value)) = model.first().cloned() {
+            model.remove(0);
+            assert_eq!(map.swap_remove(&name).map(|(value, _)| value), Some(value));
+            assert_eq!(map.swap_remove(&name), None);
+            map.order_as(&ordered);
+            same(&map, &model);
+        }
         map.values_mut().for_each(|value| *value = Value::Null);
         model.iter_mut().for_each(|(_, value)| *value = Value::Null);
         same(&map, &model);

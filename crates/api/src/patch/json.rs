@@ -132,18 +132,20 @@ impl Work {
                 Ok(())
             }
             Some("move") => {
-                let moved = self.remove(text("from").ok_or("no from")?)?;
-                self.add(path, moved, self.deepest)
+                let from = text("from").ok_or("no from")?;
+                let moved = self.remove(from)?;
+                self.add(path, moved, self.below(from))
             }
             Some("copy") => {
-                let (parent, key) = find(&mut self.doc, text("from").ok_or("no from")?)?;
+                let from = text("from").ok_or("no from")?;
+                let (parent, key) = find(&mut self.doc, from)?;
                 let source = member(parent, &key)?;
                 self.copied += source.to_string().len();
                 if self.copied > MAX_COPIED {
                     return Err("the copies become too large");
                 }
                 let copy = source.clone();
-                self.add(path, copy, self.deepest)
+                self.add(path, copy, self.below(from))
             }
             Some("test") => {
                 let (parent, key) = find(&mut self.doc, path)?;
@@ -185,9 +187,14 @@ impl Work {
         Ok(())
     }
 
+    /// What is at a path is not deeper than this.
+    fn below(&self, path: &str) -> usize {
+        self.deepest.saturating_sub(steps(path))
+    }
+
     /// A value that is `at_most` so deep is about to be put at a path.
     fn deepen(&mut self, path: &str, value: &Value, at_most: usize) -> Outcome<()> {
-        let steps = path.matches('/').count();
+        let steps = steps(path);
         let mut below = at_most;
         if steps + below > DEEPEST_MEANWHILE {
             (self.deepest, below) = (depth(&self.doc), depth(value));
@@ -210,6 +217,10 @@ impl Work {
             _ => Err(MISSING),
         }
     }
+}
+
+fn steps(path: &str) -> usize {
+    path.matches('/').count()
 }
 
 /// How deep lists and objects nest.
@@ -330,6 +341,71 @@ mod tests {
             }
         }
         assert!(matches!(apply(&doc, &json!({})), Err(PatchError::Malformed(_))));
+    }
+
+    /// A chain of so many maps.
+    fn chain(depth: usize) -> Value {
+        (0..depth).fold(json!({}), |inner, _| json!({"a": inner}))
+    }
+
+    #[test]
+    fn copies_are_bounded() {
+        let doc = json!({"a": {"text": "x".repeat(1000)}});
+        let double = |from: &str, to: &str| json!({"op": "copy", "from": from, "path": to});
+        let doubling: Vec<Value> = (0..MAX_OPERATIONS).map(|n| double("/a", &format!("/a/{n}"))).collect();
+        assert!(matches!(apply(&doc, &Value::Array(doubling)), Err(PatchError::Unprocessable(_))));
+        let many: Vec<Value> = (0..1000).map(|n| double("/a", &format!("/{n}"))).collect();
+        assert!(apply(&doc, &Value::Array(many)).is_ok());
+    }
+
+    #[test]
+    fn depth_is_bounded() {
+        let grow = json!([{"op": "add", "path": "/b", "value": {}}, {"op": "move", "from": "/a", "path": "/b/a"},
+            {"op": "move", "from": "/b", "path": "/a"}]);
+        let growing = |times: usize| Value::Array(grow.as_array().unwrap().repeat(times));
+        let deepest = |patched: Result<Value, PatchError>| patched.map(|doc| depth(&doc)).ok();
+        let doc = json!({"a": {}});
+        assert_eq!(deepest(apply(&doc, &growing(125))), Some(MAX_DEPTH));
+        assert_eq!(deepest(apply(&doc, &growing(126))), None);
+        assert_eq!(deepest(apply(&doc, &growing(3000))), None);
+
+        // A chain that is put to its own end again and again doubles its depth each time.
+        let double = |depth: usize| json!({"op": "copy", "from": "/a", "path": "/a".repeat(depth)});
+        let doubling = json!([double(61), double(121), double(241), double(481), double(961), double(1921)]);
+        assert_eq!(deepest(apply(&chain(60), &doubling)), None);
+        assert_eq!(deepest(apply(&chain(60), &json!([double(61)]))), Some(120));
+
+        // What is deep for a while only.
+        let shallow = json!([double(61), double(121), {"op": "replace", "path": "/a", "value": 1}]);
+        assert_eq!(apply(&chain(60), &shallow), Ok(json!({"a": 1})));
+        let add = |path: String, value: Value| json!([{"op": "add", "path": path, "value": value}]);
+        assert_eq!(deepest(apply(&chain(60), &add("/a".repeat(61), chain(65)))), Some(MAX_DEPTH));
+        assert_eq!(deepest(apply(&chain(60), &add("/a".repeat(61), chain(66)))), None);
+
+        // Moving to and fro makes nothing deeper, however often.
+        let to_and_fro =
+            json!([{"op": "move", "from": "/a", "path": "/b"}, {"op": "move", "from": "/b", "path": "/a"}]);
+        let often = Value::Array(to_and_fro.as_array().unwrap().repeat(5000));
+        assert_eq!(apply(&chain(100), &often), Ok(chain(100)));
+        let down = json!([{"op": "add", "path": "/b", "value": {"a": {"a": {}}}},
+            {"op": "move", "from": "/a", "path": "/b/a/a/a"}, {"op": "move", "from": "/b/a/a/a", "path": "/a"}]);
+        let often = Value::Array(down.as_array().unwrap().repeat(3000));
+        assert_eq!(deepest(apply(&chain(100), &often)), Some(101));
+    }
+
+    #[test]
+    fn what_stays_keeps_its_order() {
+        let fields = |numbers: &mut dyn Iterator<Item = usize>| -> Value {
+            Value::Object(numbers.map(|n| (n.to_string().into(), json!(n))).collect())
+        };
+        for size in [3, 100] {
+            let doc = json!({"list": [fields(&mut (0..size))]});
+            let remove = |n: usize| json!({"op": "remove", "path": format!("/list/0/{n}")});
+            let patched = apply(&doc, &json!([remove(0), {"op": "add", "path": "/list/0/new", "value": 7}]));
+            let mut kept = fields(&mut (1..size));
+            kept.as_object_mut().unwrap().insert("new".into(), json!(7));
+            assert_eq!(patched.unwrap().to_string(), json!({"list": [kept]}).to_string());
+        }
     }
 
     #[test]
