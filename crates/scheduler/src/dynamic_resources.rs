@@ -2,6 +2,8 @@
 //! not yet seen confirmed. Answers to upstream's `dynamicresources/dra_manager.go` (KEP-4381).
 
 mod allocator;
+mod binding_conditions;
+mod extended;
 mod selector;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -10,7 +12,9 @@ use std::sync::Arc;
 use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
 use orlop_client::ObjectKey;
 
-pub use allocator::{Allocator, missing_class};
+pub use allocator::{Allocator, missing_class, preference};
+pub use binding_conditions::{Readiness, has_binding_conditions, is_overdue, readiness};
+pub use extended::{Needed, made_for, stands_for};
 use selector::Selectors;
 
 use crate::pod_info::PodInfo;
@@ -45,6 +49,9 @@ pub struct Claims {
     /// How many claims have each device; several only with administrative access.
     taken: HashMap<DeviceId, u32>,
     selectors: Selectors,
+    resource_names: extended::ResourceNames,
+    /// The claims that the scheduler made for pods' resources, by the pods' uids.
+    made: HashMap<String, String>,
 }
 
 /// The devices that a claim holds for itself.
@@ -98,6 +105,13 @@ impl Claims {
             known.api = claim;
             return;
         }
+        if let Some(pod) = made_for(&claim) {
+            self.made.insert(pod.to_owned(), key.clone());
+            if is_allocated(&claim) {
+                let pod = pod.to_owned();
+                self.release(&pod);
+            }
+        }
         self.count(&key, -1);
         self.claims.insert(key.clone(), Known { api: claim, assumed: None });
         self.count(&key, 1);
@@ -105,7 +119,26 @@ impl Claims {
 
     pub fn remove_claim(&mut self, key: &str) {
         self.count(key, -1);
-        self.claims.remove(key);
+        let Some(known) = self.claims.remove(key) else { return };
+        if let Some(pod) = made_for(&known.api)
+            && self.made.get(pod).is_some_and(|made| made == key)
+        {
+            self.made.remove(pod);
+        }
+    }
+
+    /// Takes the devices of a claim that is about to be made for a pod's resources.
+    pub fn hold(&mut self, pod: &PodInfo, claim: Arc<ResourceClaim>) {
+        let key = held(&pod.uid);
+        self.claims.insert(key.clone(), Known { api: claim, assumed: None });
+        self.count(&key, 1);
+    }
+
+    /// Gives back what [`hold`](Self::hold) took: the claim has been made, or will not be.
+    pub fn release(&mut self, pod: &str) {
+        let key = held(pod);
+        self.count(&key, -1);
+        self.claims.remove(&key);
     }
 
     fn count(&mut self, key: &str, sign: i32) {
@@ -138,10 +171,11 @@ impl Claims {
     }
 
     pub fn set_class(&mut self, name: &str, class: Option<Arc<DeviceClass>>) {
-        match class {
-            Some(class) => _ = self.classes.insert(name.to_owned(), class),
-            None => _ = self.classes.remove(name),
-        }
+        let old = match &class {
+            Some(class) => self.classes.insert(name.to_owned(), class.clone()),
+            None => self.classes.remove(name),
+        };
+        self.resource_names.replace(old.as_deref(), class.as_deref());
     }
 
     pub fn set_slice(&mut self, name: &str, slice: Option<Arc<ResourceSlice>>) {
@@ -214,7 +248,18 @@ impl Claims {
                 }
             }
         }
+        let classes = self.classes_of_resources(pod).filter_map(|class| self.class(class).cloned());
+        for class in classes.collect::<Vec<_>>() {
+            for cel in class.spec.selectors.iter().flatten().filter_map(|selector| selector.cel.as_ref()) {
+                self.selectors.compile(&cel.expression);
+            }
+        }
     }
+}
+
+/// The key of a claim that is not there yet: no object has such a name.
+fn held(pod: &str) -> String {
+    format!("<extended-resources>/{pod}")
 }
 
 fn pool(slice: &ResourceSlice) -> (String, String) {

@@ -77,6 +77,7 @@ async fn start(
         volumes: factory.informer(),
         claims: factory.informer(),
         pods: factory.informer::<Pod>(),
+        resource_claims: factory.informer(),
     };
     let shell = Shell::new(factory.client().clone(), &names, caches);
     feed::subscribe(&factory, &sender).await;
@@ -429,6 +430,12 @@ impl Scheduler {
                     });
                     diagnosis.pending_plugins.insert(plugin.name());
                     messages = vec!["deallocation of ResourceClaim completed".to_owned()];
+                    break;
+                }
+                PostFilter::DeleteClaim(claim) => {
+                    self.shell.delete_claim(*claim);
+                    diagnosis.pending_plugins.insert(plugin.name());
+                    messages = vec!["deletion of ResourceClaim completed".to_owned()];
                     break;
                 }
                 PostFilter::Unschedulable { message, clear } => {

@@ -1,10 +1,12 @@
 //! What the scheduler writes: bindings, volumes, claims, evictions and the status of pods it could not place.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
     Binding, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod,
+    PodExtendedResourceClaimStatus,
 };
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -15,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 use tracing::{debug, warn};
 
+use crate::dynamic_resources::{Readiness, readiness};
 use crate::pod_info::PodInfo;
 use crate::preemption::Candidate;
 use crate::volumes::{PodVolumes, Progress};
@@ -24,6 +27,9 @@ const REQUESTS: usize = 128;
 /// The longest note of an event.
 const MAX_NOTE: usize = 1024;
 
+/// Keeps a claim that is allocated.
+pub const CLAIM_FINALIZER: &str = "resource.kubernetes.io/delete-protection";
+
 /// The way to the API server.
 pub struct Shell {
     client: kube::Client,
@@ -32,9 +38,10 @@ pub struct Shell {
     nodes: Informer<Node>,
     volumes: Informer<PersistentVolume>,
     claims: Informer<PersistentVolumeClaim>,
-    /// Changes with every change of a volume, claim or pod: whoever waits for one looks again.
+    /// Changes with every change of a volume, claim (for volumes or devices) or pod: whoever waits for one looks again.
     storage_changes: watch::Sender<()>,
     pods: Informer<Pod>,
+    resource_claims: Informer<ResourceClaim>,
 }
 
 /// The caches that binding looks at.
@@ -43,6 +50,7 @@ pub struct Caches {
     pub volumes: Informer<PersistentVolume>,
     pub claims: Informer<PersistentVolumeClaim>,
     pub pods: Informer<Pod>,
+    pub resource_claims: Informer<ResourceClaim>,
 }
 
 /// What becomes of `status.nominatedNodeName`.
@@ -75,12 +83,13 @@ impl Shell {
             volumes: caches.volumes,
             claims: caches.claims,
             pods: caches.pods,
+            resource_claims: caches.resource_claims,
             storage_changes: watch::Sender::new(()),
             client,
         })
     }
 
-    /// A volume, claim or pod has changed.
+    /// A volume, a claim of either kind or a pod has changed.
     pub fn storage_changed(&self) {
         self.storage_changes.send_replace(());
     }
@@ -181,10 +190,15 @@ impl Shell {
         done.map_err(|reason: String| format!("binding volumes: {reason}"))
     }
 
-    fn are_volumes_bound(&self, pod: &PodInfo, node: &str, written: &PodVolumes) -> Result<bool, String> {
-        if self.pods.get_key(&pod.key).is_none_or(|found| found.metadata.uid.as_deref() != Some(&pod.uid)) {
-            return Err(format!("pod does not exist any more: pod \"{}\" not found", pod.key.name));
+    fn still_there(&self, pod: &PodInfo) -> Result<(), String> {
+        match self.pods.get_key(&pod.key) {
+            Some(found) if found.metadata.uid.as_deref() == Some(&pod.uid) => Ok(()),
+            _ => Err(format!("pod does not exist any more: pod \"{}\" not found", pod.key.name)),
         }
+    }
+
+    fn are_volumes_bound(&self, pod: &PodInfo, node: &str, written: &PodVolumes) -> Result<bool, String> {
+        self.still_there(pod)?;
         let Some(node) = self.nodes.get("", node) else {
             return Err(format!("failed to get node \"{node}\": node \"{node}\" not found"));
         };
@@ -196,21 +210,114 @@ impl Shell {
         progress.check(written)
     }
 
+    /// The claims of a claim's namespace.
+    fn claims_in(&self, claim: &ResourceClaim) -> Api<ResourceClaim> {
+        let namespace = claim.metadata.namespace.as_deref().unwrap_or_default();
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
     /// Writes a claim's allocation and reservation. The answer is the claim as it is stored.
     pub async fn update_claim_status(&self, claim: &ResourceClaim) -> Result<ResourceClaim, kube::Error> {
         let _permit = self.permits.acquire().await;
-        let namespace = claim.metadata.namespace.as_deref().unwrap_or_default();
-        let api: Api<ResourceClaim> = Api::namespaced(self.client.clone(), namespace);
-        api.replace_status(claim.metadata.name.as_deref().unwrap_or_default(), &PostParams::default(), claim)
-            .await
+        let name = claim.metadata.name.as_deref().unwrap_or_default();
+        self.claims_in(claim).replace_status(name, &PostParams::default(), claim).await
     }
 
     /// Writes a claim. The answer is the claim as it is stored.
     pub async fn update_claim(&self, claim: &ResourceClaim) -> Result<ResourceClaim, kube::Error> {
         let _permit = self.permits.acquire().await;
-        let namespace = claim.metadata.namespace.as_deref().unwrap_or_default();
-        let api: Api<ResourceClaim> = Api::namespaced(self.client.clone(), namespace);
-        api.replace(claim.metadata.name.as_deref().unwrap_or_default(), &PostParams::default(), claim).await
+        let name = claim.metadata.name.as_deref().unwrap_or_default();
+        self.claims_in(claim).replace(name, &PostParams::default(), claim).await
+    }
+
+    /// Makes a claim. The answer is the claim as it is stored.
+    pub async fn create_claim(&self, claim: &ResourceClaim) -> Result<ResourceClaim, kube::Error> {
+        let _permit = self.permits.acquire().await;
+        self.claims_in(claim).create(&PostParams::default(), claim).await
+    }
+
+    /// Deletes a claim that the scheduler made, in the background.
+    pub fn delete_claim(self: &Arc<Self>, mut claim: ResourceClaim) {
+        let shell = self.clone();
+        tokio::spawn(async move {
+            let _permit = shell.permits.acquire().await;
+            let api = shell.claims_in(&claim);
+            let name = claim.metadata.name.take().unwrap_or_default();
+            // Else the finalizer would keep it.
+            let patch = json!({"metadata": {"uid": claim.metadata.uid,
+                "$deleteFromPrimitiveList/finalizers": [CLAIM_FINALIZER]}});
+            let patched = api.patch(&name, &PatchParams::default(), &Patch::Strategic(patch)).await;
+            let same = Preconditions { uid: claim.metadata.uid.clone(), resource_version: None };
+            let params = DeleteParams { preconditions: Some(same), ..DeleteParams::default() };
+            let deleted = match gone(patched.map(drop)) {
+                Ok(true) => gone(api.delete(&name, &params).await.map(drop)),
+                other => other,
+            };
+            if let Err(error) = deleted {
+                warn!(claim = name, %error, "could not delete the claim for a pod's extended resources; the next attempt to schedule the pod tries again");
+            }
+        });
+    }
+
+    /// Waits until drivers have made the devices of a pod's claims ready (KEP-5007).
+    pub async fn devices_are_ready(
+        &self,
+        pod: &PodInfo,
+        node: &str,
+        claims: &[String],
+        timeout: Duration,
+    ) -> Result<(), String> {
+        let mut changes = self.storage_changes.subscribe();
+        let note = format!("waiting for binding conditions for device on node {node}");
+        let happened = Occurrence {
+            kind: EventType::Normal,
+            reason: "BindingConditionsPending",
+            action: "Scheduling",
+            note: &note,
+        };
+        self.event(pod.scheduler_name(), pod, None, happened);
+        let mut seen = HashSet::new();
+        let ready = async {
+            loop {
+                self.still_there(pod)?;
+                let mut waiting = false;
+                for name in claims {
+                    let claim = self.resource_claims.get(&pod.key.namespace, name);
+                    match claim.as_deref().map(readiness) {
+                        Some(Readiness::Ready) => {}
+                        Some(Readiness::Waiting) => waiting = true,
+                        Some(Readiness::Failed(reason)) => return Err(reason),
+                        None if seen.contains(name) => {
+                            return Err(format!("resourceclaim.resource.k8s.io \"{name}\" not found"));
+                        }
+                        // Made a moment ago.
+                        None => waiting = true,
+                    }
+                    if claim.is_some() {
+                        seen.insert(name);
+                    }
+                }
+                if !waiting {
+                    return Ok(());
+                }
+                // The sender lives as long as `self`.
+                let _ = changes.changed().await;
+            }
+        };
+        let done = tokio::time::timeout(timeout, ready).await;
+        done.unwrap_or_else(|_| Err("device binding timeout".to_owned()))
+    }
+
+    /// Writes which claim has been made for a pod's extended resources.
+    pub async fn write_extended_claim(
+        &self,
+        pod: &PodInfo,
+        status: &PodExtendedResourceClaimStatus,
+    ) -> Result<(), kube::Error> {
+        let _permit = self.permits.acquire().await;
+        let patch = json!({"metadata": {"uid": pod.uid}, "status": {"extendedResourceClaimStatus": status}});
+        let pods = self.pods(&pod.key.namespace);
+        pods.patch_status(&pod.key.name, &PatchParams::default(), &Patch::Strategic(patch)).await.map(drop)
     }
 
     /// Evicts the victims of a candidate.

@@ -102,6 +102,7 @@ impl Simulation {
                 PostFilter::Deallocate(_) => {
                     messages.push("deallocation of ResourceClaim completed".to_owned())
                 }
+                PostFilter::DeleteClaim(_) => messages.push("deletion of ResourceClaim completed".to_owned()),
                 PostFilter::Unschedulable { message, .. } | PostFilter::Error(message) => {
                     messages.push(message)
                 }

@@ -1,14 +1,14 @@
 //! Which devices of a node satisfy all claims of a pod: a search with backtracking, bounded in steps. Answers to
 //! `dynamic-resource-allocation/structured`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm};
 use k8s_openapi::api::resource::v1::{
     AllocationResult, Device, DeviceAllocationConfiguration, DeviceAllocationResult, DeviceConstraint,
-    DeviceRequest, DeviceRequestAllocationResult, DeviceSelector, DeviceTaint, DeviceToleration,
-    ResourceClaim, ResourceSlice,
+    DeviceRequest, DeviceRequestAllocationResult, DeviceSelector, DeviceSubRequest, DeviceTaint,
+    DeviceToleration, ResourceClaim, ResourceSlice,
 };
 use orlop_api::Quantity;
 
@@ -79,6 +79,20 @@ pub fn missing_class(claim: &ResourceClaim, claims: &Claims) -> Option<(String, 
         .map(|alternative| (alternative.name, alternative.class.to_owned()))
 }
 
+/// How much is liked what a claim got: of alternatives, the first is the best (KEP-4816).
+pub fn preference(claim: &ResourceClaim, allocation: &AllocationResult) -> i64 {
+    /// `FirstAvailableDeviceRequestMaxSize`.
+    const MOST_ALTERNATIVES: usize = 8;
+    let results = allocation.devices.iter().flat_map(|devices| devices.results.iter().flatten());
+    let got: BTreeSet<&str> = results.map(|result| result.request.as_str()).collect();
+    let of_request = |request: &DeviceRequest| {
+        let place = |sub: &DeviceSubRequest| got.contains(format!("{}/{}", request.name, sub.name).as_str());
+        let places = request.first_available.iter().flatten().enumerate().filter(|(_, sub)| place(sub));
+        places.map(|(place, _)| MOST_ALTERNATIVES.saturating_sub(place) as i64).sum::<i64>()
+    };
+    requests(claim).iter().map(of_request).sum()
+}
+
 struct Candidate<'a> {
     id: DeviceId,
     device: &'a Device,
@@ -144,6 +158,12 @@ impl<'a> Allocator<'a> {
                 devices.push(Candidate { id, device, slice });
             }
         }
+        // What is ready at once comes first.
+        let waits =
+            |device: &Device| device.binding_conditions.as_ref().is_some_and(|names| !names.is_empty());
+        devices.sort_by_key(|candidate: &Candidate<'_>| {
+            candidate.slice.spec.devices.iter().flatten().any(waits)
+        });
         Self {
             claims,
             wanted,
@@ -383,6 +403,8 @@ impl<'a> Allocator<'a> {
         let chosen = |name: &str| all.iter().find(|alternative| alternative.name == name);
         let results = picks.iter().map(|pick| {
             let (driver, pool, device) = self.devices[pick.device].id.clone();
+            let Device { binding_conditions, binding_failure_conditions, .. } =
+                self.devices[pick.device].device;
             let tolerations = chosen(&pick.request).map(|alternative| alternative.tolerations.to_vec());
             DeviceRequestAllocationResult {
                 request: pick.request.clone(),
@@ -391,6 +413,8 @@ impl<'a> Allocator<'a> {
                 device,
                 admin_access: pick.admin.then_some(true),
                 tolerations: tolerations.filter(|tolerations| !tolerations.is_empty()),
+                binding_conditions: binding_conditions.clone(),
+                binding_failure_conditions: binding_failure_conditions.clone(),
                 ..DeviceRequestAllocationResult::default()
             }
         });
@@ -440,7 +464,7 @@ impl<'a> Allocator<'a> {
                 true => (&device.node_name, &device.node_selector),
                 false => (&slice.spec.node_name, &slice.spec.node_selector),
             };
-            if name.as_ref().is_some_and(|name| !name.is_empty()) {
+            if name.as_ref().is_some_and(|name| !name.is_empty()) || device.binds_to_node == Some(true) {
                 return Some(only(&self.node.name));
             }
             match (&shared, selector) {

@@ -5,7 +5,7 @@ use std::ops::BitOr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim};
-use k8s_openapi::api::resource::v1::ResourceClaim;
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass};
 
 use crate::pod_info::PodInfo;
@@ -77,6 +77,7 @@ pub enum Change {
     CSIStorageCapacity(Option<Arc<CSIStorageCapacity>>, Option<Arc<CSIStorageCapacity>>),
     StorageClass(Option<Arc<StorageClass>>, Option<Arc<StorageClass>>),
     ResourceClaim(Option<Arc<ResourceClaim>>, Option<Arc<ResourceClaim>>),
+    DeviceClass(Option<Arc<DeviceClass>>, Option<Arc<DeviceClass>>),
     /// An object no hint looks at.
     Other,
 }

@@ -132,6 +132,8 @@ pub enum PostFilter {
     Preempt(crate::preemption::Preemption),
     /// A claim of the pod is given back, so that it can be allocated elsewhere.
     Deallocate(Box<k8s_openapi::api::resource::v1::ResourceClaim>),
+    /// A claim that was made for the pod in vain is deleted.
+    DeleteClaim(Box<k8s_openapi::api::resource::v1::ResourceClaim>),
     /// Nothing can be done; `clear` takes back an earlier nomination.
     Unschedulable { message: String, clear: bool },
     /// Something failed.

@@ -1,58 +1,134 @@
 //! A pod runs where its claims for devices are or can be allocated; they are allocated and reserved for the pod before
-//! it is bound (KEP-4381).
+//! it is bound (KEP-4381). For extended resources that only devices provide a claim is made (KEP-5004).
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::PodExtendedResourceClaimStatus;
 use k8s_openapi::api::resource::v1::{AllocationResult, ResourceClaim, ResourceClaimConsumerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use orlop_client::ObjectKey;
+use parking_lot::Mutex;
 
 use crate::cache::{Cache, NodeInfo};
 use crate::config::DynamicResourcesArgs;
 use crate::dynamic_resources::{
-    Allocator, allocated_nodes, can_be_reserved, is_allocated, is_reserved_for, missing_class,
+    Allocator, Needed, Readiness, allocated_nodes, can_be_reserved, has_binding_conditions, is_allocated,
+    is_overdue, is_reserved_for, made_for, missing_class, preference, readiness,
 };
 use crate::framework::{
     ActionType, BoxFuture, Change, ClusterEvent, Diagnosis, EventResource, ExtensionPoint, Filter, Framework,
-    Plugin, PostFilter, PreFilter, QueueingHint, Registration, Reservation, Status,
+    Plugin, PostFilter, PreFilter, QueueingHint, Registration, Reservation, Scorer, Status,
+    default_normalize_score,
 };
+use crate::go_duration;
 use crate::nominator::Nominator;
 use crate::pod_info::PodInfo;
 use crate::selector::NodeMatcher;
-use crate::shell::Shell;
+use crate::shell::{CLAIM_FINALIZER, Shell};
 
-const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
+/// What upstream gives devices to become ready.
+const BINDING_TIMEOUT: Duration = Duration::from_secs(600);
 
-pub struct DynamicResources;
+pub struct DynamicResources {
+    /// How long devices may take to become ready.
+    binding_timeout: Duration,
+}
 
 impl DynamicResources {
-    /// The timeouts of the arguments bound what upstream measures in time; here the search is bounded in steps.
-    pub fn new(_: DynamicResourcesArgs) -> Self {
-        Self
+    /// The arguments' other timeout bounds what upstream measures in time; here the search is bounded in steps.
+    pub fn new(args: DynamicResourcesArgs) -> Self {
+        let given = args.binding_timeout.and_then(|timeout| go_duration::parse(&timeout));
+        let timeout = given.and_then(|nanos| u64::try_from(nanos).ok()).map(Duration::from_nanos);
+        Self { binding_timeout: timeout.unwrap_or(BINDING_TIMEOUT) }
+    }
+
+    /// Whether the driver has failed to make an allocated claim's devices ready, or takes too long.
+    fn is_unavailable(&self, claim: &ResourceClaim) -> bool {
+        match readiness(claim) {
+            Readiness::Ready => false,
+            Readiness::Failed(_) => true,
+            Readiness::Waiting => is_overdue(claim, self.binding_timeout, Timestamp::now()),
+        }
     }
 }
 
 struct Devices<'a> {
     cache: &'a Cache,
+    pod: &'a PodInfo,
     /// Where the claims are that are allocated already.
     allocated: Vec<NodeMatcher>,
+    /// Whether one of those has devices that do not become ready.
+    unavailable: bool,
     wanted: Vec<Arc<ResourceClaim>>,
 }
 
-impl Filter for Devices<'_> {
-    fn filter(&self, node: &NodeInfo) -> Result<(), Status> {
-        if !self.allocated.iter().all(|nodes| nodes.matches(&node.name, node.labels())) {
-            return Err(Status::unschedulable("resourceclaim not available on the node"));
+impl<'a> Devices<'a> {
+    fn of(pod: &'a PodInfo, cache: &'a Cache, wanted: Vec<Arc<ResourceClaim>>) -> Self {
+        Self { cache, pod, allocated: Vec::new(), unavailable: false, wanted }
+    }
+
+    /// What the pod would get on a node: its claims that are to be allocated and the one for its extended resources,
+    /// if it needs one there.
+    fn allocate(&self, node: &NodeInfo) -> Result<Allocated, Status> {
+        let claims = &self.cache.claims;
+        let needed = claims.needed_on(self.pod, node).map_err(Status::unresolvable)?;
+        let mut wanted = self.wanted.clone();
+        wanted.extend(needed.iter().map(|needed| Arc::new(needed.claim.clone())));
+        if wanted.is_empty() {
+            return Ok(Allocated { results: Vec::new(), needed });
         }
-        match Allocator::new(&self.cache.claims, &self.wanted, node).allocate() {
-            Ok(Some(_)) => Ok(()),
-            Ok(None) => Err(Status::unschedulable("cannot allocate all claims")),
+        match Allocator::new(claims, &wanted, node).allocate() {
+            Ok(Some(results)) => Ok(Allocated { results, needed }),
+            Ok(None) => Err(Status::unresolvable("cannot allocate all claims")),
             Err(reason) => Err(Status::error(reason)),
         }
     }
 }
 
+/// An allocation for each claim that was to be allocated, then that of the needed one.
+struct Allocated {
+    results: Vec<AllocationResult>,
+    needed: Option<Needed>,
+}
+
+impl Filter for Devices<'_> {
+    fn filter(&self, node: &NodeInfo) -> Result<(), Status> {
+        // What an earlier attempt has left may not be valid any more: it is deleted when no node is found.
+        if self.cache.claims.made_for(self.pod).is_some() {
+            return Err(Status::unresolvable("cannot schedule extended resource claim"));
+        }
+        let reached =
+            !self.unavailable && self.allocated.iter().all(|nodes| nodes.matches(&node.name, node.labels()));
+        let allocated = self.allocate(node).map(drop);
+        if reached { allocated } else { Err(Status::unresolvable("resourceclaim not available on the node")) }
+    }
+}
+
+impl Scorer for Devices<'_> {
+    fn score(&self, node: &NodeInfo) -> i64 {
+        let Ok(allocated) = self.allocate(node) else { return 0 };
+        self.wanted.iter().zip(&allocated.results).map(|(claim, result)| preference(claim, result)).sum()
+    }
+
+    fn normalize(&self, _: &[&NodeInfo], scores: &mut [i64]) {
+        default_normalize_score(scores, false);
+    }
+}
+
 fn uses_claims(pod: &PodInfo) -> bool {
     pod.spec().is_some_and(|spec| spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()))
+}
+
+/// Whether the pod has claims, or asks for resources that devices may have to provide.
+fn is_concerned(pod: &PodInfo, cache: &Cache) -> bool {
+    uses_claims(pod) || cache.claims.classes_of_resources(pod).next().is_some()
+}
+
+fn has_alternatives(claim: &ResourceClaim) -> bool {
+    let requests = claim.spec.devices.iter().flat_map(|devices| devices.requests.iter().flatten());
+    requests.into_iter().any(|request| request.first_available.is_some())
 }
 
 fn key(claim: &ResourceClaim) -> String {
@@ -72,27 +148,66 @@ fn reserve_for(claim: &mut ResourceClaim, pod: &PodInfo) {
 /// Claims taken for a pod.
 struct Taken {
     pod: Arc<PodInfo>,
+    node: String,
     /// As they were, with the allocation that was decided about.
     claims: Vec<(Arc<ResourceClaim>, Option<AllocationResult>)>,
+    /// The claim that is made for the pod's extended resources.
+    needed: Option<(Needed, AllocationResult)>,
+    /// That claim, once it is there.
+    made: Arc<Mutex<Option<Made>>>,
+    /// The names of claims whose devices have to become ready first.
+    awaited: Vec<String>,
+    binding_timeout: Duration,
+}
+
+struct Made {
+    shell: Arc<Shell>,
+    claim: ResourceClaim,
 }
 
 impl Reservation for Taken {
     fn pre_bind(&self, shell: Arc<Shell>) -> BoxFuture<Result<(), Status>> {
-        let (pod, claims) = (self.pod.clone(), self.claims.clone());
+        let (pod, claims, needed) = (self.pod.clone(), self.claims.clone(), self.needed.clone());
+        let node = self.node.clone();
+        let (made, mut awaited, timeout) = (self.made.clone(), self.awaited.clone(), self.binding_timeout);
         Box::pin(async move {
+            let failed =
+                |name: &str, error| Status::error(format!("claim {name}: {error}")).by("DynamicResources");
             for (claim, allocation) in claims {
                 let written = write(&shell, &pod, &claim, allocation).await;
-                written.map_err(|error| {
-                    let name = claim.metadata.name.as_deref().unwrap_or_default();
-                    Status::error(format!("claim {name}: {error}")).by("DynamicResources")
-                })?;
+                written.map_err(|error| failed(claim.metadata.name.as_deref().unwrap_or_default(), error))?;
             }
-            Ok(())
+            if let Some((needed, allocation)) = needed {
+                let of_resources = |error| failed("for extended resources", error);
+                let claim = shell.create_claim(&needed.claim).await.map_err(of_resources)?;
+                *made.lock() = Some(Made { shell: shell.clone(), claim: claim.clone() });
+                let written = write(&shell, &pod, &claim, Some(allocation)).await.map_err(of_resources)?;
+                let name = claim.metadata.name.unwrap_or_default();
+                if has_binding_conditions(&written) {
+                    awaited.push(name.clone());
+                }
+                let status = PodExtendedResourceClaimStatus {
+                    request_mappings: needed.mappings,
+                    resource_claim_name: name,
+                };
+                shell.write_extended_claim(&pod, &status).await.map_err(of_resources)?;
+            }
+            if awaited.is_empty() {
+                return Ok(());
+            }
+            let ready = shell.devices_are_ready(&pod, &node, &awaited, timeout).await;
+            ready.map_err(|reason| Status::error(reason).by("DynamicResources"))
         })
     }
 
     fn unreserve(&self, cache: &mut Cache) {
         self.claims.iter().for_each(|(claim, _)| cache.claims.revert(&key(claim)));
+        if self.needed.is_some() {
+            cache.claims.release(&self.pod.uid);
+        }
+        if let Some(Made { shell, claim }) = self.made.lock().take() {
+            shell.delete_claim(claim);
+        }
     }
 }
 
@@ -100,21 +215,24 @@ async fn write(
     shell: &Shell,
     pod: &PodInfo,
     claim: &ResourceClaim,
-    allocation: Option<AllocationResult>,
-) -> Result<(), kube::Error> {
+    mut allocation: Option<AllocationResult>,
+) -> Result<ResourceClaim, kube::Error> {
     let mut claim = claim.clone();
-    if allocation.is_some() {
+    if let Some(allocation) = &mut allocation {
+        allocation.allocation_timestamp = Some(Time(Timestamp::now()));
         let finalizers = claim.metadata.finalizers.get_or_insert_default();
-        if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
-            finalizers.push(FINALIZER.to_owned());
+        if !finalizers.iter().any(|finalizer| finalizer == CLAIM_FINALIZER) {
+            finalizers.push(CLAIM_FINALIZER.to_owned());
             let status = claim.status.take();
             claim = shell.update_claim(&claim).await?;
             claim.status = claim.status.or(status);
         }
+    }
+    if allocation.is_some() {
         claim.status.get_or_insert_default().allocation = allocation;
     }
     reserve_for(&mut claim, pod);
-    shell.update_claim_status(&claim).await.map(drop)
+    shell.update_claim_status(&claim).await
 }
 
 impl Plugin for DynamicResources {
@@ -128,6 +246,7 @@ impl Plugin for DynamicResources {
             ExtensionPoint::PreFilter,
             ExtensionPoint::Filter,
             ExtensionPoint::PostFilter,
+            ExtensionPoint::Score,
             ExtensionPoint::Reserve,
             ExtensionPoint::PreBind,
         ]
@@ -150,6 +269,8 @@ impl Plugin for DynamicResources {
             Change::ResourceClaim(Some(old), new) if is_allocated(old) => QueueingHint::queue_if(
                 !new.as_ref().is_some_and(|new| is_allocated(new)) || own(pod, new.as_deref(), cache),
             ),
+            // One that was made in vain for the pod's own resources is gone.
+            Change::ResourceClaim(Some(old), None) if made_for(old) == Some(&pod.uid) => QueueingHint::Queue,
             Change::ResourceClaim(_, new) => QueueingHint::queue_if(own(pod, new.as_deref(), cache)),
             _ => QueueingHint::Queue,
         }
@@ -163,26 +284,27 @@ impl Plugin for DynamicResources {
     }
 
     fn prepare(&self, pod: &PodInfo, cache: &mut Cache) {
-        if uses_claims(pod) {
+        if is_concerned(pod, cache) {
             cache.claims.compile_for(pod);
         }
     }
 
     fn pre_filter<'a>(&'a self, pod: &'a PodInfo, cache: &'a Cache) -> PreFilter<'a> {
-        if !uses_claims(pod) {
+        if !is_concerned(pod, cache) {
             return PreFilter::Skip;
         }
         let claims = match cache.claims.claims_of(pod) {
             Ok(claims) => claims,
             Err(reason) => return PreFilter::Reject(Status::unresolvable(reason)),
         };
-        let mut devices = Devices { cache, allocated: Vec::new(), wanted: Vec::new() };
+        let mut devices = Devices::of(pod, cache, Vec::new());
         for claim in claims {
             if is_allocated(&claim) {
                 if !is_reserved_for(&claim, pod) && !can_be_reserved(&claim) {
-                    return PreFilter::Reject(Status::unschedulable("resourceclaim in use"));
+                    return PreFilter::Reject(Status::unresolvable("resourceclaim in use"));
                 }
                 devices.allocated.extend(allocated_nodes(&claim));
+                devices.unavailable |= self.is_unavailable(&claim);
                 continue;
             }
             if let Some((request, class)) = missing_class(&claim, &cache.claims) {
@@ -194,7 +316,8 @@ impl Plugin for DynamicResources {
         PreFilter::Filter(Box::new(devices))
     }
 
-    /// An allocated claim that nobody else uses may be what keeps the pod from all nodes: it is given back.
+    /// An allocated claim that nobody else uses may be what keeps the pod from all nodes: it is given back. So is one
+    /// that an earlier attempt made.
     fn post_filter(
         &self,
         _: &Framework,
@@ -203,6 +326,10 @@ impl Plugin for DynamicResources {
         diagnosis: &Diagnosis,
         _: &Nominator,
     ) -> PostFilter {
+        let nothing = |message: &str| PostFilter::Unschedulable { message: message.to_owned(), clear: false };
+        if !is_concerned(pod, cache) {
+            return nothing("no new claims to deallocate");
+        }
         let rejected = diagnosis.unschedulable_plugins.contains(self.name());
         let claims = if rejected { cache.claims.claims_of(pod).unwrap_or_default() } else { Vec::new() };
         let unused = |claim: &&Arc<ResourceClaim>| {
@@ -214,19 +341,37 @@ impl Plugin for DynamicResources {
             allocated_nodes(claim)
                 .is_some_and(|nodes| cache.nodes().any(|node| !nodes.matches(&node.name, node.labels())))
         };
-        match claims.iter().filter(unused).find(elsewhere) {
+        let hopeless = |claim: &&Arc<ResourceClaim>| self.is_unavailable(claim) || elsewhere(claim);
+        match claims.iter().filter(unused).find(hopeless) {
             Some(claim) => {
                 let mut freed = ResourceClaim::clone(claim);
                 if let Some(status) = &mut freed.status {
                     status.allocation = None;
                     status.reserved_for = None;
+                    status.devices = None;
                 }
                 PostFilter::Deallocate(Box::new(freed))
             }
-            None => {
-                PostFilter::Unschedulable { message: "no new claims to deallocate".to_owned(), clear: false }
-            }
+            None => match cache.claims.made_for(pod) {
+                Some(made) => PostFilter::DeleteClaim(Box::new(ResourceClaim::clone(made))),
+                None => nothing("still not schedulable"),
+            },
         }
+    }
+
+    fn pre_score<'a>(
+        &'a self,
+        pod: &'a PodInfo,
+        cache: &'a Cache,
+        _: &[&'a NodeInfo],
+    ) -> Option<Box<dyn Scorer + 'a>> {
+        if !uses_claims(pod) {
+            return None;
+        }
+        let mut wanted = cache.claims.claims_of(pod).ok()?;
+        wanted.retain(|claim| !is_allocated(claim));
+        let chooses = wanted.iter().any(|claim| has_alternatives(claim));
+        chooses.then(|| Box::new(Devices::of(pod, cache, wanted)) as Box<dyn Scorer>)
     }
 
     fn reserve(
@@ -235,7 +380,7 @@ impl Plugin for DynamicResources {
         node: &str,
         cache: &mut Cache,
     ) -> Result<Option<Box<dyn Reservation>>, Status> {
-        if !uses_claims(pod) {
+        if !is_concerned(pod, cache) {
             return Ok(None);
         }
         let claims = cache.claims.claims_of(pod).map_err(Status::error)?;
@@ -243,11 +388,14 @@ impl Plugin for DynamicResources {
         let Some(info) = cache.node_by_name(node) else {
             return Err(Status::error(format!("node {node:?} not found")));
         };
-        let found = Allocator::new(&cache.claims, &wanted, info).allocate().map_err(Status::error)?;
-        let Some(found) = found else { return Err(Status::unschedulable("cannot allocate all claims")) };
+        let awaited = allocated.iter().filter(|claim| has_binding_conditions(claim));
+        let mut awaited: Vec<_> = awaited.filter_map(|claim| claim.metadata.name.clone()).collect();
+        let devices = Devices::of(pod, cache, wanted.clone());
+        let Allocated { mut results, needed } = devices.allocate(info)?;
+        let needed = needed.and_then(|needed| Some((needed, results.pop()?)));
         let unreserved =
             allocated.into_iter().filter(|claim| !is_reserved_for(claim, pod)).map(|claim| (claim, None));
-        let allocated_now = wanted.into_iter().zip(found.into_iter().map(Some));
+        let allocated_now = wanted.into_iter().zip(results.into_iter().map(Some));
         let claims: Vec<_> = unreserved.chain(allocated_now).collect();
         for (claim, allocation) in &claims {
             let mut assumed = ResourceClaim::clone(claim);
@@ -255,9 +403,28 @@ impl Plugin for DynamicResources {
                 assumed.status.get_or_insert_default().allocation.clone_from(allocation);
             }
             reserve_for(&mut assumed, pod);
+            if allocation.is_some() && has_binding_conditions(&assumed) {
+                awaited.extend(assumed.metadata.name.clone());
+            }
             cache.claims.assume(&key(claim), Arc::new(assumed));
         }
-        Ok((!claims.is_empty()).then(|| Box::new(Taken { pod: pod.clone(), claims }) as Box<dyn Reservation>))
+        if let Some((needed, allocation)) = &needed {
+            let mut held = needed.claim.clone();
+            held.status.get_or_insert_default().allocation = Some(allocation.clone());
+            cache.claims.hold(pod, Arc::new(held));
+        }
+        if claims.is_empty() && needed.is_none() && awaited.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Box::new(Taken {
+            pod: pod.clone(),
+            node: node.to_owned(),
+            claims,
+            needed,
+            made: Arc::default(),
+            awaited,
+            binding_timeout: self.binding_timeout,
+        })))
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::cache::{Cache, NodeInfo};
 use crate::config::{NodeResourcesFitArgs, ResourceSpec, ScoringStrategy, UtilizationShapePoint};
+use crate::dynamic_resources::{Claims, stands_for};
 use crate::framework::{
     ActionType, Change, ClusterEvent, Code, EventResource, ExtensionPoint, Filter, MAX_NODE_SCORE, Plugin,
     PreFilter, QueueingHint, Registration, Scorer, Status,
@@ -52,18 +53,26 @@ impl NodeResourcesFit {
 }
 
 struct Fit<'a> {
+    cache: &'a Cache,
     wanted: &'a Resources,
     /// Extended resources, without those that are ignored.
     scalar: Vec<(&'a String, i64)>,
+    /// Whether devices may stand behind one of them (KEP-5004).
+    devices: bool,
 }
 
 impl<'a> Fit<'a> {
-    fn of(plugin: &NodeResourcesFit, pod: &'a PodInfo) -> Self {
+    fn of(plugin: &NodeResourcesFit, pod: &'a PodInfo, cache: &'a Cache) -> Self {
         let native = |name: &str| !crate::config::is_extended_resource_name(name);
         let counts =
             |(name, amount): &(&String, &i64)| **amount > 0 && (native(name) || !plugin.ignores(name));
         let scalar = pod.requests.scalar.iter().filter(counts);
-        Self { wanted: &pod.requests, scalar: scalar.map(|(name, amount)| (name, *amount)).collect() }
+        Self {
+            cache,
+            wanted: &pod.requests,
+            scalar: scalar.map(|(name, amount)| (name, *amount)).collect(),
+            devices: cache.claims.classes_of_resources(pod).next().is_some(),
+        }
     }
 }
 
@@ -83,9 +92,11 @@ impl Filter for Fit<'_> {
             ),
         ];
         let short = native.iter().any(|(_, wanted, offered, taken)| lacks(*wanted, *offered, *taken));
+        let by_devices = |name: &str| self.devices && self.cache.claims.is_left_to_devices(name, node);
         let mut missing = self
             .scalar
             .iter()
+            .filter(|(name, _)| !by_devices(name))
             .map(|(name, wanted)| (*name, *wanted, offered.get(name), taken.get(name)))
             .filter(|(_, wanted, offered, taken)| lacks(*wanted, *offered, *taken))
             .peekable();
@@ -116,7 +127,7 @@ impl Filter for Fit<'_> {
     }
 
     fn is_local(&self) -> bool {
-        true
+        !self.devices
     }
 }
 
@@ -242,10 +253,11 @@ impl Plugin for NodeResourcesFit {
             ),
             Registration::new(EventResource::TargetPod, ActionType::UPDATE_POD_SCALE_DOWN),
             Registration::new(EventResource::Node, ActionType::ADD | ActionType::UPDATE_NODE_ALLOCATABLE),
+            Registration::new(EventResource::DeviceClass, ActionType::ADD | ActionType::UPDATE),
         ]
     }
 
-    fn queueing_hint(&self, pod: &PodInfo, event: &ClusterEvent, _: &Cache) -> QueueingHint {
+    fn queueing_hint(&self, pod: &PodInfo, event: &ClusterEvent, cache: &Cache) -> QueueingHint {
         match &event.change {
             Change::Pod(Some(old), new) => {
                 let freed = |name: &str| {
@@ -261,13 +273,20 @@ impl Plugin for NodeResourcesFit {
                     || wanted.scalar.iter().any(|(name, amount)| *amount > 0 && freed(name));
                 QueueingHint::queue_if(own || gone || helps)
             }
-            Change::Node(old, Some(new)) => QueueingHint::queue_if(may_fit(pod, old.as_deref(), new)),
+            Change::Node(old, Some(new)) => {
+                QueueingHint::queue_if(may_fit(pod, old.as_deref(), new, &cache.claims))
+            }
+            Change::DeviceClass(old, Some(new)) => {
+                let wanted = pod.requests.scalar.keys();
+                let names = |resource: &String| stands_for(new, old.as_deref(), resource);
+                QueueingHint::queue_if(wanted.into_iter().any(names))
+            }
             _ => QueueingHint::Queue,
         }
     }
 
-    fn pre_filter<'a>(&'a self, pod: &'a PodInfo, _: &'a Cache) -> PreFilter<'a> {
-        PreFilter::Filter(Box::new(Fit::of(self, pod)))
+    fn pre_filter<'a>(&'a self, pod: &'a PodInfo, cache: &'a Cache) -> PreFilter<'a> {
+        PreFilter::Filter(Box::new(Fit::of(self, pod, cache)))
     }
 
     fn pre_score<'a>(
@@ -287,6 +306,7 @@ fn may_fit(
     pod: &PodInfo,
     old: Option<&k8s_openapi::api::core::v1::Node>,
     new: &Arc<k8s_openapi::api::core::v1::Node>,
+    claims: &Claims,
 ) -> bool {
     let list = |node: &k8s_openapi::api::core::v1::Node| {
         node.status.as_ref().and_then(|status| status.allocatable.clone()).unwrap_or_default()
@@ -295,11 +315,13 @@ fn may_fit(
     let wanted = &pod.requests;
     let mut all =
         ["cpu", "memory", "ephemeral-storage"].into_iter().chain(wanted.scalar.keys().map(String::as_str));
-    let fits = all.clone().all(|name| wanted.get(name) <= offered.get(name));
+    let by_devices = |name: &str| offered.get(name) <= 0 && claims.class_of_resource(name).is_some();
+    let fits = all.clone().all(|name| wanted.get(name) <= offered.get(name) || by_devices(name));
     let Some(old) = old else { return fits };
     let before = Resources::from_list(Some(&list(old)));
     let more_pods = list(old).get("pods") != list(new).get("pods");
-    fits && (more_pods || all.any(|name| wanted.get(name) > 0 && offered.get(name) > before.get(name)))
+    let grown = |name: &str| offered.get(name) > before.get(name) || by_devices(name);
+    fits && (more_pods || all.any(|name| wanted.get(name) > 0 && grown(name)))
 }
 
 #[cfg(test)]

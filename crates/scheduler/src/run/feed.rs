@@ -142,7 +142,8 @@ pub async fn subscribe(factory: &SharedInformerFactory, sender: &Sender) {
         DeviceClass => |scheduler, (old, new)| {
             let name = name(&old, &new, |class| &class.metadata);
             scheduler.cache.claims.set_class(&name, new.clone());
-            scheduler.changed(EventResource::DeviceClass, &old, &new, Change::Other);
+            let change = Change::DeviceClass(old.clone(), new.clone());
+            scheduler.changed(EventResource::DeviceClass, &old, &new, change);
         };
         ResourceSlice => |scheduler, (old, new)| {
             let name = name(&old, &new, |slice| &slice.metadata);
@@ -157,6 +158,7 @@ pub async fn subscribe(factory: &SharedInformerFactory, sender: &Sender) {
                     scheduler.cache.claims.remove_claim(&key);
                 }
             }
+            scheduler.shell.storage_changed();
             scheduler.claim_changed(&old, &new);
         };
         Node => |scheduler, (old, new)| match (old, new) {
