@@ -100,7 +100,9 @@ fn supported(pod: &Pod) -> Result<(), PodFailure> {
         );
         return refuse("RuntimeClassNotSupported", &message);
     }
-    if spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
+    let made_for_resources =
+        pod.status.as_ref().is_some_and(|status| status.extended_resource_claim_status.is_some());
+    if made_for_resources || spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
         return refuse("UnexpectedAdmissionError", "resourceClaims are not supported by this kubelet");
     }
     Ok(())
@@ -316,5 +318,18 @@ mod tests {
             Some(("NodePorts", "Predicate NodePorts failed")),
         );
         check(json!({"ports": [{"containerPort": 1, "hostPort": 80, "protocol": "UDP"}]}), None);
+    }
+
+    #[test]
+    fn a_pod_does_not_run_without_the_devices_it_was_given() {
+        let unsupported = "resourceClaims are not supported by this kubelet";
+        check(
+            json!({"resourceClaims": [{"name": "c", "resourceClaimName": "c"}]}),
+            Some(("UnexpectedAdmissionError", unsupported)),
+        );
+        let mut pod = pod(json!({}));
+        let made = json!({"extendedResourceClaimStatus": {"requestMappings": [], "resourceClaimName": "c"}});
+        pod.status = serde_json::from_value(made).unwrap();
+        assert_eq!(supported(&pod).map_err(|failure| failure.message), Err(unsupported.to_owned()));
     }
 }

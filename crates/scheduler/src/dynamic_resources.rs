@@ -3,6 +3,7 @@
 
 mod allocator;
 mod binding_conditions;
+mod capacity;
 mod extended;
 mod selector;
 
@@ -46,20 +47,26 @@ pub struct Claims {
     /// Slices that are not bound to one node.
     shared_slices: BTreeSet<String>,
     slices_of_pool: HashMap<(String, String), BTreeSet<String>>,
-    /// How many claims have each device; several only with administrative access.
+    /// How many claims have each device for themselves; several only by mistake.
     taken: HashMap<DeviceId, u32>,
+    /// What claims have of the devices that they share.
+    shared: HashMap<DeviceId, capacity::Amounts>,
     selectors: Selectors,
     resource_names: extended::ResourceNames,
     /// The claims that the scheduler made for pods' resources, by the pods' uids.
     made: HashMap<String, String>,
 }
 
-/// The devices that a claim holds for itself.
-fn devices_of(claim: &ResourceClaim) -> impl Iterator<Item = DeviceId> {
+/// What a claim holds: the devices, and of those that it shares, how much. Administrative access holds nothing.
+fn devices_of(claim: &ResourceClaim) -> impl Iterator<Item = (DeviceId, Option<capacity::Amounts>)> {
     let allocation = claim.status.as_ref().and_then(|status| status.allocation.as_ref());
     let results = allocation.and_then(|allocation| allocation.devices.as_ref()?.results.as_ref());
     let own = results.into_iter().flatten().filter(|result| result.admin_access != Some(true));
-    own.map(|result| (result.driver.clone(), result.pool.clone(), result.device.clone()))
+    own.map(|result| {
+        let part = || result.consumed_capacity.as_ref().map(capacity::amounts).unwrap_or_default();
+        let id = (result.driver.clone(), result.pool.clone(), result.device.clone());
+        (id, result.share_id.is_some().then(part))
+    })
 }
 
 /// Whether a claim has its devices.
@@ -143,11 +150,19 @@ impl Claims {
 
     fn count(&mut self, key: &str, sign: i32) {
         let Some(known) = self.claims.get(key) else { return };
-        for device in devices_of(known.latest()) {
-            let count = self.taken.entry(device.clone()).or_default();
-            *count = count.saturating_add_signed(sign);
-            if *count == 0 {
-                self.taken.remove(&device);
+        for (device, part) in devices_of(known.latest()) {
+            let Some(part) = part else {
+                let count = self.taken.entry(device.clone()).or_default();
+                *count = count.saturating_add_signed(sign);
+                if *count == 0 {
+                    self.taken.remove(&device);
+                }
+                continue;
+            };
+            let all = self.shared.entry(device.clone()).or_default();
+            capacity::add(all, &part, sign.into());
+            if all.values().all(|amount| *amount == 0) {
+                self.shared.remove(&device);
             }
         }
     }

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm};
 use k8s_openapi::api::resource::v1::{
-    AllocationResult, Device, DeviceAllocationConfiguration, DeviceAllocationResult, DeviceConstraint,
-    DeviceRequest, DeviceRequestAllocationResult, DeviceSelector, DeviceSubRequest, DeviceTaint,
-    DeviceToleration, ResourceClaim, ResourceSlice,
+    AllocationResult, CapacityRequirements, Device, DeviceAllocationConfiguration, DeviceAllocationResult,
+    DeviceConstraint, DeviceRequest, DeviceRequestAllocationResult, DeviceSelector, DeviceSubRequest,
+    DeviceTaint, DeviceToleration, ResourceClaim, ResourceSlice,
 };
 use orlop_api::Quantity;
 
+use super::capacity::{self, Amounts};
 use super::{Claims, DeviceId};
 use crate::cache::NodeInfo;
 use crate::selector::NodeMatcher;
@@ -31,6 +32,7 @@ struct Alternative<'a> {
     count: Option<usize>,
     admin: bool,
     tolerations: &'a [DeviceToleration],
+    capacity: Option<&'a CapacityRequirements>,
 }
 
 fn alternatives(request: &DeviceRequest) -> Vec<Alternative<'_>> {
@@ -46,6 +48,7 @@ fn alternatives(request: &DeviceRequest) -> Vec<Alternative<'_>> {
             count: count(&exact.allocation_mode, exact.count),
             admin: exact.admin_access == Some(true),
             tolerations: exact.tolerations.as_deref().unwrap_or_default(),
+            capacity: exact.capacity.as_ref(),
         }];
     }
     let available = request.first_available.iter().flatten();
@@ -57,6 +60,7 @@ fn alternatives(request: &DeviceRequest) -> Vec<Alternative<'_>> {
             count: count(&sub.allocation_mode, sub.count),
             admin: false,
             tolerations: sub.tolerations.as_deref().unwrap_or_default(),
+            capacity: sub.capacity.as_ref(),
         })
         .collect()
 }
@@ -105,6 +109,8 @@ struct Pick {
     request: String,
     device: usize,
     admin: bool,
+    /// Of a device that is shared.
+    part: Option<Amounts>,
 }
 
 /// The search for one node.
@@ -221,7 +227,9 @@ impl<'a> Allocator<'a> {
             if !self.take(claim, alternative, device) {
                 continue;
             }
-            if self.pick(claim, request, alternative, missing - 1, device + 1)? {
+            // A shared device may be given twice.
+            let next = if capacity::is_shared(self.devices[device].device) { device } else { device + 1 };
+            if self.pick(claim, request, alternative, missing - 1, next)? {
                 return Ok(true);
             }
             self.picks.pop();
@@ -261,10 +269,26 @@ impl<'a> Allocator<'a> {
             !matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute")
                 || alternative.tolerations.iter().any(|toleration| tolerates(toleration, taint))
         });
-        tolerated
-            && (alternative.admin
-                || !self.claims.taken.contains_key(&candidate.id)
-                    && !self.picks.iter().any(|pick| pick.device == device && !pick.admin))
+        tolerated && (alternative.admin || self.is_left(device, alternative))
+    }
+
+    /// Whether a device is nobody's, or enough of a shared one is left.
+    fn is_left(&self, device: usize, alternative: &Alternative<'_>) -> bool {
+        let candidate = &self.devices[device];
+        let Some(part) = capacity::consumption(candidate.device, alternative.capacity) else { return false };
+        if self.claims.taken.contains_key(&candidate.id) {
+            return false;
+        }
+        let mut picks = self.picks.iter().filter(|pick| pick.device == device && !pick.admin);
+        if !capacity::is_shared(candidate.device) {
+            return !self.claims.shared.contains_key(&candidate.id) && picks.next().is_none();
+        }
+        let mut all = self.claims.shared.get(&candidate.id).cloned().unwrap_or_default();
+        picks
+            .filter_map(|pick| pick.part.as_ref())
+            .chain([&part])
+            .for_each(|part| capacity::add(&mut all, part, 1));
+        capacity::suffices(candidate.device, &all)
     }
 
     fn matches(
@@ -307,7 +331,16 @@ impl<'a> Allocator<'a> {
 
     /// Takes a device unless a constraint of the claim, its size or a shared counter forbids it.
     fn take(&mut self, claim: usize, alternative: &Alternative<'_>, device: usize) -> bool {
-        let pick = Pick { claim, request: alternative.name.clone(), device, admin: alternative.admin };
+        let of = self.devices[device].device;
+        let shares = capacity::is_shared(of) && !alternative.admin;
+        let part = || capacity::consumption(of, alternative.capacity).unwrap_or_default();
+        let pick = Pick {
+            claim,
+            request: alternative.name.clone(),
+            device,
+            admin: alternative.admin,
+            part: shares.then(part),
+        };
         let own = self.picks.iter().filter(|pick| pick.claim == claim).count();
         if own >= MAX_DEVICES {
             return false;
@@ -378,6 +411,7 @@ impl<'a> Allocator<'a> {
         let in_use = |device: &Device| {
             let id = (pool.0.clone(), pool.1.clone(), device.name.clone());
             self.claims.taken.contains_key(&id)
+                || self.claims.shared.contains_key(&id)
                 || self.picks.iter().any(|pick| !pick.admin && self.devices[pick.device].id == id)
         };
         let users =
@@ -413,8 +447,10 @@ impl<'a> Allocator<'a> {
                 device,
                 admin_access: pick.admin.then_some(true),
                 tolerations: tolerations.filter(|tolerations| !tolerations.is_empty()),
-                binding_conditions: binding_conditions.clone(),
-                binding_failure_conditions: binding_failure_conditions.clone(),
+                binding_conditions: of.binding_conditions.clone(),
+                binding_failure_conditions: of.binding_failure_conditions.clone(),
+                share_id: pick.part.is_some().then(|| uuid::Uuid::new_v4().to_string()),
+                consumed_capacity: pick.part.as_ref().map(|part| capacity::quantities(of, part)),
                 ..DeviceRequestAllocationResult::default()
             }
         });

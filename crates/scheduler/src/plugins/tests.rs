@@ -771,3 +771,43 @@ fn devices_that_fail_make_their_claim_unavailable() {
     check(long_ago, condition("Ready"), true);
     check(&just_now, condition("Broken"), false);
 }
+
+#[test]
+fn shared_devices_are_given_in_parts() {
+    let mut scene = devices(0);
+    let device = json!([{"name": "big", "allowMultipleAllocations": true, "capacity": {"memory": {"value": "8Gi",
+        "requestPolicy": {"default": "1Gi", "validRange": {"min": "1Gi", "step": "1Gi"}}}}}]);
+    let slice = json!({"metadata": {"name": "s"}, "spec": {"driver": "gpu", "nodeName": "a", "devices": device,
+        "pool": {"name": "a", "generation": 1, "resourceSliceCount": 1}}});
+    scene.cache.claims.set_slice("s", Some(parse(slice)));
+    let plugin = dynamic_resources::DynamicResources::new(Default::default());
+    let wanted = |memory: &str, count: i64| {
+        json!({"requests": [{"name": "r", "exactly": {"deviceClassName": "gpus", "count": count,
+            "capacity": {"requests": {"memory": memory}}}}]})
+    };
+    let mut take = |scene: &mut Scene, name: &str, memory: &str, count: i64| {
+        let pod = Arc::new(PodInfo::new(wants(scene, name, wanted(memory, count))));
+        plugin.prepare(&pod, &mut scene.cache);
+        let held = plugin.reserve(&pod, "a", &mut scene.cache).ok()??;
+        let claim = scene.cache.claims.claim(&format!("default/{name}")).unwrap();
+        let results = claim.status.as_ref()?.allocation.as_ref()?.devices.as_ref()?.results.clone()?;
+        Some((held, results))
+    };
+    let (_, results) = take(&mut scene, "p", "2500Mi", 1).unwrap();
+    assert_eq!(results[0].consumed_capacity.as_ref().unwrap()["memory"].0, "3Gi", "rounded up");
+    let first = results[0].share_id.clone().unwrap();
+    // Twice the same device for one request.
+    let (held, results) = take(&mut scene, "q", "2Gi", 2).unwrap();
+    assert_eq!(results.len(), 2);
+    assert!(results.iter().all(|result| result.device == "big" && result.share_id.as_ref() != Some(&first)));
+    assert!(take(&mut scene, "r", "2Gi", 1).is_none(), "one gibibyte is left");
+    let (_, results) = take(&mut scene, "s", "1", 1).unwrap();
+    assert_eq!(results[0].consumed_capacity.as_ref().unwrap()["memory"].0, "1Gi", "the least there is");
+    assert!(take(&mut scene, "t", "1", 1).is_none(), "nothing is left");
+    held.unreserve(&mut scene.cache);
+    assert!(take(&mut scene, "u", "4Gi", 1).is_some());
+    let unknown = json!({"requests": [{"name": "r", "exactly": {"deviceClassName": "gpus",
+        "capacity": {"requests": {"cores": "1"}}}}]});
+    let pod = wants(&mut scene, "v", unknown);
+    scene.refused(pod, "a", UNRESOLVABLE, "cannot allocate all claims");
+}
