@@ -437,8 +437,7 @@ impl<'a> Allocator<'a> {
         let chosen = |name: &str| all.iter().find(|alternative| alternative.name == name);
         let results = picks.iter().map(|pick| {
             let (driver, pool, device) = self.devices[pick.device].id.clone();
-            let Device { binding_conditions, binding_failure_conditions, .. } =
-                self.devices[pick.device].device;
+            let of = self.devices[pick.device].device;
             let tolerations = chosen(&pick.request).map(|alternative| alternative.tolerations.to_vec());
             DeviceRequestAllocationResult {
                 request: pick.request.clone(),

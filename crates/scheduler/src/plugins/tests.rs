@@ -785,7 +785,7 @@ fn shared_devices_are_given_in_parts() {
         json!({"requests": [{"name": "r", "exactly": {"deviceClassName": "gpus", "count": count,
             "capacity": {"requests": {"memory": memory}}}}]})
     };
-    let mut take = |scene: &mut Scene, name: &str, memory: &str, count: i64| {
+    let take = |scene: &mut Scene, name: &str, memory: &str, count: i64| {
         let pod = Arc::new(PodInfo::new(wants(scene, name, wanted(memory, count))));
         plugin.prepare(&pod, &mut scene.cache);
         let held = plugin.reserve(&pod, "a", &mut scene.cache).ok()??;
