@@ -281,6 +281,8 @@ impl Scheduler {
     fn pod_gone(&mut self, key: &ObjectKey) {
         self.forget_waiting(key);
         if let Some(pod) = self.cache.displace(key) {
+            // Its claim may have come and gone unseen.
+            self.cache.claims.release(&pod.uid);
             self.event(&ClusterEvent::assigned_pod_deleted(pod));
         }
     }

@@ -450,7 +450,6 @@ impl<'a> Allocator<'a> {
                 binding_failure_conditions: of.binding_failure_conditions.clone(),
                 share_id: pick.part.is_some().then(|| uuid::Uuid::new_v4().to_string()),
                 consumed_capacity: pick.part.as_ref().map(|part| capacity::quantities(of, part)),
-                ..DeviceRequestAllocationResult::default()
             }
         });
         let mut config = Vec::new();
