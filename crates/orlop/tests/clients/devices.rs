@@ -6,6 +6,17 @@ use serde_json::{Value, json};
 use crate::components::{Component, add_node};
 use crate::support::{Server, eventually};
 
+/// An API server with a node, the controllers and the scheduler.
+fn control_plane() -> (Server, [Component; 2]) {
+    let server = Server::start();
+    let components = ["controller-manager", "scheduler"].map(|name| Component::start(&server, name, &[]));
+    add_node(&server);
+    eventually("pods can be made", || {
+        server.kubectl(&["get", "serviceaccount", "default"]).status.success().then_some(())
+    });
+    (server, components)
+}
+
 fn create(server: &Server, object: &Value) {
     server.ok_stdin(&["create", "-f", "-"], &object.to_string());
 }
@@ -46,13 +57,7 @@ fn condition(server: &Server, name: &str) -> Option<String> {
 
 #[test]
 fn extended_resources_may_be_devices() {
-    let server = Server::start();
-    let _controllers = Component::start(&server, "controller-manager", &[]);
-    let _scheduler = Component::start(&server, "scheduler", &[]);
-    add_node(&server);
-    eventually("pods can be made", || {
-        server.kubectl(&["get", "serviceaccount", "default"]).status.success().then_some(())
-    });
+    let (server, _components) = control_plane();
     pod(&server, "early", "example.com/gpu", "1");
     let refused = eventually("nothing provides the resource yet", || condition(&server, "early"));
     assert_eq!(
@@ -108,13 +113,7 @@ fn extended_resources_may_be_devices() {
 
 #[test]
 fn binding_waits_for_devices_to_become_ready() {
-    let server = Server::start();
-    let _controllers = Component::start(&server, "controller-manager", &[]);
-    let _scheduler = Component::start(&server, "scheduler", &[]);
-    add_node(&server);
-    eventually("pods can be made", || {
-        server.kubectl(&["get", "serviceaccount", "default"]).status.success().then_some(())
-    });
+    let (server, _components) = control_plane();
     let class = json!({"apiVersion": "resource.k8s.io/v1", "kind": "DeviceClass", "metadata": {"name": "gpus"},
         "spec": {"extendedResourceName": "example.com/gpu"}});
     create(&server, &class);
