@@ -446,6 +446,10 @@ impl Scheduler {
                     }
                     messages.push(message);
                 }
+                PostFilter::Unresolvable(message) => {
+                    messages = vec![message];
+                    break;
+                }
                 PostFilter::Error(message) => {
                     error!(pod = %pod.key, plugin = plugin.name(), message, "post filter failed");
                     messages = vec![message];

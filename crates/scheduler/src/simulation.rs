@@ -103,8 +103,10 @@ impl Simulation {
                     messages.push("deallocation of ResourceClaim completed".to_owned())
                 }
                 PostFilter::DeleteClaim(_) => messages.push("deletion of ResourceClaim completed".to_owned()),
-                PostFilter::Unschedulable { message, .. } | PostFilter::Error(message) => {
-                    messages.push(message)
+                PostFilter::Unschedulable { message, .. } => messages.push(message),
+                PostFilter::Unresolvable(message) | PostFilter::Error(message) => {
+                    messages = vec![message];
+                    break;
                 }
             }
         }
@@ -388,5 +390,18 @@ fn the_message_of_a_pod_that_fits_nowhere() {
         "0/2 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, 1 node(s) had untolerated \
          taint(s). no new claims to deallocate, preemption: 0/2 nodes are available: 2 Preemption is not helpful for \
          scheduling.",
+    );
+    // Where another plugin's first look ends it, that for devices has noted nothing, which is what upstream says.
+    let volume =
+        |claim: &str| json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]});
+    check(
+        crate::testing::pod_with("p", volume("nothing")),
+        "0/2 nodes are available: persistentvolumeclaim \"nothing\" not found. not found",
+    );
+    let devices = json!({"resourceClaims": [{"name": "c", "resourceClaimTemplateName": "t"}]});
+    check(
+        crate::testing::pod_with("p", devices),
+        "0/2 nodes are available: pod \"default/p\": ResourceClaim not created yet. no new claims to deallocate, \
+         preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.",
     );
 }

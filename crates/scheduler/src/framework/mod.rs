@@ -136,6 +136,8 @@ pub enum PostFilter {
     DeleteClaim(Box<k8s_openapi::api::resource::v1::ResourceClaim>),
     /// Nothing can be done; `clear` takes back an earlier nomination.
     Unschedulable { message: String, clear: bool },
+    /// Nothing can be done, and no other plugin is asked.
+    Unresolvable(String),
     /// Something failed.
     Error(String),
 }

@@ -227,10 +227,10 @@ mod tests {
         let mut diagnosis = Diagnosis::new(2);
         diagnosis.pre_filter = "pod has unbound immediate PersistentVolumeClaims".to_owned();
         diagnosis.absent = Some(Status::unresolvable(diagnosis.pre_filter.clone()));
-        diagnosis.post_filter = "no new claims to deallocate".to_owned();
+        diagnosis.post_filter = "not found".to_owned();
         assert_eq!(
             diagnosis.to_string(),
-            "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims. no new claims to deallocate"
+            "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims. not found"
         );
     }
 }

@@ -18,8 +18,8 @@ use crate::dynamic_resources::{
     is_overdue, is_reserved_for, made_for, missing_class, preference, readiness,
 };
 use crate::framework::{
-    ActionType, BoxFuture, Change, ClusterEvent, Diagnosis, EventResource, ExtensionPoint, Filter, Framework,
-    Plugin, PostFilter, PreFilter, QueueingHint, Registration, Reservation, Scorer, Status,
+    ActionType, BoxFuture, Change, ClusterEvent, Code, Diagnosis, EventResource, ExtensionPoint, Filter,
+    Framework, Plugin, PostFilter, PreFilter, QueueingHint, Registration, Reservation, Scorer, Status,
     default_normalize_score,
 };
 use crate::go_duration;
@@ -327,8 +327,18 @@ impl Plugin for DynamicResources {
         _: &Nominator,
     ) -> PostFilter {
         let nothing = |message: &str| PostFilter::Unschedulable { message: message.to_owned(), clear: false };
-        if !is_concerned(pod, cache) {
-            return nothing("no new claims to deallocate");
+        // Upstream looks at what it has noted in PreFilter: nothing, when PreFilter ended with its own refusal; and it
+        // finds no note at all when another plugin's refusal came before.
+        let ended = diagnosis.absent.as_ref().filter(|status| {
+            !diagnosis.pre_filter.is_empty() && status.code == Code::UnschedulableAndUnresolvable
+        });
+        match ended {
+            Some(status) if status.plugin != self.name() => {
+                return PostFilter::Unresolvable("not found".to_owned());
+            }
+            Some(_) => return nothing("no new claims to deallocate"),
+            None if !is_concerned(pod, cache) => return nothing("no new claims to deallocate"),
+            None => {}
         }
         let rejected = diagnosis.unschedulable_plugins.contains(self.name());
         let claims = if rejected { cache.claims.claims_of(pod).unwrap_or_default() } else { Vec::new() };
