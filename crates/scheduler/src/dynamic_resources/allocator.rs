@@ -216,6 +216,9 @@ impl<'a> Allocator<'a> {
         if missing == 0 {
             return self.request(claim, request + 1);
         }
+        if !self.are_left(claim, request, alternative, missing, from)? {
+            return Ok(false);
+        }
         for device in from..self.devices.len() {
             self.steps += 1;
             if self.steps > MAX_STEPS {
@@ -233,6 +236,33 @@ impl<'a> Allocator<'a> {
                 return Ok(true);
             }
             self.picks.pop();
+        }
+        Ok(false)
+    }
+
+    /// Whether so many devices are left to choose from. Without looking ahead, one device too few would mean trying all
+    /// sets of the others.
+    fn are_left(
+        &mut self,
+        claim: usize,
+        request: usize,
+        alternative: &Alternative<'_>,
+        missing: usize,
+        from: usize,
+    ) -> Result<bool, String> {
+        let own = self.picks.iter().filter(|pick| pick.claim == claim).count();
+        if own.saturating_add(missing) > MAX_DEVICES {
+            return Ok(false);
+        }
+        let mut left = 0;
+        for device in from..self.devices.len() {
+            if !self.is_free(device, alternative) || !self.matches(claim, request, alternative, device)? {
+                continue;
+            }
+            left += 1;
+            if left == missing || capacity::is_shared(self.devices[device].device) {
+                return Ok(true);
+            }
         }
         Ok(false)
     }

@@ -43,13 +43,21 @@ fn claims_for_devices() {
     let check = |devices_there: usize, wanted: Value, expected: &[&str]| {
         let mut scene = devices(devices_there);
         let pod = wants(&mut scene, "p", wanted.clone());
-        assert_eq!(scene.feasible(pod), expected, "{wanted}");
+        assert_eq!(scene.feasible(pod.clone()), expected, "{wanted}");
+        if expected.is_empty() {
+            scene.refused(pod, "a", UNRESOLVABLE, "cannot allocate all claims");
+        }
     };
     check(1, exactly(json!({})), &["a"]);
     check(0, exactly(json!({})), &[]);
     check(4, exactly(json!({"count": 4})), &["a"]);
     check(4, exactly(json!({"count": 5})), &[]);
     check(4, exactly(json!({"allocationMode": "All"})), &["a"]);
+    // One too few, more than a claim may have, and more than there can be: said without trying all sets.
+    check(29, exactly(json!({"count": 30})), &[]);
+    check(40, exactly(json!({"count": 33})), &[]);
+    check(40, exactly(json!({"count": i64::MAX})), &[]);
+    check(40, exactly(json!({"count": 32})), &["a"]);
     let large =
         |size: i64| json!([{"cel": {"expression": format!("device.attributes['gpu'].size >= {size}")}}]);
     check(4, exactly(json!({"selectors": large(3)})), &["a"]);
