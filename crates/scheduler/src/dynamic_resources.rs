@@ -15,7 +15,7 @@ use orlop_client::ObjectKey;
 
 pub use allocator::{Allocator, missing_class, preference};
 pub use binding_conditions::{Readiness, has_binding_conditions, is_overdue, readiness};
-pub use extended::{Needed, made_for, stands_for};
+pub use extended::{Needed, beneficiary, made_for, stands_for};
 use selector::Selectors;
 
 use crate::pod_info::PodInfo;
@@ -53,8 +53,8 @@ pub struct Claims {
     shared: HashMap<DeviceId, capacity::Amounts>,
     selectors: Selectors,
     resource_names: extended::ResourceNames,
-    /// The claims that the scheduler made for pods' resources, by the pods' uids.
-    made: HashMap<String, String>,
+    /// The claims that the scheduler made for pods' resources.
+    made: HashMap<extended::Beneficiary, String>,
 }
 
 /// What a claim holds: the devices, and of those that it shares, how much. Administrative access holds nothing.
@@ -113,11 +113,10 @@ impl Claims {
             return;
         }
         if let Some(pod) = made_for(&claim) {
-            self.made.insert(pod.to_owned(), key.clone());
             if is_allocated(&claim) {
-                let pod = pod.to_owned();
                 self.release(&pod);
             }
+            self.made.insert(pod, key.clone());
         }
         self.count(&key, -1);
         self.claims.insert(key.clone(), Known { api: claim, assumed: None });
@@ -128,21 +127,21 @@ impl Claims {
         self.count(key, -1);
         let Some(known) = self.claims.remove(key) else { return };
         if let Some(pod) = made_for(&known.api)
-            && self.made.get(pod).is_some_and(|made| made == key)
+            && self.made.get(&pod).is_some_and(|made| made == key)
         {
-            self.made.remove(pod);
+            self.made.remove(&pod);
         }
     }
 
     /// Takes the devices of a claim that is about to be made for a pod's resources.
     pub fn hold(&mut self, pod: &PodInfo, claim: Arc<ResourceClaim>) {
-        let key = held(&pod.uid);
+        let key = held(&beneficiary(pod));
         self.claims.insert(key.clone(), Known { api: claim, assumed: None });
         self.count(&key, 1);
     }
 
     /// Gives back what [`hold`](Self::hold) took: the claim has been made, or will not be.
-    pub fn release(&mut self, pod: &str) {
+    pub fn release(&mut self, pod: &extended::Beneficiary) {
         if self.claims.is_empty() {
             return;
         }
@@ -276,8 +275,8 @@ impl Claims {
 }
 
 /// The key of a claim that is not there yet: no object has such a name.
-fn held(pod: &str) -> String {
-    format!("<extended-resources>/{pod}")
+fn held((namespace, uid): &extended::Beneficiary) -> String {
+    format!("{namespace}/<extended-resources>/{uid}")
 }
 
 fn pool(slice: &ResourceSlice) -> (String, String) {

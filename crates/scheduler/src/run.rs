@@ -18,6 +18,7 @@ use tracing::{debug, error, warn};
 
 use crate::cache::{Cache, NodeIndex};
 use crate::config::{ConfigError, KubeSchedulerConfiguration};
+use crate::dynamic_resources::beneficiary;
 use crate::extender::{self, Extender};
 use crate::framework::status::{Diagnosis, Status};
 use crate::framework::{
@@ -282,7 +283,7 @@ impl Scheduler {
         self.forget_waiting(key);
         if let Some(pod) = self.cache.displace(key) {
             // Its claim may have come and gone unseen.
-            self.cache.claims.release(&pod.uid);
+            self.cache.claims.release(&beneficiary(&pod));
             self.event(&ClusterEvent::assigned_pod_deleted(pod));
         }
     }

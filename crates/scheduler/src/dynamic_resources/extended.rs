@@ -73,12 +73,23 @@ pub fn stands_for(class: &DeviceClass, before: Option<&DeviceClass>, resource: &
     by_class() || explicit.as_deref() == Some(resource) && before.and_then(name) != explicit
 }
 
-/// Whether the scheduler made this claim for a pod's resources: the pod's uid.
-pub fn made_for(claim: &ResourceClaim) -> Option<&str> {
+/// A pod that a claim may be for: namespace and uid. Who may write claims may name any uid, but not elsewhere.
+pub type Beneficiary = (String, String);
+
+/// The pod for whose resources the scheduler made this claim.
+pub fn made_for(claim: &ResourceClaim) -> Option<Beneficiary> {
     let annotations = claim.metadata.annotations.as_ref()?;
-    let own = annotations.get(ANNOTATION).is_some_and(|value| value == "true");
+    if annotations.get(ANNOTATION).is_none_or(|value| value != "true") {
+        return None;
+    }
     let mut owners = claim.metadata.owner_references.iter().flatten();
-    own.then(|| owners.find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.as_str()))?
+    let pod = owners.find(|owner| owner.controller == Some(true) && owner.kind == "Pod")?;
+    Some((claim.metadata.namespace.clone().unwrap_or_default(), pod.uid.clone()))
+}
+
+/// The pod as one that a claim may be for.
+pub fn beneficiary(pod: &PodInfo) -> Beneficiary {
+    (pod.key.namespace.clone(), pod.uid.clone())
 }
 
 impl Claims {
@@ -109,7 +120,7 @@ impl Claims {
 
     /// The claim that has been made for a pod's resources.
     pub fn made_for(&self, pod: &PodInfo) -> Option<&std::sync::Arc<ResourceClaim>> {
-        self.claim(self.made.get(&pod.uid)?)
+        self.claim(self.made.get(&beneficiary(pod))?)
     }
 
     /// The claim for what a pod would need of a node's devices; `None` when that is nothing.

@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 use crate::cache::{Cache, NodeInfo};
 use crate::config::DynamicResourcesArgs;
 use crate::dynamic_resources::{
-    Allocator, Needed, Readiness, allocated_nodes, can_be_reserved, has_binding_conditions, is_allocated,
-    is_overdue, is_reserved_for, made_for, missing_class, preference, readiness,
+    Allocator, Needed, Readiness, allocated_nodes, beneficiary, can_be_reserved, has_binding_conditions,
+    is_allocated, is_overdue, is_reserved_for, made_for, missing_class, preference, readiness,
 };
 use crate::framework::{
     ActionType, BoxFuture, Change, ClusterEvent, Code, Diagnosis, EventResource, ExtensionPoint, Filter,
@@ -203,7 +203,7 @@ impl Reservation for Taken {
     fn unreserve(&self, cache: &mut Cache) {
         self.claims.iter().for_each(|(claim, _)| cache.claims.revert(&key(claim)));
         if self.needed.is_some() {
-            cache.claims.release(&self.pod.uid);
+            cache.claims.release(&beneficiary(&self.pod));
         }
         if let Some(Made { shell, claim }) = self.made.lock().take() {
             shell.delete_claim(claim);
@@ -270,7 +270,9 @@ impl Plugin for DynamicResources {
                 !new.as_ref().is_some_and(|new| is_allocated(new)) || own(pod, new.as_deref(), cache),
             ),
             // One that was made in vain for the pod's own resources is gone.
-            Change::ResourceClaim(Some(old), None) if made_for(old) == Some(&pod.uid) => QueueingHint::Queue,
+            Change::ResourceClaim(Some(old), None) if made_for(old) == Some(beneficiary(pod)) => {
+                QueueingHint::Queue
+            }
             Change::ResourceClaim(_, new) => QueueingHint::queue_if(own(pod, new.as_deref(), cache)),
             _ => QueueingHint::Queue,
         }

@@ -138,7 +138,7 @@ fn the_claim_is_the_pods() {
         "annotations": {"resource.kubernetes.io/extended-resource-claim": "true"},
         "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "p", "controller": true}],
     });
-    assert_eq!((claim, made_for(&needed.claim)), (expected, Some("p")));
+    assert_eq!((claim, made_for(&needed.claim)), (expected, Some(beneficiary(&pod))));
 
     // What neither devices nor the node's own list provide.
     let unknown = json!({"e.com/gpu": "1", "e.com/other": "1"});

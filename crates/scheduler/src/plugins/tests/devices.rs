@@ -164,6 +164,12 @@ fn a_claim_for_extended_resources_is_held_until_it_is_there() {
     });
     scene.cache.claims.set_claim(parse(claim.clone()));
     scene.refused(second.clone(), "a", UNRESOLVABLE, "cannot allocate all claims");
+    // Somebody elsewhere claims to speak for the pod.
+    let mut forged = claim.clone();
+    forged["metadata"]["namespace"] = json!("elsewhere");
+    forged["status"] = json!({"allocation": {"devices": {"results": []}}});
+    scene.cache.claims.set_claim(parse(forged));
+    scene.refused(second.clone(), "a", UNRESOLVABLE, "cannot allocate all claims");
     claim["metadata"]["resourceVersion"] = json!("2");
     claim["status"] = json!({"allocation": {"devices": {"results": [
         {"request": "container-0-request-0", "driver": "gpu", "pool": "a", "device": "gpu-0"}]}}});
